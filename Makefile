@@ -1,0 +1,47 @@
+# The commands of the project; CI calls only these. `make run` and `make test` set everything up by themselves.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: help setup setup-dev run test check fix schema lock image bench clean
+
+help:                ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup:               ## make .venv with what the worker needs
+	@$(PYTHON) builder/setup_venv.py
+
+setup-dev:           ## the same, and what tests and checks need
+	@$(PYTHON) builder/setup_venv.py --dev
+
+run: setup           ## make the video of test_input.json with the small built-in model
+	@$(BIN)/python handler.py
+
+test: setup-dev      ## run all tests
+	@$(BIN)/python -m pytest -q
+
+check: setup-dev     ## format, lint, types, import rules, generated docs
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m worker.schema --check
+
+fix: setup-dev       ## format the code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+schema: setup        ## write docs/input.schema.json
+	@$(BIN)/python -m worker.schema
+
+lock: setup-dev      ## resolve builder/*.in into the lock files
+	@$(BIN)/python -m builder.lock
+
+image:               ## build the image with docker, podman or buildah
+	@builder/image.sh
+
+bench: setup-dev     ## the benchmarks that a CPU can run
+	@$(BIN)/python -m benchmarks.startup
+	@$(BIN)/python -m benchmarks.encode
+
+clean:               ## remove what the commands made
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis outputs .state

@@ -1,0 +1,1 @@
+"""Repeatable measurements; run one with `python -m benchmarks.NAME`."""

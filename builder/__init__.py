@@ -1,0 +1,1 @@
+"""What is made before a worker starts: prepared weights, images."""

@@ -1,0 +1,1 @@
+"""Techniques that make a video sooner, one file each."""

@@ -1,0 +1,314 @@
+"""The flow of one job, and the only error boundary.
+
+Reads as the contract does: accept; for each video inputs, generate and encode, store, record, tell; then the answer.
+The GPU works in one thread. Upload and webhook of a video overlap the generation of the next, whose inputs are fetched
+meanwhile. Whatever is raised below ends here as an error of `worker.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from worker import answers, encode, inputs, prompt
+from worker.answers import Stopwatch
+from worker.artifacts import Conditioning, VideoFile
+from worker.engine import Engine, Rendering
+from worker.errors import Cancelled, Internal, JobTimeout, WorkerError
+from worker.journal import Entry, Journal, payload_digest
+from worker.log import fingerprint, job_scope
+from worker.net import Opener
+from worker.outbox import Outbox
+from worker.payload import Limits
+from worker.progress import Progress, ProgressEvent
+from worker.request import DEFAULT_HEIGHT, DEFAULT_WIDTH, Job, VideoRequest, contact, parse
+from worker.settings import Settings
+from worker.stop import Stop
+from worker.storage import Storage, video_key
+from worker.webhooks import Channel
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Report = Callable[[ProgressEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What every job needs, made once for the process."""
+
+    settings: Settings
+    engine: Engine
+    opener: Opener
+    storage: Storage
+    journal: Journal
+    outbox: Outbox
+    gpu: ThreadPoolExecutor
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request whose size is settled, with what it points to."""
+
+    request: VideoRequest
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A video that is encoded and waits to be stored. `gpu_seconds`: how long it held the GPU's thread and its turn."""
+
+    request: VideoRequest
+    prompt: str
+    rendering: Rendering
+    file: VideoFile
+    stopwatch: Stopwatch
+    gpu_seconds: float
+
+
+async def run(event: Mapping[str, Any], worker: Worker, report: Report) -> dict[str, Any]:
+    """Answer one RunPod event; what goes wrong is in the answer and in the webhooks, never an exception.
+
+    Cancelling the task stops the job: the step in hand ends, finished videos are still delivered, and the rest is
+    answered as `cancelled`. `report` is given each progress event.
+    """
+    stop = Stop()
+    flow = asyncio.create_task(_run(event, worker, report, stop))
+    while not flow.done():
+        try:
+            await asyncio.shield(flow)
+        except asyncio.CancelledError:
+            stop.request(Cancelled())
+    return flow.result()
+
+
+async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: Stop) -> dict[str, Any]:
+    stopwatch = Stopwatch()
+    payload = event.get("input")
+    job_id, webhook_url, events = contact(payload, default_job_id=str(event.get("id", "local")))
+    settings = worker.settings
+    digest = payload_digest(payload)
+    with job_scope(job_id):
+        channel = Channel(
+            url=webhook_url,
+            events=events,
+            job_id=job_id,
+            total=_count(payload),
+            payload_digest=digest,
+            opener=worker.opener,
+            secrets=settings.webhook_secrets,
+            outbox=worker.outbox,
+            journal=worker.journal,
+        )
+        timer = asyncio.get_running_loop().call_later(
+            settings.job_timeout_s,
+            stop.request,
+            JobTimeout(
+                f"the job took longer than {settings.job_timeout_s:g} s (JOB_TIMEOUT_S): send fewer or shorter videos"
+            ),
+        )
+        try:
+            job, entry = await _accept(payload, job_id, digest, worker)
+            return await _JobRun(job, entry, worker, channel, report, stop).answer(stopwatch)
+        except Exception as failure:
+            error = _translated(failure, job_id, stop)
+            await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
+            return answers.refused_answer(job_id, error, stopwatch.total())
+        finally:
+            timer.cancel()
+            await channel.close()
+
+
+async def _accept(payload: object, job_id: str, digest: str, worker: Worker) -> tuple[Job, Entry]:
+    settings = worker.settings
+    limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
+    job = parse(payload, default_job_id=job_id, limits=limits)
+    if job.webhook_url is not None:
+        worker.opener.check(job.webhook_url, path="webhook_url")
+    seeds = [video.seed for video in job.videos]
+    entry = await asyncio.to_thread(
+        worker.journal.accept, job.job_id, digest, today=datetime.now(UTC).date(), seeds=seeds
+    )
+    videos = tuple(replace(video, seed=seed) for video, seed in zip(job.videos, entry.seeds, strict=True))
+    logger.info("accepted: %d video(s)", len(videos))
+    return replace(job, videos=videos), entry
+
+
+class _JobRun:
+    """One accepted job on its way."""
+
+    def __init__(self, job: Job, entry: Entry, worker: Worker, channel: Channel, report: Report, stop: Stop) -> None:
+        self._job = job
+        self._entry = entry
+        self._worker = worker
+        self._channel = channel
+        self._stop = stop
+        self._progress = Progress(len(job.videos), [channel.progress, report])
+        self._preparing: dict[int, asyncio.Task[Prepared]] = {}
+
+    async def answer(self, stopwatch: Stopwatch) -> dict[str, Any]:
+        """Make the videos one after the other; deliver each while the next is made."""
+        deliveries: list[asyncio.Task[dict[str, Any]]] = []
+        self._progress.stage(0, "queued")
+        with tempfile.TemporaryDirectory(prefix="videogen-job-") as folder:
+            for video in self._job.videos:
+                delivery = await self._one(video, Path(folder), deliveries[-1] if deliveries else None)
+                deliveries.append(delivery)
+            results = await asyncio.gather(*deliveries)
+        answer = answers.job_answer(self._job.job_id, results, stopwatch.total())
+        logger.info("answered: %s in %.1f s", answer["status"], stopwatch.total())
+        return answer
+
+    async def _one(
+        self, video: VideoRequest, folder: Path, previous: asyncio.Task[dict[str, Any]] | None
+    ) -> asyncio.Task[dict[str, Any]]:
+        if video.index in self._entry.finished:
+            return asyncio.create_task(self._tell(dict(self._entry.finished[video.index]), previous))
+        stopwatch = Stopwatch()
+        try:
+            self._stop.check()
+            self._progress.stage(video.index, "loading")
+            with stopwatch.stage("inputs"):
+                prepared = await self._prepared(video)
+            self._prepare_next(video.index + 1)
+            made = await self._on_gpu(self._make, prepared, folder, stopwatch)
+        except Exception as failure:
+            error = _translated(failure, self._job.job_id, self._stop)
+            return asyncio.create_task(self._fail(video.index, error, previous))
+        return asyncio.create_task(self._deliver(made, previous))
+
+    async def _on_gpu(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker.gpu, copy_context().run, work, *arguments)
+
+    def _prepare_next(self, index: int) -> None:
+        if index < len(self._job.videos) and index not in self._entry.finished:
+            video = self._job.videos[index]
+            self._preparing[index] = asyncio.create_task(asyncio.to_thread(self._prepare, video))
+
+    async def _prepared(self, video: VideoRequest) -> Prepared:
+        if video.index not in self._preparing:
+            self._prepare_next(video.index)
+        return await self._preparing.pop(video.index)
+
+    def _prepare(self, video: VideoRequest) -> Prepared:
+        """Fetch and decode what the request points to, and settle the size of the frame. Blocks."""
+        spec = self._worker.engine.spec_for(video)
+        opener, stop = self._worker.opener, self._stop.event
+        if video.reference_image_url is None:
+            return Prepared(video, Conditioning())
+        path = video.at("reference_image_url")
+        image = inputs.load_image(video.reference_image_url, opener=opener, path=path, stop=stop)
+        width, height = video.width, video.height
+        if width is None or height is None:
+            area = DEFAULT_WIDTH * DEFAULT_HEIGHT
+            width, height = inputs.size_for(image.size, area=area, stride=spec.size_stride)
+        return Prepared(
+            replace(video, width=width, height=height), Conditioning(image=inputs.fit(image, width, height))
+        )
+
+    def _make(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
+        """Generate and encode one video. Runs in the GPU's thread."""
+        video, engine = prepared.request, self._worker.engine
+        text = prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
+        logger.info("video %d: %s, prompt %s", video.index, video.mode, fingerprint(text))
+        watcher = _Watcher(self._progress, video.index)
+        rendering = engine.generate(video, text, prepared.conditioning, watcher=watcher, stop=self._stop)
+        for stage, seconds in rendering.seconds.items():
+            stopwatch.add(stage, seconds)
+        self._progress.stage(video.index, "encoding")
+        with stopwatch.stage("encode"):
+            file = encode.encode(
+                rendering.frames(),
+                path=folder / f"{video.index}.mp4",
+                width=rendering.width,
+                height=rendering.height,
+                num_frames=rendering.num_frames,
+                fps=video.fps,
+                poster=folder / f"{video.index}.jpg" if video.thumbnail else None,
+                on_frame=lambda done: self._progress.stage(video.index, "encoding", done / rendering.num_frames),
+            )
+        return Made(video, text, rendering, file, stopwatch, stopwatch.total())
+
+    async def _deliver(self, made: Made, previous: asyncio.Task[dict[str, Any]] | None) -> dict[str, Any]:
+        """Store, record, tell."""
+        index, job_id = made.request.index, self._job.job_id
+        self._progress.stage(index, "uploading")
+        try:
+            key = video_key(job_id, index, self._entry.accepted_on)
+            with made.stopwatch.stage("upload"):
+                delivery = await asyncio.to_thread(self._worker.storage.store, made.file, key)
+            engine, settings = self._worker.engine, self._worker.settings
+            result = answers.video_result(
+                job_id=job_id,
+                request=made.request,
+                spec=engine.spec_for(made.request),
+                prompt=made.prompt,
+                parameters=made.rendering.parameters,
+                warnings=made.rendering.warnings,
+                video=made.file,
+                delivery=delivery,
+                timings=made.stopwatch.read(),
+                gpu=engine.gpu,
+                cost_usd=answers.cost_usd(made.gpu_seconds, settings.gpu_hourly_usd),
+            )
+            await asyncio.to_thread(self._worker.journal.record_result, job_id, index, result)
+        except Exception as failure:
+            return await self._fail(index, _translated(failure, job_id, self._stop), previous)
+        logger.info("video %d: stored, %d bytes, %s", index, made.file.size_bytes, made.stopwatch.read())
+        return await self._tell(result, previous)
+
+    async def _tell(self, result: dict[str, Any], previous: asyncio.Task[dict[str, Any]] | None) -> dict[str, Any]:
+        """Send the final event of a finished video, after that of the video before it."""
+        if previous is not None:
+            await previous
+        self._progress.finished(result["index"])
+        await self._channel.completed(result["index"], result)
+        return result
+
+    async def _fail(
+        self, index: int, error: WorkerError, previous: asyncio.Task[dict[str, Any]] | None
+    ) -> dict[str, Any]:
+        if previous is not None:
+            await previous
+        logger.warning("video %d failed: %s", index, error.code)
+        failure = answers.video_failure(self._job.job_id, index, error)
+        self._progress.finished(index)
+        await self._channel.failed(index, failure, error.http_code, str(error))
+        return failure
+
+
+class _Watcher:
+    """Passes what the engine does on to the progress of one video."""
+
+    def __init__(self, progress: Progress, index: int) -> None:
+        self._progress = progress
+        self._index = index
+
+    def loading(self, fraction: float) -> None:
+        self._progress.stage(self._index, "loading", fraction)
+
+    def generating(self, fraction: float) -> None:
+        self._progress.stage(self._index, "generating", fraction)
+
+
+def _count(payload: object) -> int:
+    videos = payload.get("job_request_params") if isinstance(payload, Mapping) else None
+    return len(videos) if isinstance(videos, list) else 1
+
+
+def _translated(failure: Exception, job_id: str, stop: Stop) -> WorkerError:
+    """Every exception as an error of the contract; what was not foreseen is logged whole and told without detail."""
+    if isinstance(failure, Cancelled) and stop.requested:
+        return stop.reason
+    if isinstance(failure, WorkerError):
+        return failure
+    logger.error("unforeseen failure", exc_info=failure)
+    return Internal(job_id)

@@ -1,0 +1,103 @@
+"""Logging: the job id in every record, text for people or a line of JSON; secrets and prompts never.
+
+Call `configure` once, at start. `job_scope` binds the id for everything that runs inside it, tasks included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, TextIO
+
+_job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+
+# The query of a URL may be a signature (S3 presigned URLs, CDN tokens): it is never logged.
+_URL_QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]+")
+_DATA_URI = re.compile(r"(data:[a-z]+/[a-z0-9.+-]+;base64,)[A-Za-z0-9+/=]+", re.IGNORECASE)
+_HIDDEN = "[hidden]"
+
+
+def current_job_id() -> str | None:
+    return _job_id.get()
+
+
+@contextmanager
+def job_scope(job_id: str) -> Iterator[None]:
+    """Every record logged inside carries `job_id`."""
+    token = _job_id.set(job_id)
+    try:
+        yield
+    finally:
+        _job_id.reset(token)
+
+
+def fingerprint(text: str) -> str:
+    """Eight hex digits that stand for a prompt in the log: equal prompts show as equal, no prompt can be read."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+
+
+class _Redactor:
+    """Removes secrets, URL queries and data URIs from text."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return _DATA_URI.sub(rf"\1{_HIDDEN}", _URL_QUERY.sub(rf"\1?{_HIDDEN}", text))
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, layout: Literal["text", "json"], redact: _Redactor) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+        self._layout = layout
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        job_id = current_job_id()
+        if self._layout == "text":
+            line = super().format(record)
+            return self._redact(f"{line}  job={job_id}" if job_id else line)
+        entry: dict[str, object] = {
+            "time": self.formatTime(record, self.datefmt),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if job_id:
+            entry["job_id"] = job_id
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return self._redact(json.dumps(entry, ensure_ascii=False))
+
+
+def configure(
+    *,
+    level: str = "INFO",
+    layout: Literal["text", "json"] = "text",
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Send every record of the process to `stream` (standard error by default) in one format.
+
+    Takes the root logger over: a handler that a library installed on import would print each record twice.
+    `secrets` are values that are replaced wherever they would appear.
+    """
+    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler.setFormatter(_Formatter(layout, _Redactor(secrets)))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("worker").setLevel(level)
+    logging.getLogger("handler").setLevel(level)

@@ -1,0 +1,86 @@
+"""GPUs by name, and how much of one a plan may use.
+
+`GPUS` is what the README's table is made from. VRAM is what torch reports as `total_memory`, a little less than the
+label says: the figures in GiB are the lowest found in torch's own out-of-memory messages in public issue threads,
+with ECC on where providers have it on. A worker plans with what its own GPU reports, never with this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_GIB = 1024**3
+
+# CUDA context and the kernels of torch, cuBLAS and cuDNN: outside torch's allocator. 0.45 to 0.6 GB is usual.
+CONTEXT_BYTES = 600_000_000
+# What the allocator cannot use because it lies in pieces.
+FRAGMENTATION = 0.03
+
+BF16_SINCE = (8, 0)
+FP8_SINCE = (8, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """`vram_bytes` is torch's `total_memory`; `compute_capability` is (major, minor)."""
+
+    name: str
+    vram_bytes: int
+    compute_capability: tuple[int, int]
+
+    @property
+    def has_bf16(self) -> bool:
+        return self.compute_capability >= BF16_SINCE
+
+    @property
+    def has_fp8(self) -> bool:
+        """Ada, Hopper and Blackwell."""
+        return self.compute_capability >= FP8_SINCE
+
+    @property
+    def budget_bytes(self) -> int:
+        """What torch may allocate: the VRAM less the CUDA context and a share lost to fragmentation."""
+        return max(0, int(self.vram_bytes * (1 - FRAGMENTATION)) - CONTEXT_BYTES)
+
+
+def _gpu(name: str, gib: float, capability: tuple[int, int]) -> Gpu:
+    return Gpu(name, int(gib * _GIB), capability)
+
+
+GPUS: tuple[Gpu, ...] = (
+    _gpu("L4", 22.03, (8, 9)),
+    _gpu("RTX A5000", 23.57, (8, 6)),
+    _gpu("RTX 3090", 23.57, (8, 6)),
+    _gpu("RTX 4090", 23.52, (8, 9)),
+    _gpu("RTX 5090", 31.36, (12, 0)),
+    _gpu("A100 40GB", 39.38, (8, 0)),
+    _gpu("A40", 44.34, (8, 6)),
+    _gpu("RTX A6000", 47.40, (8, 6)),
+    _gpu("L40", 44.39, (8, 9)),
+    _gpu("L40S", 44.39, (8, 9)),
+    _gpu("RTX 6000 Ada", 44.43, (8, 9)),
+    _gpu("A100 80GB", 79.14, (8, 0)),
+    _gpu("H100 80GB", 79.10, (9, 0)),
+    _gpu("H100 NVL", 93.00, (9, 0)),
+    _gpu("RTX PRO 6000", 94.90, (12, 0)),
+    _gpu("H200", 139.70, (9, 0)),
+    _gpu("B200", 178.30, (10, 0)),
+)
+
+
+def from_name(name: str) -> Gpu:
+    """The GPU of the table with that name: case, spaces and the words NVIDIA and GeForce do not matter.
+
+    A name that fits several (`A100`) gives the one with the least memory. Raises KeyError where none fits.
+    """
+    wanted = _plain(name)
+    exact = [gpu for gpu in GPUS if _plain(gpu.name) == wanted]
+    similar = [gpu for gpu in GPUS if _plain(gpu.name).startswith(wanted)] if wanted else []
+    found = exact or similar or [gpu for gpu in GPUS if wanted and _plain(gpu.name).removeprefix("rtx") == wanted]
+    if not found:
+        raise KeyError(name)
+    return min(found, key=lambda gpu: gpu.vram_bytes)
+
+
+def _plain(name: str) -> str:
+    return "".join(sign for sign in name.lower().replace("nvidia", "").replace("geforce", "") if sign.isalnum())

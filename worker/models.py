@@ -1,0 +1,88 @@
+"""The catalogue of models: which repository, which modes, strides, official sampling and sizes.
+
+Figures are those of Wan 2.2's own configuration files (`wan/configs/wan_*.py` of the official repository) and of
+the Diffusers repositories; see docs/decisions/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ModelName = Literal["a14b", "5b"]
+Mode = Literal["text_to_video", "image_to_video", "first_last_frame", "video_to_video"]
+
+# The string `sample_neg_prompt` of Wan's shared_config.py, word for word.
+OFFICIAL_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"
+    "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One set of weights and the sampling that its authors published.
+
+    `key` names the pipeline (`i2v`, `t2v`, `5b`); `size_stride` is the multiple that height and width must have
+    (VAE stride x patch size); `frame_stride` is the temporal stride: frames are `frame_stride` * k + 1.
+    `boundary_ratio` is None where there is a single expert. `turbo`: 4-step distilled weights are at hand.
+    """
+
+    key: Literal["i2v", "t2v", "5b"]
+    name: ModelName
+    version: str
+    modes: tuple[Mode, ...]
+    size_stride: int
+    frame_stride: int
+    fps: int
+    flow_shift: float
+    boundary_ratio: float | None
+    turbo: bool = False
+
+
+I2V_A14B = ModelSpec(
+    key="i2v",
+    name="a14b",
+    version="wan2.2-i2v-a14b",
+    modes=("image_to_video", "first_last_frame"),
+    size_stride=16,
+    frame_stride=4,
+    fps=16,
+    flow_shift=5.0,
+    boundary_ratio=0.900,
+)
+T2V_A14B = ModelSpec(
+    key="t2v",
+    name="a14b",
+    version="wan2.2-t2v-a14b",
+    modes=("text_to_video", "video_to_video"),
+    size_stride=16,
+    frame_stride=4,
+    fps=16,
+    flow_shift=12.0,
+    boundary_ratio=0.875,
+)
+TI2V_5B = ModelSpec(
+    key="5b",
+    name="5b",
+    version="wan2.2-ti2v-5b",
+    modes=("text_to_video", "image_to_video"),
+    size_stride=32,
+    frame_stride=4,
+    fps=24,
+    flow_shift=5.0,
+    boundary_ratio=None,
+)
+
+CATALOGUE: tuple[ModelSpec, ...] = (I2V_A14B, T2V_A14B, TI2V_5B)
+
+
+def find(name: ModelName, mode: Mode) -> ModelSpec | None:
+    """The model of that name that serves the mode, or None where no model does."""
+    return next((spec for spec in CATALOGUE if spec.name == name and mode in spec.modes), None)
+
+
+def by_name(name: ModelName) -> ModelSpec:
+    """A model of that name, for what all of its kind share: strides and frame rate."""
+    return next(spec for spec in CATALOGUE if spec.name == name)

@@ -1,0 +1,98 @@
+"""What a mode is: a Wan pipeline of its own and the call that makes latents with it.
+
+A new mode is one file beside this one and one line in `worker.modes.MODES`; docs/adding-a-mode.md walks through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+
+from worker.artifacts import Conditioning
+from worker.models import Mode
+
+# Called after each denoising step with the number of steps done; raising in it ends the run at once.
+StepWatcher = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What every mode gives its pipeline.
+
+    prompt_embeds, negative_prompt_embeds: [1, 512, text_dim] in the experts' dtype; the negative ones are None where no
+    guidance runs. `guidance_scale_2` is None for a model with a single expert.
+    """
+
+    width: int
+    height: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_scale_2: float | None
+    prompt_embeds: torch.Tensor
+    negative_prompt_embeds: torch.Tensor | None
+    generator: torch.Generator
+    strength: float
+    on_step: StepWatcher
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that all Wan pipelines take alike; the answer is latents [1, z_dim, T, h, w]."""
+
+        def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            self.on_step(step + 1)
+            return tensors
+
+        return {
+            "width": self.width,
+            "height": self.height,
+            "num_frames": self.num_frames,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "guidance_scale_2": self.guidance_scale_2,
+            "prompt_embeds": self.prompt_embeds,
+            "negative_prompt_embeds": self.negative_prompt_embeds,
+            "generator": self.generator,
+            "output_type": "latent",
+            "callback_on_step_end": after_step,
+            "callback_on_step_end_tensor_inputs": [],
+            "return_dict": False,
+        }
+
+
+class VideoMode(Protocol):
+    """One way to make a video."""
+
+    name: Mode
+    pipeline: type[DiffusionPipeline]
+
+    def latents(self, pipeline: DiffusionPipeline, sampling: Sampling, conditioning: Conditioning) -> torch.Tensor:
+        """Run the denoising steps. Returns normalised latents, float32 [1, z_dim, T, h, w] on the pipeline's device."""
+        ...
+
+
+class _EitherExpertGuided:
+    """Guidance runs where either expert asks for it.
+
+    Diffusers looks at the high-noise expert's scale only, and would drop `guidance_scale_2` = 3.5 beside
+    `guidance_scale` = 1 without a word.
+    """
+
+    _guidance_scale: float
+    _guidance_scale_2: float | None
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        second = self._guidance_scale if self._guidance_scale_2 is None else self._guidance_scale_2
+        return self._guidance_scale > 1 or second > 1
+
+
+class TextPipeline(_EitherExpertGuided, WanPipeline):  # type: ignore[misc]
+    """Diffusers' text-to-video pipeline, guided where either expert asks for it."""
+
+
+class ImagePipeline(_EitherExpertGuided, WanImageToVideoPipeline):  # type: ignore[misc]
+    """Diffusers' image-to-video pipeline, guided where either expert asks for it."""

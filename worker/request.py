@@ -1,0 +1,275 @@
+"""A payload becomes a `Job` of `VideoRequest`s: every default, preset, limit and correction of the contract.
+
+All problems of a payload are reported at once, each with its dotted path. Importing this module loads neither torch nor
+diffusers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from worker.errors import InvalidRequest, Problem
+from worker.models import Mode, ModelName, by_name
+from worker.payload import (
+    MAX_SEED,
+    CameraMotion,
+    JobInput,
+    Limits,
+    QualityPreset,
+    VideoInput,
+    WebhookEvent,
+    is_job_id,
+    is_url,
+    join,
+    read,
+    unknown_fields,
+)
+
+DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
+DEFAULT_STRENGTH = 0.8
+DEFAULT_LIMITS = Limits()
+# What a preset sets: (num_inference_steps, guidance_scale). `turbo` is the distilled schedule, without guidance.
+PRESETS: Mapping[str, tuple[int, float]] = {
+    "draft": (30, 4.0),
+    "standard": (50, 5.0),
+    "high": (80, 5.5),
+    "ultra": (100, 6.0),
+    "turbo": (4, 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    source: str
+    scale: float
+    expert: Literal["high", "low", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """One video with every value settled but two: a size that follows the image, and the model's own flow shift.
+
+    `width` and `height` are both None where the reference image decides; `flow_shift` is None where the model decides.
+    `path` is the place of this request in the payload, such as `job_request_params[2]`, or "".
+    """
+
+    index: int
+    path: str
+    mode: Mode
+    model: ModelName
+    prompt: str
+    negative_prompt: str
+    reference_image_url: str | None
+    last_image_url: str | None
+    reference_video_url: str | None
+    strength: float
+    height: int | None
+    width: int | None
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_scale_2: float
+    flow_shift: float | None
+    seed: int
+    camera_motion: CameraMotion | None
+    enhance_prompt: bool
+    quality_preset: QualityPreset | None
+    loras: tuple[Lora, ...]
+    thumbnail: bool
+    warnings: tuple[str, ...]
+
+    def at(self, field: str) -> str:
+        """The dotted path of one of this request's fields."""
+        return f"{self.path}.{field}" if self.path else field
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that can start."""
+
+    job_id: str
+    webhook_url: str | None
+    webhook_events: frozenset[WebhookEvent]
+    videos: tuple[VideoRequest, ...]
+
+
+def draw_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def parse(
+    payload: object, *, default_job_id: str, limits: Limits = DEFAULT_LIMITS, new_seed: Callable[[], int] = draw_seed
+) -> Job:
+    """Read the `input` of a RunPod event.
+
+    `default_job_id` is RunPod's id of the job, used where the payload names none. Raises InvalidRequest, which names
+    every problem of the payload with its path and its remedy.
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest("must be an object with job_request_params (or prompt)", path="input")
+    problems: list[Problem] = []
+    job = read(JobInput, payload, "", limits, problems)
+    flat = "job_request_params" not in payload and "prompt" in payload
+    known = {*JobInput.model_fields, *(VideoInput.model_fields if flat else ("job_request_params",))}
+    job_warnings = unknown_fields(payload, known, "", problems)
+    videos: list[VideoRequest] = []
+    for path, item in _items(payload, flat, limits, problems):
+        warnings = list(job_warnings)
+        if not flat:
+            warnings += unknown_fields(item, set(VideoInput.model_fields), path, problems)
+        video = read(VideoInput, item, path, limits, problems)
+        if video is not None:
+            problems += _conflicts(video, path)
+            videos.append(_settle(video, len(videos), path, warnings, limits, new_seed, problems))
+    if problems or job is None:
+        raise InvalidRequest.of(problems)
+    return Job(
+        job_id=job.job_id if job.job_id is not None else default_job_id,
+        webhook_url=job.webhook_url,
+        webhook_events=frozenset(job.webhook_events),
+        videos=tuple(videos),
+    )
+
+
+def contact(payload: object, *, default_job_id: str) -> tuple[str, str | None, frozenset[WebhookEvent]]:
+    """What can still be read of a payload that `parse` refused: whom to tell (job id, webhook URL, events)."""
+    everything: frozenset[WebhookEvent] = frozenset(get_args(WebhookEvent))
+    if not isinstance(payload, Mapping):
+        return default_job_id, None, everything
+    job_id, url = payload.get("job_id"), payload.get("webhook_url")
+    given = payload.get("webhook_events")
+    events = frozenset(event for event in everything if event in given) if isinstance(given, list) else everything
+    return (
+        job_id if isinstance(job_id, str) and is_job_id(job_id) else default_job_id,
+        url if isinstance(url, str) and is_url(url) else None,
+        events,
+    )
+
+
+def _items(
+    payload: Mapping[str, object], flat: bool, limits: Limits, problems: list[Problem]
+) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    if flat:
+        return [("", payload)]
+    entries = payload.get("job_request_params")
+    path = "job_request_params"
+    if entries is None:
+        problems.append(Problem(path, "is missing: send a list of video requests, each with a prompt"))
+        return []
+    if not isinstance(entries, list) or not entries:
+        problems.append(Problem(path, "must be a list of 1 or more video requests"))
+        return []
+    if len(entries) > limits.max_videos_per_job:
+        problems.append(
+            Problem(path, f"has {len(entries)} video requests; send at most {limits.max_videos_per_job} in one job")
+        )
+        return []
+    read: list[tuple[str, Mapping[str, Any]]] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Mapping):
+            read.append((f"{path}[{index}]", entry))
+        else:
+            problems.append(Problem(f"{path}[{index}]", "must be an object with a prompt"))
+    return read
+
+
+def _conflicts(video: VideoInput, path: str) -> list[Problem]:
+    problems: list[Problem] = []
+    if video.last_image_url is not None and video.reference_image_url is None:
+        problems.append(
+            Problem(join(path, "last_image_url"), "needs reference_image_url beside it, for the first frame")
+        )
+    if video.reference_video_url is not None and video.reference_image_url is not None:
+        problems.append(
+            Problem(
+                join(path, "reference_video_url"),
+                "cannot stand together with reference_image_url; send one of the two",
+            )
+        )
+    return problems
+
+
+def _mode(video: VideoInput) -> Mode:
+    if video.reference_video_url is not None:
+        return "video_to_video"
+    if video.reference_image_url is None:
+        return "text_to_video"
+    return "image_to_video" if video.last_image_url is None else "first_last_frame"
+
+
+def _settle(
+    video: VideoInput,
+    index: int,
+    path: str,
+    warnings: list[str],
+    limits: Limits,
+    new_seed: Callable[[], int],
+    problems: list[Problem],
+) -> VideoRequest:
+    """Apply presets, defaults and corrections, in this order."""
+    spec = by_name(video.model)
+    steps, guidance = video.num_inference_steps, video.guidance_scale
+    guidance_2 = video.guidance_scale_2 if video.guidance_scale_2 is not None else guidance
+    if video.quality_preset is not None:
+        steps, guidance = PRESETS[video.quality_preset]
+        guidance_2 = guidance
+    frames = (video.num_frames - 1) // spec.frame_stride * spec.frame_stride + 1
+    if frames != video.num_frames:
+        warnings.append(
+            f"{join(path, 'num_frames')}: {video.num_frames} lowered to {frames} (the model makes 4k + 1 frames)"
+        )
+    width, height = _size(video, path, spec.size_stride, warnings)
+    if width is not None and height is not None and width * height > limits.max_pixels:
+        problems.append(
+            Problem(join(path, "width"), f"width x height is {width * height}; at most {limits.max_pixels} are allowed")
+        )
+    if video.strength is not None and video.reference_video_url is None:
+        warnings.append(f"{join(path, 'strength')}: ignored, it is for reference_video_url")
+    return VideoRequest(
+        index=index,
+        path=path,
+        mode=_mode(video),
+        model=video.model,
+        prompt=video.prompt,
+        negative_prompt=video.negative_prompt.strip(),
+        reference_image_url=video.reference_image_url,
+        last_image_url=video.last_image_url,
+        reference_video_url=video.reference_video_url,
+        strength=DEFAULT_STRENGTH if video.strength is None else float(video.strength),
+        height=height,
+        width=width,
+        num_frames=frames,
+        fps=spec.fps if video.fps is None else video.fps,
+        num_inference_steps=steps,
+        guidance_scale=float(guidance),
+        guidance_scale_2=float(guidance_2),
+        flow_shift=None if video.flow_shift is None else float(video.flow_shift),
+        seed=new_seed() if video.seed is None else video.seed,
+        camera_motion=video.camera_motion,
+        enhance_prompt=video.enhance_prompt,
+        quality_preset=video.quality_preset,
+        loras=tuple(Lora(lora.source, float(lora.scale), lora.expert) for lora in video.loras),
+        thumbnail=video.thumbnail,
+        warnings=tuple(warnings),
+    )
+
+
+def _size(video: VideoInput, path: str, stride: int, warnings: list[str]) -> tuple[int | None, int | None]:
+    if video.width is None and video.height is None and video.reference_image_url is not None:
+        return None, None
+    sides: list[int] = []
+    for field, given, default in (
+        ("width", video.width, DEFAULT_WIDTH),
+        ("height", video.height, DEFAULT_HEIGHT),
+    ):
+        side = default if given is None else given
+        if side % stride:
+            warnings.append(
+                f"{join(path, field)}: {side} lowered to {side // stride * stride} (a multiple of {stride})"
+            )
+        sides.append(side // stride * stride)
+    return sides[0], sides[1]

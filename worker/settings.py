@@ -1,0 +1,296 @@
+"""The worker's settings: the sole reader of the environment.
+
+Names, defaults and meanings are those of section 7 of the public contract. An empty variable counts as unset, so
+that a template with blank fields starts. `load` reports every unreadable value at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.errors import SettingsError
+
+MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
+POD_VOLUME = Path("/workspace")
+SERVERLESS_VOLUME = Path("/runpod-volume")
+PRELOADABLE = ("i2v", "t2v", "5b")
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
+
+Preload = Literal["i2v", "t2v", "5b"]
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _tiling(value: object) -> object:
+    word = _lower(value)
+    if word in ("1", "yes", "on"):
+        return "true"
+    return "false" if word in ("0", "no", "off") else word
+
+
+Lowered = BeforeValidator(_lower)
+
+
+class Settings(BaseSettings):
+    """One frozen value for the whole process; field names are the variables in lower case unless an alias says more."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, case_sensitive=False, populate_by_name=True
+    )
+
+    i2v_model_id: str = "Wan-AI/Wan2.2-I2V-A14B"
+    t2v_model_id: str = "Wan-AI/Wan2.2-T2V-A14B"
+    ti2v_model_id: str = "Wan-AI/Wan2.2-TI2V-5B"
+    model_profile: Annotated[Literal["wan2.2", "demo"], Lowered] | None = None
+    preload: Annotated[tuple[Preload, ...], NoDecode] = ("i2v",)
+    model_cache_dir: Path | None = None
+
+    enable_vae_tiling: Annotated[Literal["true", "always", "false"], BeforeValidator(_tiling)] = "true"
+    enable_cpu_offload: bool | None = None
+    enable_sequential_cpu_offload: bool | None = None
+    enable_sage_attention: bool = True
+    enable_torch_compile: bool = False
+    quantization: Annotated[Literal["auto", "none", "fp8", "int8"], Lowered] = "auto"
+
+    hf_token: SecretStr | None = None
+    runpod_api_key: SecretStr | None = None
+
+    storage_endpoint_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_ENDPOINT_URL", "SPACES_ENDPOINT_URL", "SPACES_ENDPOINT", "BUCKET_ENDPOINT_URL"
+        ),
+    )
+    storage_access_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY",
+            "SPACES_BUCKET_ACCESS_KEY",
+            "SPACES_ACCESS_KEY",
+            "SPACES_KEY",
+            "BUCKET_ACCESS_KEY_ID",
+        ),
+    )
+    storage_secret_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_BUCKET_SECRET_KEY",
+            "SPACES_BUCKET_SECRET_KEY",
+            "SPACES_SECRET_KEY",
+            "SPACES_SECRET",
+            "BUCKET_SECRET_ACCESS_KEY",
+        ),
+    )
+    storage_bucket: str | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_BUCKET_NAME", "SPACES_BUCKET_NAME", "SPACES_BUCKET", "BUCKET_NAME"
+        ),
+    )
+    storage_public_url: str | None = Field(
+        None, validation_alias=AliasChoices("DIGITAL_OCEAN_BUCKET_URL", "SPACES_BUCKET_URL")
+    )
+    storage_region: str | None = Field(None, validation_alias=AliasChoices("DIGITAL_OCEAN_REGION", "SPACES_REGION"))
+    storage_acl: Annotated[Literal["public-read", "private"], Lowered] = "public-read"
+    presign_expiry_s: int = Field(86_400, ge=1, le=MAX_PRESIGN_EXPIRY_S)
+    output_dir: Path = Path("./outputs")
+
+    webhook_secret: SecretStr | None = None
+    state_dir: Path | None = None
+    private_url_allowlist: Annotated[tuple[str, ...], NoDecode] = ()
+
+    job_timeout_s: float = Field(3600.0, gt=0)
+    shutdown_grace_s: float = Field(20.0, ge=0)
+    max_videos_per_job: int = Field(16, ge=1)
+    max_pixels: int = Field(921_600, ge=256 * 256)
+    max_frames: int = Field(161, ge=5)
+    gpu_hourly_usd: float | None = Field(None, ge=0)
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
+    log_format: Annotated[Literal["text", "json"], Lowered] = "text"
+
+    # Set by an operator who wants RunPod's SDK to say more or less; the handler chooses where it is unset.
+    sdk_log_level: str | None = Field(None, validation_alias=AliasChoices("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"))
+    # Set by RunPod's platform on every serverless worker; unset means that the SDK runs in local mode.
+    runpod_job_url: str | None = Field(None, validation_alias="RUNPOD_WEBHOOK_GET_JOB")
+
+    @property
+    def on_platform(self) -> bool:
+        return self.runpod_job_url is not None
+
+    @property
+    def storage_is_remote(self) -> bool:
+        return self.storage_bucket is not None
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        return tuple(self.webhook_secret.get_secret_value().split()) if self.webhook_secret else ()
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Every value that must not appear in a log."""
+        holders = (
+            self.hf_token,
+            self.runpod_api_key,
+            self.storage_access_key,
+            self.storage_secret_key,
+        )
+        return (*(held.get_secret_value() for held in holders if held is not None), *self.webhook_secrets)
+
+    @field_validator("preload", mode="before")
+    @classmethod
+    def _preload(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip().lower() for part in value.split(",") if part.strip()]
+        if parts == ["none"]:
+            return ()
+        if "none" in parts or any(part not in PRELOADABLE for part in parts):
+            raise ValueError("write any of i2v,t2v,5b with commas between, or none")
+        return tuple(dict.fromkeys(parts))
+
+    @field_validator("private_url_allowlist", mode="before")
+    @classmethod
+    def _allowlist(cls, value: object) -> object:
+        entries = _split(value)
+        if isinstance(entries, list):
+            for entry in entries:
+                _check_allowlist_entry(entry)
+        return entries
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secrets_decode(cls, value: SecretStr | None) -> SecretStr | None:
+        from standardwebhooks import Webhook
+
+        for secret in value.get_secret_value().split() if value else ():
+            try:
+                Webhook(secret)
+            except Exception as failure:
+                raise ValueError(
+                    "each secret must be whsec_ and base64, such as one made by: "
+                    "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
+                ) from failure
+        return value
+
+    @field_validator("storage_endpoint_url", "storage_public_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError("must begin with https:// (or http://) and name a host")
+        return value
+
+
+def _check_allowlist_entry(entry: str) -> None:
+    if "/" in entry:
+        ipaddress.ip_network(entry, strict=False)
+        return
+    try:
+        ipaddress.ip_address(entry.strip("[]"))
+        return
+    except ValueError:
+        pass
+    host, colon, port = entry.rpartition(":") if ":" in entry else (entry, "", "")
+    if colon and not (port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"{entry!r}: write a host, host:port or CIDR")
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as failure:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{entry!r}: write a host, host:port or CIDR") from failure
+
+
+_REMOTE_STORAGE = {
+    "storage_endpoint_url": "DIGITAL_OCEAN_ENDPOINT_URL",
+    "storage_access_key": "DIGITAL_OCEAN_BUCKET_ACCESS_KEY",
+    "storage_secret_key": "DIGITAL_OCEAN_BUCKET_SECRET_KEY",
+    "storage_bucket": "DIGITAL_OCEAN_BUCKET_NAME",
+}
+
+
+def _bucket_in_endpoint(endpoint: str | None) -> str | None:
+    """The bucket of an endpoint written as `https://BUCKET.REGION.digitaloceanspaces.com`, or None."""
+    found = re.match(r"https?://([^./]+)\.[^./]+\.digitaloceanspaces\.com", endpoint or "")
+    return found[1] if found else None
+
+
+def _storage_problems(settings: Settings) -> list[str]:
+    missing = [variable for name, variable in _REMOTE_STORAGE.items() if getattr(settings, name) is None]
+    if not missing or len(missing) == len(_REMOTE_STORAGE):
+        return []
+    return [
+        f"storage is configured in part: set {', '.join(missing)} too, "
+        "or unset all four DIGITAL_OCEAN_* variables to write to OUTPUT_DIR"
+    ]
+
+
+def load() -> Settings:
+    """Read the settings from the process's environment.
+
+    Raises SettingsError with one line for each value that cannot be read.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as failure:
+        entries = failure.errors(include_input=False, include_url=False)
+        raise SettingsError([_problem(str(entry["loc"][0]), entry["msg"]) for entry in entries]) from None
+    if settings.storage_bucket is None and (bucket := _bucket_in_endpoint(settings.storage_endpoint_url)):
+        settings = settings.model_copy(update={"storage_bucket": bucket})
+    if problems := _storage_problems(settings):
+        raise SettingsError(problems)
+    return settings
+
+
+def _problem(name: str, reason: str) -> str:
+    variable = variables_of(name)[0] if name in Settings.model_fields else name.upper()
+    return f"{variable}: {reason.removeprefix('Value error, ')}"
+
+
+def variables_of(field_name: str) -> tuple[str, ...]:
+    """The environment variables that set a field, the one of the contract first."""
+    alias = Settings.model_fields[field_name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (alias,) if isinstance(alias, str) else (field_name.upper(),)
+
+
+def model_cache_dir(settings: Settings) -> Path:
+    """Where model weights lie: `MODEL_CACHE_DIR`, or the first volume that exists, or the user's cache.
+
+    A network volume is mounted at /workspace on pods and at /runpod-volume on serverless.
+    """
+    if settings.model_cache_dir is not None and not settings.model_cache_dir.is_relative_to(POD_VOLUME):
+        return settings.model_cache_dir
+    wanted = settings.model_cache_dir or POD_VOLUME / "models"
+    if POD_VOLUME.is_dir():
+        return wanted
+    if SERVERLESS_VOLUME.is_dir():
+        return SERVERLESS_VOLUME / wanted.relative_to(POD_VOLUME)
+    return Path.home() / ".cache" / "videogen" / "models"
+
+
+def state_dir(settings: Settings) -> Path:
+    """Where the journal and the outbox lie: `STATE_DIR`, or `state` beside the model cache on a volume, or ./.state."""
+    if settings.state_dir is not None:
+        return settings.state_dir
+    cache = model_cache_dir(settings)
+    if settings.model_cache_dir is not None or any(
+        cache.is_relative_to(volume) for volume in (POD_VOLUME, SERVERLESS_VOLUME)
+    ):
+        return cache.parent / "state"
+    return Path("./.state")

@@ -1,0 +1,88 @@
+"""The embedded default storage: files under OUTPUT_DIR and `file://` URLs.
+
+A file appears under its name only when it is complete: it is copied beside its place (the encoder's folder may lie on
+another file system), flushed to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from worker.artifacts import Delivery, VideoFile
+from worker.errors import UploadFailed
+from worker.settings import Settings
+from worker.storage.base import StoredFile, check_unchanged, deliver
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_FOLDER = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
+
+
+class LocalStorage:
+    """Writes to a folder, which is made when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._shown = str(folder)
+        # Resolved once: a later change of the working directory must not move the output.
+        self._folder = folder.resolve()
+
+    @staticmethod
+    def is_configured(settings: Settings) -> bool:  # noqa: ARG004
+        return True
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LocalStorage:
+        return cls(settings.output_dir)
+
+    def describe(self) -> str:
+        return f"folder {self._shown}"
+
+    def store(self, video: VideoFile, key: str) -> Delivery:
+        """See `Storage.store`."""
+        return deliver(video, key, self._put)
+
+    def _put(self, item: StoredFile) -> str:
+        target = self._folder / item.key
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy_then_rename(item, target)
+        except OSError as failure:
+            logger.warning("writing %s failed: %s", item.key, errno.errorcode.get(failure.errno or 0, "unknown error"))
+            raise UploadFailed(_advice(failure)) from failure
+        return target.as_uri()
+
+
+def _copy_then_rename(item: StoredFile, target: Path) -> None:
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with item.path.open("rb") as source, part.open("xb") as copy:
+            digest = hashlib.sha256()
+            while chunk := source.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+            check_unchanged(item, digest.hexdigest())
+            copy.flush()
+            os.fsync(copy.fileno())
+        # After the close: a network volume may report a full quota only there.
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _advice(failure: OSError) -> str:
+    if failure.errno in _FULL:
+        return "the disk of OUTPUT_DIR is full: free space there or point OUTPUT_DIR elsewhere, then send the job again"
+    if failure.errno in _FORBIDDEN:
+        return "the worker may not write to OUTPUT_DIR: grant it write permission or point OUTPUT_DIR elsewhere"
+    if failure.errno in _NO_FOLDER:
+        return "OUTPUT_DIR cannot be used as a folder, a file is in the way: point OUTPUT_DIR elsewhere"
+    return "the video could not be written to OUTPUT_DIR: check that folder and its disk, then send the job again"

@@ -1,0 +1,24 @@
+"""Where the real models come from: the volume that the settings name, or the hub by way of it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from worker import weights
+from worker.models import ModelSpec
+from worker.settings import Settings, model_cache_dir
+
+
+class VolumeSource:
+    """Finds each model by the id that the settings give it; fetches what is missing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cache_dir = model_cache_dir(settings)
+        self._token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
+        self._ids = {"i2v": settings.i2v_model_id, "t2v": settings.t2v_model_id, "5b": settings.ti2v_model_id}
+
+    def folder(self, spec: ModelSpec, stop: threading.Event) -> Path:
+        """A Diffusers-format folder of `spec`, verified. Raises ModelUnavailable or Cancelled."""
+        model_id = self._ids[spec.key]
+        return weights.ensure(model_id, cache_dir=self._cache_dir, token=self._token, stop=stop).path
