@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from worker.progress import ProgressEvent
 
 logger = logging.getLogger("handler")
+# The SDK's id for every run of test_input.json; each gets an id of its own, or the second would be the first again.
+LOCAL_RUN = "local_test"
 PROGRESS_LANDS_WITHIN_S = 2.0
 _STARTED = time.perf_counter()
 
@@ -85,18 +87,22 @@ def main() -> int:
     except (SettingsError, WorkerError) as failure:
         logger.error("the worker cannot start: %s", failure)
         return 1
+    from worker import job
+
+    threading.Thread(target=asyncio.run, args=(job.tidy(worker),), name="tidy", daemon=True).start()
     import runpod
 
     _configure_logs(settings)  # importing the SDK adds a handler of its own to the root logger
-    from worker import job
 
     async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
         if settings.on_platform:
             answer = await job.run(event, worker, _platform_reporter(event))
             await asyncio.to_thread(_let_progress_land)
             return answer
+        if event.get("id") != LOCAL_RUN:  # --rp_serve_api
+            return await job.run(event, worker, lambda _: None)
         with terminal.Bar() as bar:
-            answer = await job.run(_with_own_id(event), worker, bar)
+            answer = await job.run({**event, "id": f"local-{uuid.uuid4().hex[:8]}"}, worker, bar)
         terminal.summarise(answer)
         return answer
 
@@ -110,13 +116,6 @@ def _configure_logs(settings: Settings) -> None:
     if settings.sdk_log_level is None:
         os.environ["RUNPOD_LOG_LEVEL"] = "INFO" if settings.on_platform else "WARN"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it remarks on torchvision, which nothing here needs
-
-
-def _with_own_id(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The SDK calls every local run `local_test`: a run of its own each, or the second would be the first again."""
-    if event.get("id") != "local_test":
-        return event
-    return {**event, "id": f"local-{uuid.uuid4().hex[:8]}"}
 
 
 def _platform_reporter(event: Mapping[str, Any]) -> Report:

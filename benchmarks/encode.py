@@ -237,7 +237,7 @@ def _table(case: Case, medians: list[Run]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the streamed decode and encode against whole arrays.")
     parser.add_argument(
-        "--quick", action="store_true", help="a few small frames, one run each; no file unless --output is given"
+        "--quick", action="store_true", help="a few small frames, one run each; a file only with --output"
     )
     parser.add_argument("--output", type=Path, help=f"folder of the result (default {RESULTS.name}; none with --quick)")
     parser.add_argument("--measure", nargs=4, metavar=("WAY", "FRAMES", "WIDTH", "HEIGHT"), help=argparse.SUPPRESS)

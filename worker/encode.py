@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image
 
 from worker.artifacts import VideoFile
 from worker.errors import EncodeFailed
+from worker.poster import PosterPicker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,12 +51,6 @@ _POLL_S = 0.5
 _EXIT_GRACE_S = 5.0
 _LOG_LINES = 20
 _LOG_LINE_BYTES = 500
-
-POSTER_WINDOW_FRAMES = 16  # the first second at Wan's own 16 frames a second
-POSTER_SHARPNESS_SHARE = 0.8
-POSTER_QUALITY = 90
-_NEAR_BLACK_LUMA = 16.0
-_SHARPNESS_WIDTH = 320
 
 
 def encode(
@@ -85,7 +79,7 @@ def encode(
     stamp = secrets.token_hex(4)
     partial = path.with_name(f".{path.name}.{stamp}.partial")
     poster_partial = poster.with_name(f".{poster.name}.{stamp}.partial") if poster is not None else None
-    picker = _PosterPicker() if poster is not None else None
+    picker = PosterPicker() if poster is not None else None
     try:
         _check_format(width=width, height=height, num_frames=num_frames, fps=fps)
         command = _command(ffmpeg, partial, width=width, height=height, fps=fps)
@@ -156,7 +150,7 @@ def _feed(
     shape: tuple[int, int, int],
     num_frames: int,
     on_frame: Callable[[int], None] | None,
-    picker: _PosterPicker | None,
+    picker: PosterPicker | None,
 ) -> None:
     """Hand every frame to ffmpeg and wait until it has written the file."""
     count = 0
@@ -291,45 +285,3 @@ class _Ffmpeg:
 
     def _log_last_lines(self, what: str) -> None:
         logger.error("ffmpeg %s; its last lines:\n%s", what, "\n".join(self._last_lines) or "(none)")
-
-
-class _PosterPicker:
-    """Finds the first sharp frame: the earliest that is nearly as sharp as the sharpest of the first second.
-
-    Keeps only frames that can still be the answer: each sharper than all before it, which are few.
-    """
-
-    def __init__(self) -> None:
-        self._seen = 0
-        self._first: Frame | None = None
-        self._candidates: list[tuple[float, Frame]] = []
-
-    def look(self, frame: Frame) -> None:
-        if self._seen == POSTER_WINDOW_FRAMES:
-            return
-        self._seen += 1
-        if self._first is None:
-            self._first = frame
-        image = Image.fromarray(frame).convert("L")
-        luma = np.asarray(image.reduce(max(1, image.width // _SHARPNESS_WIDTH)), dtype=np.float32)
-        sharpness = _sharpness(luma)
-        if luma.mean() < _NEAR_BLACK_LUMA or (self._candidates and sharpness <= self._candidates[-1][0]):
-            return
-        wanted = POSTER_SHARPNESS_SHARE * sharpness
-        self._candidates = [kept for kept in self._candidates if kept[0] >= wanted]
-        self._candidates.append((sharpness, frame))
-
-    def save(self, path: Path) -> None:
-        """Write the JPEG; a window that is all black gives its first frame."""
-        chosen = self._candidates[0][1] if self._candidates else self._first
-        if chosen is None:
-            raise EncodeFailed("no frame was generated to make a poster of")
-        Image.fromarray(chosen).save(path, format="JPEG", quality=POSTER_QUALITY, optimize=True)
-
-
-def _sharpness(luma: NDArray[np.float32]) -> float:
-    """The variance of the Laplacian; 0 for an image too small to have one."""
-    if min(luma.shape) < 3:
-        return 0.0
-    around = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
-    return float((around - 4 * luma[1:-1, 1:-1]).var())

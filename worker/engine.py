@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -252,8 +253,8 @@ class Engine:
         return embeds
 
     def _decode(self, components: loading.Components, latents: torch.Tensor, stop: Stop) -> Iterator[np.ndarray]:
-        with self._lock:
-            for frame in decode.frames(components.shared.vae, latents):
+        with self._lock, closing(decode.frames(components.shared.vae, latents)) as frames:
+            for frame in frames:
                 stop.check()
                 yield frame
 

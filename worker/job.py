@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worker import answers, encode, inputs, prompt
+from worker import answers, encode, inputs, postman, prompt
 from worker.answers import Stopwatch
 from worker.artifacts import Conditioning, VideoFile
 from worker.engine import Engine, Rendering
@@ -80,13 +80,26 @@ async def run(event: Mapping[str, Any], worker: Worker, report: Report) -> dict[
     answered as `cancelled`. `report` is given each progress event.
     """
     stop = Stop()
+    tidying = asyncio.create_task(tidy(worker))
     flow = asyncio.create_task(_run(event, worker, report, stop))
     while not flow.done():
         try:
             await asyncio.shield(flow)
         except asyncio.CancelledError:
             stop.request(Cancelled())
+    tidying.cancel()
     return flow.result()
+
+
+async def tidy(worker: Worker) -> None:
+    """Send what earlier jobs and other workers could not deliver, and drop what has expired. Bounded; never raises."""
+    try:
+        await postman.redeliver(
+            worker.outbox, opener=worker.opener, secrets=worker.settings.webhook_secrets, journal=worker.journal
+        )
+        await asyncio.to_thread(worker.journal.sweep)
+    except Exception as failure:
+        logger.error("tidying up failed", exc_info=failure)
 
 
 async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: Stop) -> dict[str, Any]:
@@ -223,7 +236,11 @@ class _JobRun:
         rendering = engine.generate(video, text, prepared.conditioning, watcher=watcher, stop=self._stop)
         for stage, seconds in rendering.seconds.items():
             stopwatch.add(stage, seconds)
-        self._progress.stage(video.index, "encoding")
+
+        def on_frame(done: int) -> None:
+            self._stop.check()
+            self._progress.stage(video.index, "encoding", done / rendering.num_frames)
+
         with stopwatch.stage("encode"):
             file = encode.encode(
                 rendering.frames(),
@@ -233,7 +250,7 @@ class _JobRun:
                 num_frames=rendering.num_frames,
                 fps=video.fps,
                 poster=folder / f"{video.index}.jpg" if video.thumbnail else None,
-                on_frame=lambda done: self._progress.stage(video.index, "encoding", done / rendering.num_frames),
+                on_frame=on_frame,
             )
         return Made(video, text, rendering, file, stopwatch, stopwatch.total())
 

@@ -19,8 +19,8 @@ from typing import Literal, TextIO
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 # The query of a URL may be a signature (S3 presigned URLs, CDN tokens): it is never logged.
-_URL_QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]+")
-_DATA_URI = re.compile(r"(data:[a-z]+/[a-z0-9.+-]+;base64,)[A-Za-z0-9+/=]+", re.IGNORECASE)
+_URL_QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]+", re.IGNORECASE)
+_DATA_URI = re.compile(r"(data:[a-z]+/[a-z0-9.+-]+(?:;[^\s,'\"]*)?,)[^\s'\"]+", re.IGNORECASE)
 _HIDDEN = "[hidden]"
 
 
@@ -71,13 +71,14 @@ class _Formatter(logging.Formatter):
             "time": self.formatTime(record, self.datefmt),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._redact(record.getMessage()),
         }
         if job_id:
             entry["job_id"] = job_id
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return self._redact(json.dumps(entry, ensure_ascii=False))
+            entry["exception"] = self._redact(self.formatException(record.exc_info))
+        # Redacted before: in JSON a secret may be escaped, and a cut could fall into an escape.
+        return json.dumps(entry, ensure_ascii=False)
 
 
 def configure(

@@ -78,10 +78,9 @@ class Told(Protocol):
 
 
 class _Step(enum.Enum):
-    """What a line of letters does next: `WAITS` ends it for now."""
+    """What a line of letters does where none was settled: go on to the next letter, or wait for another time."""
 
-    SETTLED = enum.auto()
-    GONE = enum.auto()
+    GOES_ON = enum.auto()
     WAITS = enum.auto()
 
 
@@ -160,30 +159,30 @@ class Outbox:
         attempt_s: float,
         job_id: str | None = None,
         stop: threading.Event | None = None,
-    ) -> frozenset[str]:
-        """Send what waits, each at most once, for about `budget_s`; answers the ids of the events that were settled.
+    ) -> dict[str, Outcome]:
+        """Send what waits, each at most once, for about `budget_s`; answers what was settled, by event id.
 
         With `job_id`: that job's line only, up to its first failure, whatever the receiver's record. Without: every
         job's in random order, leaving out receivers that failed lately. `told` is informed of each event that need
         not be sent again.
         """
         deadline = self._clock() + budget_s
-        settled: set[str] = set()
+        settled: dict[str, Outcome] = {}
         try:
             keys = [statefiles.file_key(job_id)] if job_id is not None else self._jobs()
             for key in keys:
                 for place in self._job_paths(key):
                     left_s = deadline - self._clock()
                     if left_s <= 0 or (stop is not None and stop.is_set()):
-                        return frozenset(settled)
+                        return settled
                     step = self._forward(place, send, min(attempt_s, left_s), told, patient=job_id is None)
                     if step is _Step.WAITS:
                         break
-                    if step is _Step.SETTLED:
-                        settled.add(place.stem.rpartition("-")[2])
+                    if isinstance(step, Outcome):
+                        settled[place.stem.rpartition("-")[2]] = step
         except OSError as failure:
             self._state.cannot(failure)
-        return frozenset(settled)
+        return settled
 
     def sweep(self) -> int:
         """Remove what is too old to be sent; bounded in time. Answers how many files went."""
@@ -193,22 +192,24 @@ class Outbox:
             self._state.cannot(failure)
             return 0
 
-    def _forward(self, place: Path, send: Send, attempt_s: float, told: Told | None, *, patient: bool) -> _Step:
+    def _forward(
+        self, place: Path, send: Send, attempt_s: float, told: Told | None, *, patient: bool
+    ) -> Outcome | _Step:
         """Deal with the first letter of a line: send it if its time has come."""
         try:
             with self.claim(place) as letter:
                 if letter is None:
-                    return _Step.GONE
+                    return _Step.GOES_ON
                 if self._now() - letter.created_at > statefiles.KEEP_S:
                     _log.warning("webhook %s is given up: it could not be delivered for 7 days", letter.event_id)
                     place.unlink(missing_ok=True)
-                    return _Step.GONE
+                    return _Step.GOES_ON
                 if letter.not_before > self._now() or (patient and self._rests_now(letter)):
                     return _Step.WAITS
                 outcome = send(letter, attempt_s)
                 self.settle(place, letter, outcome)
         except FileNotFoundError:
-            return _Step.GONE
+            return _Step.GOES_ON
         except BlockingIOError:
             return _Step.WAITS
         if not outcome.settled:
@@ -218,7 +219,7 @@ class Outbox:
         if told is not None and outcome.kind != "blocked":
             told.record_told(letter.job_id, letter.event_id)
         _log.info("webhook %s, kept in the outbox: %s", letter.event_id, outcome.kind)
-        return _Step.SETTLED
+        return outcome
 
     def _jobs(self) -> list[str]:
         paths = sorted(self._state.folder(_FOLDER).glob("*.json"))

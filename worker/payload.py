@@ -48,12 +48,15 @@ CameraMotion = Literal[
 MAX_PROMPT_CHARACTERS = 4000
 MAX_SEED = 2**63 - 1
 MAX_LORAS = 8
+MAX_WEBHOOK_EVENTS = 16
 MIN_SIDE, MAX_SIDE = 256, 1920
 MIN_FRAMES = 5
 DEFAULT_MAX_VIDEOS, DEFAULT_MAX_PIXELS, DEFAULT_MAX_FRAMES = 16, 921_600, 161
-# Two names that are this alike are taken for a slip of the pen: `num_infrence_steps`, `webhook`, but not `image_url`.
+# Two names that are more alike are taken for a slip of the pen: `num_infrence_steps`, `webhook`, but not `image_url`.
 _RESEMBLANCE = 0.8
 _MAX_NAMED_UNKNOWN_FIELDS = 20
+# Comparing names takes time; nobody misspells the 201st field of an object.
+_MAX_COMPARED_UNKNOWN_FIELDS = 200
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -84,7 +87,7 @@ def _url(value: str) -> str:
 
 def _job_id(value: str) -> str:
     if not _JOB_ID.fullmatch(value) or ".." in value or value == ".":
-        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 . _ - without '..'")
+        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 . _ - and neither '.' nor hold '..'")
     return value
 
 
@@ -130,7 +133,7 @@ class VideoInput(BaseModel):
         description="Pixels; 480 where not given, or from the image's aspect ratio where neither side is given",
     )
     width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels; 832 where not given")
-    num_frames: int = Field(81, ge=MIN_FRAMES, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES})
+    num_frames: int = Field(81, ge=MIN_FRAMES, validate_default=True, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES})
     fps: int | None = Field(None, ge=1, le=60, description="16 where not given; 24 for the 5b model")
     num_inference_steps: int = Field(50, ge=1, le=100)
     guidance_scale: float = Field(5.0, ge=1, le=20, description="High-noise expert; 1 = no guidance")
@@ -174,7 +177,9 @@ class JobInput(BaseModel):
         json_schema_extra={"pattern": f"^{_JOB_ID.pattern}$"},
     )
     webhook_url: Url | None = Field(None, description="http(s) URL that receives the events")
-    webhook_events: list[WebhookEvent] = Field(default_factory=lambda: list(get_args(WebhookEvent)))
+    webhook_events: list[WebhookEvent] = Field(
+        default_factory=lambda: list(get_args(WebhookEvent)), max_length=MAX_WEBHOOK_EVENTS
+    )
 
 
 class FullInput(JobInput):
@@ -212,8 +217,6 @@ _TYPE_NAMES = {
     "bool_type": "true or false",
     "list_type": "a list",
     "model_type": "an object",
-    "string_unicode": "a string of valid Unicode",
-    "finite_number": "a finite number",
     "int_from_float": "an integer",
 }
 _JSON_NAMES = {
@@ -231,6 +234,13 @@ def _explain(entry: Mapping[str, Any]) -> str:
     kind, context = entry["type"], entry.get("ctx", {})
     if kind == "missing":
         return "is missing"
+    # An integer beyond the range of a float comes as a wrong type.
+    if kind == "finite_number" or (kind == "float_type" and type(entry["input"]) is int):
+        return "must be a finite number"
+    if kind == "string_unicode":
+        return "must be a string of valid Unicode"
+    if kind == "too_long":
+        return f"must have at most {context['max_length']} items"
     if kind in _TYPE_NAMES:
         value = entry["input"]
         got = "null" if value is None else _JSON_NAMES.get(type(value), "something else")
@@ -248,12 +258,15 @@ def _explain(entry: Mapping[str, Any]) -> str:
 def unknown_fields(item: Mapping[str, Any], known: set[str], path: str, problems: list[Problem]) -> list[str]:
     """Warnings for fields that we do not read; a name that resembles one of ours becomes a problem."""
     warnings: list[str] = []
-    for name in (str(key) for key in item if str(key) not in known):
+    names = [name for name in map(str, item) if name not in known]
+    for name in names[:_MAX_COMPARED_UNKNOWN_FIELDS]:
         shown = join(path, name if name.isprintable() and len(name) <= 80 else "(a name that cannot be shown)")
         if (meant := _resembles(name, known)) is not None:
             problems.append(Problem(shown, f"is not a field; did you mean {meant}?"))
         elif len(warnings) < _MAX_NAMED_UNKNOWN_FIELDS:
             warnings.append(f"{shown}: unknown field, ignored")
+    if len(names) > _MAX_NAMED_UNKNOWN_FIELDS:
+        warnings.append(f"{path or 'input'}: {len(names)} unknown fields in all, ignored")
     return warnings
 
 
@@ -261,9 +274,17 @@ def _resembles(name: str, known: set[str]) -> str | None:
     def plain(text: str) -> str:
         return text.lower().replace("_", "").replace("-", "")
 
-    scored = [(SequenceMatcher(None, plain(name[:80]), plain(candidate)).ratio(), candidate) for candidate in known]
-    ratio, best = max(scored)
-    return best if ratio >= _RESEMBLANCE else None
+    def own_name(candidate: str) -> bool:
+        # `prompt_id` and `parent_model` are fields of the sender's own: a whole word more is no slip.
+        return name.startswith(f"{candidate}_") or name.endswith(f"_{candidate}")
+
+    scored = [
+        (SequenceMatcher(None, plain(name[:80]), plain(candidate)).ratio(), candidate)
+        for candidate in known
+        if not own_name(candidate)
+    ]
+    ratio, best = max(scored, default=(0.0, ""))
+    return best if ratio > _RESEMBLANCE else None
 
 
 def is_job_id(value: object) -> bool:

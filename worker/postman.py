@@ -73,8 +73,9 @@ class Postman:
     stop: threading.Event
 
     def __call__(self, letter: Letter, timeout_s: float) -> Outcome:
-        signed = envelopes.headers(letter.body, event_id=letter.event_id, now=datetime.now(UTC), secrets=self.secrets)
+        now = datetime.now(UTC)
         try:
+            signed = envelopes.headers(letter.body, event_id=letter.event_id, now=now, secrets=self.secrets)
             answer = self.opener.post(letter.url, letter.body.encode(), signed, timeout_s=timeout_s, stop=self.stop)
         except (InputBlocked, InvalidRequest) as failure:
             return Outcome("blocked", failure.message)

@@ -14,10 +14,12 @@ from typing import Any, Literal, get_args
 from worker.errors import InvalidRequest, Problem
 from worker.models import Mode, ModelName, by_name
 from worker.payload import (
+    MAX_LORAS,
     MAX_SEED,
     CameraMotion,
     JobInput,
     Limits,
+    LoraInput,
     QualityPreset,
     VideoInput,
     WebhookEvent,
@@ -31,6 +33,7 @@ from worker.payload import (
 DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
 DEFAULT_STRENGTH = 0.8
 DEFAULT_LIMITS = Limits()
+MAX_NAMED_PROBLEMS = 100
 # What a preset sets: (num_inference_steps, guidance_scale). `turbo` is the distilled schedule, without guidance.
 PRESETS: Mapping[str, tuple[int, float]] = {
     "draft": (30, 4.0),
@@ -107,26 +110,29 @@ def parse(
     """Read the `input` of a RunPod event.
 
     `default_job_id` is RunPod's id of the job, used where the payload names none. Raises InvalidRequest, which names
-    every problem of the payload with its path and its remedy.
+    every problem of the payload (up to MAX_NAMED_PROBLEMS) with its path and its remedy.
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequest("must be an object with job_request_params (or prompt)", path="input")
     problems: list[Problem] = []
     job = read(JobInput, payload, "", limits, problems)
     flat = "job_request_params" not in payload and "prompt" in payload
-    known = {*JobInput.model_fields, *(VideoInput.model_fields if flat else ("job_request_params",))}
+    known = {*JobInput.model_fields, "job_request_params"}
+    if "job_request_params" not in payload:
+        known.update(VideoInput.model_fields)
     job_warnings = unknown_fields(payload, known, "", problems)
     videos: list[VideoRequest] = []
     for path, item in _items(payload, flat, limits, problems):
         warnings = list(job_warnings)
         if not flat:
             warnings += unknown_fields(item, set(VideoInput.model_fields), path, problems)
+        warnings += _unknown_in_loras(item, path, problems)
         video = read(VideoInput, item, path, limits, problems)
+        problems += _conflicts(item, path)
         if video is not None:
-            problems += _conflicts(video, path)
             videos.append(_settle(video, len(videos), path, warnings, limits, new_seed, problems))
     if problems or job is None:
-        raise InvalidRequest.of(problems)
+        raise InvalidRequest.of(_named(problems))
     return Job(
         job_id=job.job_id if job.job_id is not None else default_job_id,
         webhook_url=job.webhook_url,
@@ -142,11 +148,11 @@ def contact(payload: object, *, default_job_id: str) -> tuple[str, str | None, f
         return default_job_id, None, everything
     job_id, url = payload.get("job_id"), payload.get("webhook_url")
     given = payload.get("webhook_events")
-    events = frozenset(event for event in everything if event in given) if isinstance(given, list) else everything
+    readable = isinstance(given, list) and all(isinstance(event, str) and event in everything for event in given)
     return (
         job_id if isinstance(job_id, str) and is_job_id(job_id) else default_job_id,
         url if isinstance(url, str) and is_url(url) else None,
-        events,
+        frozenset(given) if isinstance(given, list) and readable else everything,
     )
 
 
@@ -177,13 +183,33 @@ def _items(
     return read
 
 
-def _conflicts(video: VideoInput, path: str) -> list[Problem]:
+def _named(problems: list[Problem]) -> list[Problem]:
+    if len(problems) <= MAX_NAMED_PROBLEMS:
+        return problems
+    return [
+        *problems[:MAX_NAMED_PROBLEMS],
+        Problem(None, f"and {len(problems) - MAX_NAMED_PROBLEMS} more problems"),
+    ]
+
+
+def _unknown_in_loras(item: Mapping[str, Any], path: str, problems: list[Problem]) -> list[str]:
+    loras = item.get("loras")
+    warnings: list[str] = []
+    for index, lora in enumerate(loras[:MAX_LORAS] if isinstance(loras, list) else ()):
+        if isinstance(lora, Mapping):
+            place = f"{join(path, 'loras')}[{index}]"
+            warnings += unknown_fields(lora, set(LoraInput.model_fields), place, problems)
+    return warnings
+
+
+def _conflicts(item: Mapping[str, Any], path: str) -> list[Problem]:
     problems: list[Problem] = []
-    if video.last_image_url is not None and video.reference_image_url is None:
+    image_given = item.get("reference_image_url") is not None
+    if item.get("last_image_url") is not None and not image_given:
         problems.append(
             Problem(join(path, "last_image_url"), "needs reference_image_url beside it, for the first frame")
         )
-    if video.reference_video_url is not None and video.reference_image_url is not None:
+    if item.get("reference_video_url") is not None and image_given:
         problems.append(
             Problem(
                 join(path, "reference_video_url"),

@@ -26,6 +26,7 @@ def input_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {**job["properties"], **video["properties"]},
         "required": ["prompt"],
+        "not": {"required": ["job_request_params"]},
     }
     definitions = full.pop("$defs")
     return {

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.errors import SettingsError
 
@@ -51,7 +52,12 @@ class Settings(BaseSettings):
     """One frozen value for the whole process; field names are the variables in lower case unless an alias says more."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, case_sensitive=False, populate_by_name=True
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        case_sensitive=False,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     i2v_model_id: str = "Wan-AI/Wan2.2-I2V-A14B"
@@ -129,6 +135,19 @@ class Settings(BaseSettings):
     # Set by RunPod's platform on every serverless worker; unset means that the SDK runs in local mode.
     runpod_job_url: str | None = Field(None, validation_alias="RUNPOD_WEBHOOK_GET_JOB")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # A field's name is for code: a variable STORAGE_BUCKET of some other program must not configure this one.
+        env_settings.config = {**settings_cls.model_config, "populate_by_name": False}
+        return init_settings, env_settings
+
     @property
     def on_platform(self) -> bool:
         return self.runpod_job_url is not None
@@ -167,9 +186,9 @@ class Settings(BaseSettings):
     @classmethod
     def _allowlist(cls, value: object) -> object:
         entries = _split(value)
-        if isinstance(entries, list):
-            for entry in entries:
-                _check_allowlist_entry(entry)
+        unreadable = [entry for entry in entries if not _is_opening(entry)] if isinstance(entries, list) else []
+        if unreadable:
+            raise ValueError(f"write hosts, host:port or CIDRs, not {', '.join(map(repr, unreadable))}")
         return entries
 
     @field_validator("webhook_secret")
@@ -195,24 +214,25 @@ class Settings(BaseSettings):
         return value
 
 
-def _check_allowlist_entry(entry: str) -> None:
+def _is_opening(entry: str) -> bool:
     if "/" in entry:
-        ipaddress.ip_network(entry, strict=False)
-        return
+        return _accepts(lambda: ipaddress.ip_network(entry, strict=False))
+    if _accepts(lambda: ipaddress.ip_address(entry)):
+        return True
+    host, colon, port = entry.rpartition(":") if re.search(r":[^\]]*$", entry) else (entry, "", "")
+    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        return False
+    if host.startswith("[") and host.endswith("]"):
+        return _accepts(lambda: ipaddress.IPv6Address(host[1:-1]))
+    return _HOST.fullmatch(host) is not None
+
+
+def _accepts(read: Callable[[], object]) -> bool:
     try:
-        ipaddress.ip_address(entry.strip("[]"))
-        return
+        read()
     except ValueError:
-        pass
-    host, colon, port = entry.rpartition(":") if ":" in entry else (entry, "", "")
-    if colon and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{entry!r}: write a host, host:port or CIDR")
-    host = host.strip("[]")
-    try:
-        ipaddress.ip_address(host)
-    except ValueError as failure:
-        if not _HOST.fullmatch(host):
-            raise ValueError(f"{entry!r}: write a host, host:port or CIDR") from failure
+        return False
+    return True
 
 
 _REMOTE_STORAGE = {
@@ -229,8 +249,12 @@ def _bucket_in_endpoint(endpoint: str | None) -> str | None:
     return found[1] if found else None
 
 
-def _storage_problems(settings: Settings) -> list[str]:
-    missing = [variable for name, variable in _REMOTE_STORAGE.items() if getattr(settings, name) is None]
+def _storage_problems(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
+    missing = [
+        variable
+        for name, variable in _REMOTE_STORAGE.items()
+        if getattr(settings, name) is None and name not in unreadable
+    ]
     if not missing or len(missing) == len(_REMOTE_STORAGE):
         return []
     return [
@@ -244,20 +268,31 @@ def load() -> Settings:
 
     Raises SettingsError with one line for each value that cannot be read.
     """
+    problems: list[str] = []
+    unreadable: set[str] = set()
     try:
         settings = Settings()
     except ValidationError as failure:
         entries = failure.errors(include_input=False, include_url=False)
-        raise SettingsError([_problem(str(entry["loc"][0]), entry["msg"]) for entry in entries]) from None
+        unreadable = {_field_of(str(entry["loc"][0])) for entry in entries}
+        problems = [_problem(str(entry["loc"][0]), entry["msg"]) for entry in entries]
+        # The readable values are judged too, so that one start shows all there is to mend.
+        settings = Settings(**{name: Settings.model_fields[name].default for name in unreadable})
     if settings.storage_bucket is None and (bucket := _bucket_in_endpoint(settings.storage_endpoint_url)):
         settings = settings.model_copy(update={"storage_bucket": bucket})
-    if problems := _storage_problems(settings):
+    problems += _storage_problems(settings, unreadable)
+    if problems:
         raise SettingsError(problems)
     return settings
 
 
-def _problem(name: str, reason: str) -> str:
-    variable = variables_of(name)[0] if name in Settings.model_fields else name.upper()
+def _field_of(location: str) -> str:
+    """The field that pydantic's complaint is about: it names the field or one of its variables."""
+    return next(name for name in Settings.model_fields if location in (name, *variables_of(name)))
+
+
+def _problem(location: str, reason: str) -> str:
+    variable = variables_of(location)[0] if location in Settings.model_fields else location
     return f"{variable}: {reason.removeprefix('Value error, ')}"
 
 

@@ -45,7 +45,7 @@ def _completed(video: Mapping[str, Any]) -> list[str]:
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in video["timings"].items())
     lines = [
         f"  video {video['index']}   {video['video_url']}",
-        f"  poster    {video['thumbnail_url']}",
+        *([f"  poster    {video['thumbnail_url']}"] if video["thumbnail_url"] is not None else []),
         f"  what      {video['resolution']}, {video['num_frames']} frames at {video['fps']} fps "
         f"({video['duration_seconds']:.2f} s), {video['size_bytes'] / 1e6:.2f} MB",
         f"  made by   {video['model_version']}, {video['mode']}, seed {video['seed']}, on {video['gpu']}",

@@ -151,19 +151,20 @@ class Channel:
     def _deliver_in_line(self, letter: Letter, outbox: Outbox) -> bool:
         """Earlier events of the job wait: send them and then this one, up to the first that fails."""
         began = time.monotonic()
-        settled = outbox.drain(
+        outcome = outbox.drain(
             self._send,
             told=self._journal,
             budget_s=min(self._patience.event_s, self._left_s),
             attempt_s=self._patience.attempt_s,
             job_id=self._job_id,
             stop=self._stop,
-        )
-        arrived = letter.event_id in settled
-        self._note(arrived, time.monotonic() - began)
-        if not arrived:
+        ).get(letter.event_id)
+        self._note(outcome is not None, time.monotonic() - began)
+        if outcome is None:
             _log.warning("webhook %s is kept in the outbox, behind earlier events of its job", letter.event_id)
-        return arrived
+            return False
+        self._end_if_unwanted(outcome)
+        return outcome.kind == "delivered"
 
     def _attempts(self, letter: Letter) -> Outcome:
         if letter.not_before > time.time():

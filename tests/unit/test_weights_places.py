@@ -171,5 +171,6 @@ def test_what_was_looked_at_names_folders_and_only_the_log_has_paths(cache: Path
     assert "RunPod's cached models (does not exist)" in public
     assert str(cache.parent) not in public
     assert str(cache) in private
+    assert f"{cache.parent / 'runpod'} (does not exist; {cache.parent} holds models)" in private
     (cache / "empty").mkdir()
     assert "(holds no model)" in places.looked_at(I2V, cache_dir=cache / "empty", runpod_cache=cache)[0]

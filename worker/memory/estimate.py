@@ -1,8 +1,8 @@
 """How much memory each phase of a video takes, and all of them under one arrangement of the weights.
 
-Every coefficient was measured on the real classes at their real widths (Diffusers 0.42.1), with `benchmarks/memory.py`, which
-follows the life of every tensor of a forward pass without computing it, and the tests hold the constants to it. What only a
-GPU can show (workspaces of cuDNN and of other attention kernels) is in `MARGIN` and `WORKSPACE_BYTES`.
+The coefficients were measured on the real classes at their real widths (Diffusers 0.42.1) with `benchmarks/memory.py`,
+which follows the life of every tensor of a forward pass without computing it; tests hold them to it. What only a GPU
+can show (workspaces of cuDNN and of other attention kernels) is allowed for in `MARGIN` and `WORKSPACE_BYTES`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LORA_RANK = 64
 STREAMED_BLOCKS = 3
 # Tensors of the latents' size, in fp32, that live beside a forward pass: the latents, the mask, both predictions of
 # guidance, and what UniPC of order 2 remembers, with its temporaries.
-_LATENT_COPIES = 10
+_LATENT_COPIES = 7
 _TILE_PIXELS = 256 * 256
 _RGB_FP32 = 12
 # Tiled decoding keeps rows of tiles, and in the end joins and clamps the whole video.

@@ -172,9 +172,17 @@ def looked_at(model_id: str, *, cache_dir: Path, runpod_cache: Path) -> tuple[st
     """What was searched and what lies there: for the caller (names of folders only) and for the log (paths)."""
     places = (("MODEL_CACHE_DIR", cache_dir), ("RunPod's cached models", runpod_cache))
     public = [f"{label} ({_contents(path)})" for label, path in places]
-    private = [f"{label} {path} ({_contents(path)})" for label, path in places]
+    private = [f"{label} {path} ({_contents(path)}{_nearest(path)})" for label, path in places]
     wanted = diffusers_repo(model_id)
     return f"{wanted} was looked for in: {', '.join(public)}", f"{wanted} was looked for in: {', '.join(private)}"
+
+
+def _nearest(folder: Path) -> str:
+    """What lies in the nearest folder that exists, where this one does not: it shows a volume mounted elsewhere."""
+    if folder.exists():
+        return ""
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    return f"; {parent} {_contents(parent)}"
 
 
 def _contents(folder: Path) -> str:

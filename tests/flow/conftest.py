@@ -1,0 +1,131 @@
+"""Whole jobs on the demo model: the real engine, storage, network and webhooks, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from worker import demo, job, journal, net, outbox, settings, storage
+from worker.engine import Engine
+from worker.progress import ProgressEvent
+from worker.statefiles import StateFolder
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    source = demo.DemoSource()
+    yield Engine(source, demo.catalogue())
+    source.close()
+
+
+@dataclass
+class Receiver:
+    """A webhook receiver on loopback that keeps what it was sent."""
+
+    url: str
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
+
+
+@pytest.fixture
+def receiver(httpserver: HTTPServer) -> Receiver:
+    kept = Receiver(httpserver.url_for("/hook"))
+
+    def take(request: Request) -> Response:
+        kept.bodies.append(request.get_data())
+        kept.headers.append(dict(request.headers))
+        kept.events.append(request.get_json())
+        return Response("ok")
+
+    httpserver.expect_request("/hook", method="POST").respond_with_handler(take)
+    return kept
+
+
+@pytest.fixture
+def picture_url(httpserver: HTTPServer) -> str:
+    """A 640 x 480 PNG behind a URL on loopback."""
+    stream = io.BytesIO()
+    Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(stream, "PNG")
+    httpserver.expect_request("/person.png").respond_with_data(stream.getvalue(), content_type="image/png")
+    return httpserver.url_for("/person.png")
+
+
+@dataclass
+class Runner:
+    """Runs payloads through the whole flow in this process."""
+
+    worker: job.Worker
+    reports: list[ProgressEvent] = field(default_factory=list)
+
+    def __call__(self, payload: object, *, job_id: str = "rp-1") -> Answer:
+        return asyncio.run(self.start(payload, job_id=job_id))
+
+    async def start(self, payload: object, *, job_id: str = "rp-1") -> Answer:
+        return await job.run({"id": job_id, "input": payload}, self.worker, self.reports.append)
+
+
+@pytest.fixture
+def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, str]], Runner]]:
+    """A runner with the given environment variables beside the scrubbed ones."""
+    pools: list[ThreadPoolExecutor] = []
+
+    def make(environment: Mapping[str, str]) -> Runner:
+        for name, value in {"PRIVATE_URL_ALLOWLIST": "localhost,127.0.0.1", **environment}.items():
+            monkeypatch.setenv(name, value)
+        loaded = settings.load()
+        state = StateFolder(settings.state_dir(loaded))
+        pools.append(ThreadPoolExecutor(1, thread_name_prefix="gpu"))
+        return Runner(
+            job.Worker(
+                settings=loaded,
+                engine=engine,
+                opener=net.Opener(loaded.private_url_allowlist),
+                storage=storage.open_storage(loaded),
+                journal=journal.Journal(state),
+                outbox=outbox.Outbox(state),
+                gpu=pools[-1],
+            )
+        )
+
+    yield make
+    for pool in pools:
+        pool.shutdown()
+
+
+@pytest.fixture
+def run(make_runner: Callable[[Mapping[str, str]], Runner]) -> Runner:
+    return make_runner({})
+
+
+def small(**fields: Any) -> dict[str, Any]:
+    """The smallest video request."""
+    return {
+        "prompt": "a cat on a sofa",
+        "height": 256,
+        "width": 256,
+        "num_frames": 5,
+        "num_inference_steps": 2,
+        "seed": 1,
+        **fields,
+    }
+
+
+def local_path(url: str) -> Path:
+    assert url.startswith("file://")
+    return Path(url.removeprefix("file://"))

@@ -1,0 +1,113 @@
+"""The real handler under RunPod's own local API, driven by a real HTTP client: the contract's example."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from standardwebhooks import Webhook
+
+from tests.flow.conftest import Receiver
+from tests.flow.test_job import SECRET, probe
+
+ROOT = Path(__file__).resolve().parents[2]
+START_WITHIN_S = 90.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts handler.py with RunPod's API in a process of its own; answers its URL."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> str:
+        port = free_port()
+        log = (tmp_path / "handler.log").open("wb")
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, str(ROOT / "handler.py"), "--rp_serve_api", "--rp_api_port", str(port)],
+                env={**os.environ, **environment},
+                cwd=tmp_path,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        log.close()
+        url = f"http://localhost:{port}"
+        deadline = time.monotonic() + START_WITHIN_S
+        while time.monotonic() < deadline:
+            assert processes[-1].poll() is None, (tmp_path / "handler.log").read_text()
+            try:
+                requests.get(url, timeout=5)
+            except requests.ConnectionError:
+                time.sleep(0.2)
+            else:
+                return url
+        raise AssertionError((tmp_path / "handler.log").read_text())
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_the_contracts_example_through_runpods_local_api(
+    serve: Callable[..., str], receiver: Receiver, picture_url: str, tmp_path: Path
+) -> None:
+    url = serve(PRIVATE_URL_ALLOWLIST="localhost", WEBHOOK_SECRET=SECRET, PYTHONPATH=str(ROOT))
+    payload: dict[str, Any] = {
+        "job_id": "abc-123",
+        "webhook_url": receiver.url,
+        "job_request_params": [
+            {
+                "prompt": "The woman walks confidently through a modern city at golden hour",
+                "reference_image_url": picture_url,
+                "height": 480,
+                "width": 832,
+                "num_frames": 17,
+                "num_inference_steps": 2,
+                "guidance_scale": 5.0,
+                "fps": 16,
+                "camera_motion": "dolly_in",
+                "enhance_prompt": True,
+            },
+            {"prompt": "A calm sea", "height": 256, "width": 256, "num_frames": 81, "num_inference_steps": 1},
+        ],
+    }
+    job = requests.post(f"{url}/run", json={"input": payload}, timeout=10).json()
+    answer = requests.post(f"{url}/status/{job['id']}", timeout=200).json()
+    assert answer["status"] == "COMPLETED"
+    first, second = answer["output"]["videos"]
+    assert probe(first["video_url"]) == ("h264", "yuv420p", 16.0, 832, 480, 17)
+    assert probe(second["video_url"]) == ("h264", "yuv420p", 16.0, 256, 256, 81)
+    assert [event["message"] for event in receiver.of_type("completed")] == ["Video Generated!"] * 2
+    told = [event["progress"] for event in receiver.of_type("progress")]
+    assert told == sorted(told)
+    assert len(told) >= 2
+    for body, headers in zip(receiver.bodies, receiver.headers, strict=True):
+        Webhook(SECRET).verify(body, headers)
+    log = (tmp_path / "handler.log").read_text()
+    assert "golden hour" not in log
+    assert "job=abc-123" in log
+
+
+def test_a_bad_payload_fails_the_job_with_a_json_string(serve: Callable[..., str]) -> None:
+    url = serve(PYTHONPATH=str(ROOT))
+    answer = requests.post(
+        f"{url}/runsync", json={"input": {"prompt": "a", "num_infrence_steps": 3}}, timeout=30
+    ).json()
+    assert answer["status"] == "FAILED"
+    assert '"path": "num_infrence_steps"' in answer["error"]
+    assert "did you mean num_inference_steps?" in answer["error"]

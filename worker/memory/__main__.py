@@ -1,0 +1,86 @@
+"""`python -m worker.memory [--gpu NAME]`: the plans for one GPU, or the table of all of them in Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from worker.errors import SettingsError, WorkerError
+from worker.memory.gpus import GPUS, Gpu, from_name
+from worker.memory.plan import MemoryPlan, largest, plan
+from worker.memory.sizes import Shape
+from worker.models import I2V_A14B, TI2V_5B, ModelSpec
+from worker.settings import Settings, load
+
+_GB = 1e9
+_SHOWN: tuple[tuple[ModelSpec, Shape], ...] = (
+    (I2V_A14B, Shape(832, 480, 81)),
+    (I2V_A14B, Shape(1280, 720, 81)),
+    (TI2V_5B, Shape(1280, 704, 121)),
+)
+
+
+def table(settings: Settings) -> str:
+    """One row a GPU: the plan for each shown shape with its peak in GB, and the largest request of the A14B models."""
+    head = [
+        "GPU",
+        "VRAM, GiB",
+        *(f"{spec.name} {shape.width}x{shape.height}x{shape.num_frames}" for spec, shape in _SHOWN),
+    ]
+    rows = [[*head, "largest a14b"], ["---"] * (len(head) + 1)]
+    for gpu in GPUS:
+        cells = [_cell(gpu, spec, shape, settings) for spec, shape in _SHOWN]
+        best = largest(gpu, I2V_A14B, settings)
+        rows.append([gpu.name, f"{gpu.vram_bytes / 1024**3:.0f}", *cells, _size(best) if best else "none"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def details(gpu: Gpu, settings: Settings) -> str:
+    """Every shown plan on one GPU with its reasons, and the largest request that fits, one paragraph a model."""
+    lines = [f"{gpu.name}: {gpu.vram_bytes / _GB:.1f} GB, of which torch may use {gpu.budget_bytes / _GB:.1f} GB"]
+    for spec, shape in _SHOWN:
+        lines += ["", f"{spec.version}, {shape}"]
+        try:
+            made = plan(gpu, spec, settings, shape)
+        except WorkerError as refusal:
+            lines.append(f"  refused: {refusal}")
+        else:
+            lines.append(f"  {made.rung}: peak {made.estimated_peak_bytes / _GB:.1f} GB, ")
+            lines[-1] += f"host memory {made.host_bytes / _GB:.1f} GB"
+            lines += [f"    {reason}" for reason in made.reasons]
+        best = largest(gpu, spec, settings)
+        lines.append(f"  largest request that fits: {best if best else 'none'}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(gpu: Gpu, spec: ModelSpec, shape: Shape, settings: Settings) -> str:
+    try:
+        return _words(plan(gpu, spec, settings, shape))
+    except WorkerError:
+        return "refused"
+
+
+def _words(made: MemoryPlan) -> str:
+    return f"{made.rung}: {made.estimated_peak_bytes / _GB:.0f} GB".replace("_", " ")
+
+
+def _size(shape: Shape) -> str:
+    return f"{shape.width}x{shape.height}x{shape.num_frames}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.memory", description=__doc__)
+    parser.add_argument("--gpu", help=f"one of: {', '.join(gpu.name for gpu in GPUS)}")
+    name = parser.parse_args(arguments).gpu
+    try:
+        settings = load()
+        sys.stdout.write(table(settings) if name is None else details(from_name(name), settings))
+    except KeyError:
+        parser.error(f"no GPU {name!r} in the table: {', '.join(gpu.name for gpu in GPUS)}")
+    except SettingsError as problem:
+        parser.error(str(problem))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
