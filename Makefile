@@ -23,7 +23,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m worker.schema --check
 
 fix: setup-dev       ## format the code and mend what can be mended

@@ -37,17 +37,19 @@ _STARTED = time.perf_counter()
 def build_engine(settings: Settings) -> Engine:
     """The engine of MODEL_PROFILE. Raises WorkerError where the platform lacks what it needs: there is no fallback."""
     from worker import demo, engine, models, volume
+    from worker.planning import Planner
 
+    planner = Planner.here(settings)
     profile = settings.model_profile
     if profile is None:
-        local_without_gpu = not settings.on_platform and engine.default_device().type == "cpu"
+        local_without_gpu = not settings.on_platform and planner.gpu is None
         profile = "demo" if local_without_gpu else "wan2.2"
         if local_without_gpu:
             logger.info("no CUDA GPU here: serving the small built-in demo model (set MODEL_PROFILE to choose)")
     if profile == "demo":
-        return engine.Engine(demo.DemoSource(), demo.catalogue())
+        return engine.Engine(demo.DemoSource(), demo.catalogue(), planner)
     engine.require_gpu()
-    return engine.Engine(volume.VolumeSource(settings), models.CATALOGUE)
+    return engine.Engine(volume.VolumeSource(settings), models.CATALOGUE, planner)
 
 
 def build_worker(settings: Settings) -> Worker:

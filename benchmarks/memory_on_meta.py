@@ -167,3 +167,10 @@ def encode_peak(key: str, shape: Shape, *, tiled: bool) -> int:
         with LiveBytes() as meter:
             vae.encode(torch.randn(1, 3, 1 if key == "5b" else shape.num_frames, shape.height, shape.width))
     return meter.peak
+
+
+def lora_parameters(size: ModelSize) -> int:
+    """Parameters of one LoRA of the planned rank on every layer of an expert."""
+    with torch.device("meta"):
+        model = expert(size, layers=1, loras=1)
+    return size.layers * sum(each.numel() for name, each in model.named_parameters() if "lora_" in name)

@@ -59,7 +59,7 @@ class DemoSource:
         self._lock = threading.Lock()
         self._home: tempfile.TemporaryDirectory[str] | None = None
 
-    def folder(self, spec: ModelSpec, stop: threading.Event) -> Path:  # noqa: ARG002 - nothing here takes long
+    def folder(self, spec: ModelSpec, stop: threading.Event, prepared: str) -> Path:  # noqa: ARG002 - made at once
         """A Diffusers-format folder of the tiny model for `spec`."""
         with self._lock:
             if self._home is None:

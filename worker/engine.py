@@ -1,7 +1,8 @@
-"""The GPU's owner: loads models once, turns a request into latents, and latents into frames.
+"""The GPU's owner: turns a request into latents, and latents into frames.
 
 Everything here blocks and runs in one thread at a time; a lock holds a second caller off until the first has really
-ended. A run that is stopped ends after the step in hand, and the next run is exact.
+ended. A run that is stopped ends after the step in hand, and the next run is exact. Where memory runs out, the video is
+tried once more under the next lower plan.
 """
 
 from __future__ import annotations
@@ -9,40 +10,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers import DiffusionPipeline, UniPCMultistepScheduler
+from diffusers import AutoencoderKLWan
 
-from worker import decode, loading
-from worker.acceleration import distilled
+from worker import decode, loading, text
+from worker.acceleration import schedules
 from worker.artifacts import Conditioning
-from worker.errors import ModelUnavailable, Unsupported
+from worker.errors import ModelUnavailable, OutOfMemory, Unsupported
+from worker.loaded import Loaded, LoadedModels, ModelSource
+from worker.memory import MemoryPlan, Shape
 from worker.models import ModelSpec
 from worker.modes import MODES
 from worker.modes.base import Sampling
+from worker.planning import Planner
 from worker.request import VideoRequest
 from worker.stop import Stop
 
 logger = logging.getLogger(__name__)
-
-# UMT5 reads this many tokens, in Wan's own code and in Diffusers'; what is beyond is cut.
-MAX_TOKENS = 512
-_CACHED_PROMPTS = 64
-
-
-class ModelSource(Protocol):
-    """Where the folder of a model comes from: a volume, the hub, or the built-in demo."""
-
-    def folder(self, spec: ModelSpec, stop: threading.Event) -> Path: ...
 
 
 class Watcher(Protocol):
@@ -71,19 +61,19 @@ class Rendering:
 
 
 class Engine:
-    """Serves the models of `catalogue`; `source` finds their folders."""
+    """Serves the models of `catalogue`; `source` finds their folders, `planner` fits them on the device."""
 
-    def __init__(
-        self, source: ModelSource, catalogue: Sequence[ModelSpec], *, device: torch.device | None = None
-    ) -> None:
-        self._source = source
+    def __init__(self, source: ModelSource, catalogue: Sequence[ModelSpec], planner: Planner) -> None:
         self._catalogue = tuple(catalogue)
-        self._device = device if device is not None else default_device()
+        self._planner = planner
+        self._device = planner.device
         self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         self._lock = threading.Lock()
-        self._components: dict[str, loading.Components] = {}
-        self._embeds: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
-        _quiet_libraries()
+        self._text = text.TextEmbeddings(self._device, self._dtype)
+        self.models = LoadedModels(
+            source, device=self._device, dtype=self._dtype, gpu=planner.gpu, host_bytes=planner.host_bytes
+        )
+        loading.quiet_libraries()
 
     @property
     def gpu(self) -> str:
@@ -97,10 +87,9 @@ class Engine:
             raise Unsupported("this worker serves no LoRAs", path=request.at("loras"))
         spec = next((spec for spec in self._catalogue if spec.name == model and mode in spec.modes), None)
         if spec is None or mode not in MODES:
-            served = sorted(
-                {name for spec in self._catalogue if spec.name == model for name in spec.modes} & set(MODES)
-            )
-            raise Unsupported(f"model {model} does not serve {mode} on this worker; it serves {', '.join(served)}")
+            names = {name for spec in self._catalogue if spec.name == model for name in spec.modes} & set(MODES)
+            served = ", ".join(sorted(names))
+            raise Unsupported(f"model {model} does not serve {mode} on this worker; it serves {served}")
         if request.quality_preset == "turbo" and not spec.turbo:
             raise Unsupported(
                 f"turbo is not served for {mode} with model {model} on this worker; use draft",
@@ -108,12 +97,19 @@ class Engine:
             )
         return spec
 
+    def plan_for(self, request: VideoRequest) -> MemoryPlan:
+        """How the request would be fitted on the device; its size must be settled.
+
+        Raises InvalidRequest, before any work, where it does not fit at all; the message says what would.
+        """
+        return self._planner.plan(self.spec_for(request), _shape(request), path=request.at("width"))
+
     def preload(self, keys: Sequence[str], stop: Stop) -> None:
-        """Load the models named by key (`i2v`, `t2v`, `5b`) before the first job."""
+        """Load the models named by key (`i2v`, `t2v`, `5b`) before the first job, as for a video of 832x480x81."""
         with self._lock:
             for spec in self._catalogue:
                 if spec.key in keys:
-                    self._load(spec, stop)
+                    self.models.use(spec, self._planner.standard(spec), stop)
 
     @torch.no_grad()
     def generate(
@@ -122,56 +118,112 @@ class Engine:
         """Make the latents of one video.
 
         `request` has its size settled; `prompt` is the text as it goes to the text encoder. Raises the reason of
-        `stop` within one step of its being raised, ModelUnavailable, Unsupported.
+        `stop` within one step of its being raised, ModelUnavailable, Unsupported, OutOfMemory.
         """
-        spec = self.spec_for(request)
+        spec, plan = self.spec_for(request), self.plan_for(request)
         with self._lock:
-            started = time.perf_counter()
-            stop.check()
-            watcher.loading(0.0)
-            components = self._load(spec, stop)
-            loaded = time.perf_counter()
-            guided = max(request.guidance_scale, request.guidance_scale_2) > 1
-            tokens = self._count_tokens(components, prompt)
-            embeds = self._embed(components, spec, prompt)
-            negative = self._embed(components, spec, request.negative_prompt) if guided else None
-            embedded = time.perf_counter()
-            schedule = _schedule(request, spec, components)
-            sampling = self._sampling(request, spec, embeds, negative, watcher, stop)
-            mode = MODES[request.mode]
-            pipeline = mode.pipeline(**components.for_pipeline(schedule.scheduler))
-            pipeline.set_progress_bar_config(disable=True)
-            watcher.generating(0.0)
-            latents = self._run(mode.latents, pipeline, sampling, conditioning)
-            stop.check()
-            generated = time.perf_counter()
-        width, height = sampling.width, sampling.height
+            rendering = self._try(request, spec, plan, prompt, conditioning, watcher, stop)
+            if rendering is not None:
+                return rendering
+            # Here, outside of any except block, the traceback no longer holds the tensors of the first try.
+            lower = self._planner.lower(plan, spec, _shape(request))
+            self.models.drop(spec.key)
+            _empty_cache()
+            if lower is not None:
+                logger.warning("out of memory: trying again as %s", lower.rung)
+                rendering = self._try(request, spec, lower, prompt, conditioning, watcher, stop)
+            if rendering is None:
+                self.models.drop(spec.key)
+                _empty_cache()
+                raise OutOfMemory(
+                    "the GPU's memory does not hold this video: send a smaller size or fewer frames",
+                    path=request.at("num_frames"),
+                )
+            return rendering
+
+    def _try(
+        self,
+        request: VideoRequest,
+        spec: ModelSpec,
+        plan: MemoryPlan,
+        prompt: str,
+        conditioning: Conditioning,
+        watcher: Watcher,
+        stop: Stop,
+    ) -> Rendering | None:
+        """One try under `plan`; None where memory ran out."""
+        try:
+            return self._generate(request, spec, plan, prompt, conditioning, watcher, stop)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _generate(
+        self,
+        request: VideoRequest,
+        spec: ModelSpec,
+        plan: MemoryPlan,
+        prompt: str,
+        conditioning: Conditioning,
+        watcher: Watcher,
+        stop: Stop,
+    ) -> Rendering:
+        seconds: dict[str, float] = {}
+        began = time.perf_counter()
+        stop.check()
+        watcher.loading(0.0)
+        loaded = self.models.use(spec, plan, stop)
+        seconds["load"] = time.perf_counter() - began
+
+        began = time.perf_counter()
+        guided = max(request.guidance_scale, request.guidance_scale_2) > 1
+        embeds = self._text.embeds(loaded, prompt)
+        negative = self._text.embeds(loaded, request.negative_prompt) if guided else None
+        tokens = text.count_tokens(loaded, prompt)
+        seconds["text"] = time.perf_counter() - began
+
+        began = time.perf_counter()
+        schedule = schedules.choose(request, spec, loaded.components.scheduler_config)
+        sampling = self._sampling(request, spec, embeds, negative, watcher, stop)
+        watcher.generating(0.0)
+        latents = self._denoise(loaded, request, schedule, sampling, conditioning)
+        stop.check()
+        seconds["generate"] = time.perf_counter() - began
+        moves, swap_s = loaded.residency.take_cost()
+        if moves:
+            logger.info("weights came to the device %d times in %.1f s", moves, swap_s)
         return Rendering(
-            frames=lambda: self._decode(components, latents, stop),
-            width=width,
-            height=height,
+            frames=lambda: self._decode(loaded, latents, stop),
+            width=sampling.width,
+            height=sampling.height,
             num_frames=request.num_frames,
-            seconds={"load": loaded - started, "text": embedded - loaded, "generate": generated - embedded},
+            seconds=seconds,
             warnings=(*_token_warning(request, tokens), *schedule.warnings),
             parameters={
                 "scheduler": type(schedule.scheduler).__name__,
                 "flow_shift": schedule.flow_shift,
                 "boundary_ratio": spec.boundary_ratio,
                 "dtype": str(self._dtype).removeprefix("torch."),
+                "memory_plan": str(plan.rung),
             },
         )
 
-    def _run(
+    def _denoise(
         self,
-        latents_of: Callable[[DiffusionPipeline, Sampling, Conditioning], torch.Tensor],
-        pipeline: DiffusionPipeline,
+        loaded: Loaded,
+        request: VideoRequest,
+        schedule: schedules.Schedule,
         sampling: Sampling,
         conditioning: Conditioning,
     ) -> torch.Tensor:
-        try:
-            latents = latents_of(pipeline, sampling, conditioning)
-        finally:
-            pipeline.maybe_free_model_hooks()
+        mode = MODES[request.mode]
+        pipeline = mode.pipeline(**loaded.components.for_pipeline(schedule.scheduler))
+        pipeline.run_device = self._device
+        pipeline.set_progress_bar_config(disable=True)
+        vae = loaded.components.shared.vae
+        if request.mode != "text_to_video":
+            loaded.residency.bring(vae)
+        with _tiled(vae) if loaded.plan.vae_tiling else nullcontext():
+            latents = mode.latents(pipeline, sampling, conditioning)
         # A video of NaN encodes without complaint, as black: it must never reach a customer.
         if not bool(torch.isfinite(latents).all()):
             raise FloatingPointError("the latents hold NaN or infinity")
@@ -186,16 +238,15 @@ class Engine:
         watcher: Watcher,
         stop: Stop,
     ) -> Sampling:
-        if request.width is None or request.height is None:
-            raise ValueError("the size of the video must be settled before generation")
+        shape = _shape(request)
 
-        def on_step(done: int) -> None:
+        def on_step(done: int, of: int) -> None:
             stop.check()
-            watcher.generating(done / request.num_inference_steps)
+            watcher.generating(done / of)
 
         return Sampling(
-            width=request.width,
-            height=request.height,
+            width=shape.width,
+            height=shape.height,
             num_frames=request.num_frames,
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
@@ -208,59 +259,25 @@ class Engine:
             on_step=on_step,
         )
 
-    def _load(self, spec: ModelSpec, stop: Stop) -> loading.Components:
-        found = self._components.get(spec.key)
-        if found is not None:
-            return found
-        started = time.perf_counter()
-        folder = self._source.folder(spec, stop.event)
-        stop.check()
-        shared = self._shared_with(spec)
-        if shared is None:
-            shared = loading.load_shared(folder, device=self._device, dtype=self._dtype)
-        components = loading.load(folder, spec, shared, device=self._device, dtype=self._dtype)
-        self._components[spec.key] = components
-        logger.info("loaded %s on %s in %.1f s", spec.version, self.gpu, time.perf_counter() - started)
-        return components
-
-    def _shared_with(self, spec: ModelSpec) -> loading.SharedParts | None:
-        """Text encoder and VAE of a model of the same kind that is loaded already: A14B's two models share them."""
-        for other in self._catalogue:
-            if other.name == spec.name and other.key in self._components:
-                return self._components[other.key].shared
-        return None
-
-    def _count_tokens(self, components: loading.Components, prompt: str) -> int:
-        return len(components.shared.tokenizer(prompt).input_ids)
-
-    def _embed(self, components: loading.Components, spec: ModelSpec, text: str) -> torch.Tensor:
-        """Text embeddings [1, 512, text_dim], remembered: the negative prompt is the same in almost every job."""
-        key = (spec.name, text)
-        if key in self._embeds:
-            self._embeds.move_to_end(key)
-            return self._embeds[key]
-        encoder = MODES["text_to_video"].pipeline(**components.for_pipeline(None))
-        embeds: torch.Tensor = encoder.encode_prompt(
-            text,
-            do_classifier_free_guidance=False,
-            max_sequence_length=MAX_TOKENS,
-            device=self._device,
-            dtype=self._dtype,
-        )[0]
-        self._embeds[key] = embeds
-        while len(self._embeds) > _CACHED_PROMPTS:
-            self._embeds.popitem(last=False)
-        return embeds
-
-    def _decode(self, components: loading.Components, latents: torch.Tensor, stop: Stop) -> Iterator[np.ndarray]:
-        with self._lock, closing(decode.frames(components.shared.vae, latents)) as frames:
-            for frame in frames:
-                stop.check()
-                yield frame
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def _decode(self, loaded: Loaded, latents: torch.Tensor, stop: Stop) -> Iterator[np.ndarray]:
+        """Frames of `latents`. Where memory runs out, decode anew in tiles and go on behind the frames that are out."""
+        vae = loaded.components.shared.vae
+        given = 0
+        with self._lock:
+            loaded.residency.bring(vae)
+            for tiled in (True,) if loaded.plan.vae_tiling else (False, True):
+                try:
+                    with closing(decode.frames(vae, latents, tiled=tiled)) as frames:
+                        for number, frame in enumerate(frames):
+                            stop.check()
+                            if number >= given:
+                                given += 1
+                                yield frame
+                    return
+                except torch.OutOfMemoryError:
+                    logger.warning("out of memory while decoding, tiled: %s", tiled)
+                _empty_cache()
+        raise OutOfMemory("the GPU's memory does not hold the decoding of this video: send a smaller size")
 
 
 def require_gpu() -> None:
@@ -269,32 +286,28 @@ def require_gpu() -> None:
         raise ModelUnavailable("no CUDA GPU is visible to this worker: choose a GPU type for the endpoint")
 
 
-@dataclass(frozen=True, slots=True)
-class _Schedule:
-    scheduler: object
-    flow_shift: float
-    warnings: tuple[str, ...] = ()
+def _shape(request: VideoRequest) -> Shape:
+    if request.width is None or request.height is None:
+        raise ValueError("the size of the video must be settled before generation")
+    return Shape(request.width, request.height, request.num_frames, loras=len(request.loras))
 
 
-def _schedule(request: VideoRequest, spec: ModelSpec, components: loading.Components) -> _Schedule:
-    """A scheduler of this run's own, so that no run inherits another's state."""
-    if request.quality_preset == "turbo":
-        ignored = request.flow_shift is not None and request.flow_shift != distilled.FLOW_SHIFT
-        note = f"{request.at('flow_shift')}: ignored, the steps of turbo are fixed at shift {distilled.FLOW_SHIFT:g}"
-        return _Schedule(distilled.scheduler(), distilled.FLOW_SHIFT, (note,) if ignored else ())
-    shift = spec.flow_shift if request.flow_shift is None else request.flow_shift
-    scheduler = UniPCMultistepScheduler.from_config(components.scheduler_config, flow_shift=shift)
-    return _Schedule(scheduler, shift)
+@contextmanager
+def _tiled(vae: AutoencoderKLWan) -> Iterator[None]:
+    """Encode in tiles, for a conditioning image or video that would not fit otherwise."""
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _token_warning(request: VideoRequest, tokens: int) -> tuple[str, ...]:
-    if tokens <= MAX_TOKENS:
+    if tokens <= text.MAX_TOKENS:
         return ()
-    return (f"{request.at('prompt')}: {tokens} tokens; the text encoder reads the first {MAX_TOKENS}",)
-
-
-def _quiet_libraries() -> None:
-    """Progress bars and notices of the libraries would run between the lines of our log."""
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    return (f"{request.at('prompt')}: {tokens} tokens; the text encoder reads the first {text.MAX_TOKENS}",)

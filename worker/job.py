@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worker import answers, encode, inputs, postman, prompt
+from worker import answers, encode, postman, prepare, prompt
 from worker.answers import Stopwatch
-from worker.artifacts import Conditioning, VideoFile
+from worker.artifacts import VideoFile
 from worker.engine import Engine, Rendering
 from worker.errors import Cancelled, Internal, JobTimeout, WorkerError
 from worker.journal import Entry, Journal, payload_digest
@@ -28,8 +28,9 @@ from worker.log import fingerprint, job_scope
 from worker.net import Opener
 from worker.outbox import Outbox
 from worker.payload import Limits
+from worker.prepare import Prepared
 from worker.progress import Progress, ProgressEvent
-from worker.request import DEFAULT_HEIGHT, DEFAULT_WIDTH, Job, VideoRequest, contact, parse
+from worker.request import Job, VideoRequest, contact, parse
 from worker.settings import Settings
 from worker.stop import Stop
 from worker.storage import Storage, video_key
@@ -51,14 +52,6 @@ class Worker:
     journal: Journal
     outbox: Outbox
     gpu: ThreadPoolExecutor
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request whose size is settled, with what it points to."""
-
-    request: VideoRequest
-    conditioning: Conditioning
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,28 +197,14 @@ class _JobRun:
     def _prepare_next(self, index: int) -> None:
         if index < len(self._job.videos) and index not in self._entry.finished:
             video = self._job.videos[index]
-            self._preparing[index] = asyncio.create_task(asyncio.to_thread(self._prepare, video))
+            self._preparing[index] = asyncio.create_task(
+                asyncio.to_thread(prepare.prepare, video, self._worker.engine, self._worker.opener, self._stop.event)
+            )
 
     async def _prepared(self, video: VideoRequest) -> Prepared:
         if video.index not in self._preparing:
             self._prepare_next(video.index)
         return await self._preparing.pop(video.index)
-
-    def _prepare(self, video: VideoRequest) -> Prepared:
-        """Fetch and decode what the request points to, and settle the size of the frame. Blocks."""
-        spec = self._worker.engine.spec_for(video)
-        opener, stop = self._worker.opener, self._stop.event
-        if video.reference_image_url is None:
-            return Prepared(video, Conditioning())
-        path = video.at("reference_image_url")
-        image = inputs.load_image(video.reference_image_url, opener=opener, path=path, stop=stop)
-        width, height = video.width, video.height
-        if width is None or height is None:
-            area = DEFAULT_WIDTH * DEFAULT_HEIGHT
-            width, height = inputs.size_for(image.size, area=area, stride=spec.size_stride)
-        return Prepared(
-            replace(video, width=width, height=height), Conditioning(image=inputs.fit(image, width, height))
-        )
 
     def _make(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
         """Generate and encode one video. Runs in the GPU's thread."""

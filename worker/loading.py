@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -83,6 +85,13 @@ def load(folder: Path, spec: ModelSpec, shared: SharedParts, *, device: torch.de
 def _text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     encoder: torch.nn.Module = UMT5EncoderModel.from_pretrained(folder, dtype=dtype)
     return encoder
+
+
+def quiet_libraries() -> None:
+    """Progress bars and notices of the libraries would run between the lines of our log."""
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 class _readable:  # noqa: N801 - reads as a clause: `with _readable(folder)`

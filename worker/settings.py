@@ -22,6 +22,7 @@ POD_VOLUME = Path("/workspace")
 SERVERLESS_VOLUME = Path("/runpod-volume")
 PRELOADABLE = ("i2v", "t2v", "5b")
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
+_SECRET = re.compile(r"(whsec_)?[A-Za-z0-9+/]+={0,2}")
 
 Preload = Literal["i2v", "t2v", "5b"]
 
@@ -60,28 +61,53 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    i2v_model_id: str = "Wan-AI/Wan2.2-I2V-A14B"
-    t2v_model_id: str = "Wan-AI/Wan2.2-T2V-A14B"
-    ti2v_model_id: str = "Wan-AI/Wan2.2-TI2V-5B"
-    model_profile: Annotated[Literal["wan2.2", "demo"], Lowered] | None = None
-    preload: Annotated[tuple[Preload, ...], NoDecode] = ("i2v",)
-    model_cache_dir: Path | None = None
+    i2v_model_id: str = Field(
+        "Wan-AI/Wan2.2-I2V-A14B",
+        description="Image-to-video weights: a hub id (the original id stands for its -Diffusers twin) or a folder",
+    )
+    t2v_model_id: str = Field("Wan-AI/Wan2.2-T2V-A14B", description="Text-to-video weights, written alike")
+    ti2v_model_id: str = Field("Wan-AI/Wan2.2-TI2V-5B", description="Weights of model 5b, written alike")
+    model_profile: Annotated[Literal["wan2.2", "demo"], Lowered] | None = Field(
+        None,
+        description="wan2.2 serves the real models, demo the small built-in one. Unset: wan2.2, but demo in local mode "
+        "on a machine without a CUDA GPU",
+    )
+    preload: Annotated[tuple[Preload, ...], NoDecode] = Field(
+        ("i2v",), description="What is loaded before the first job: any of i2v,t2v,5b with commas between, or none"
+    )
+    model_cache_dir: Path | None = Field(
+        None,
+        description="Where weights are kept. Unset: /workspace/models, else /runpod-volume/models, else "
+        "~/.cache/videogen/models; a path under /workspace is looked for on /runpod-volume too",
+    )
 
-    enable_vae_tiling: Annotated[Literal["true", "always", "false"], BeforeValidator(_tiling)] = "true"
-    enable_cpu_offload: bool | None = None
-    enable_sequential_cpu_offload: bool | None = None
-    enable_sage_attention: bool = True
-    enable_torch_compile: bool = False
-    quantization: Annotated[Literal["auto", "none", "fp8", "int8"], Lowered] = "auto"
+    enable_vae_tiling: Annotated[Literal["true", "always", "false"], BeforeValidator(_tiling)] = Field(
+        "true",
+        description="true tiles the VAE where it would not fit otherwise (slower, changes pixels); or always, false",
+    )
+    enable_cpu_offload: bool | None = Field(
+        None, description="true swaps whole models between host and GPU, false keeps all on the GPU; unset: as planned"
+    )
+    enable_sequential_cpu_offload: bool | None = Field(
+        None, description="true moves layer by layer: least memory, slowest; false forbids that; unset: as planned"
+    )
+    enable_sage_attention: bool = Field(True, description="SageAttention where the package is installed")
+    enable_torch_compile: bool = Field(
+        False, description="Compile the experts' blocks: a slow first video, faster ones"
+    )
+    quantization: Annotated[Literal["auto", "none", "fp8", "int8"], Lowered] = Field(
+        "auto", description="How the experts are held; auto leaves bf16 only where it does not fit the GPU"
+    )
 
-    hf_token: SecretStr | None = None
-    runpod_api_key: SecretStr | None = None
+    hf_token: SecretStr | None = Field(None, description="Sent to the model hub, for gated or private repositories")
+    runpod_api_key: SecretStr | None = Field(None, description="Set by RunPod; only kept out of the log")
 
     storage_endpoint_url: str | None = Field(
         None,
         validation_alias=AliasChoices(
             "DIGITAL_OCEAN_ENDPOINT_URL", "SPACES_ENDPOINT_URL", "SPACES_ENDPOINT", "BUCKET_ENDPOINT_URL"
         ),
+        description="The bucket's server, such as https://nyc3.digitaloceanspaces.com; the bucket may stand in it",
     )
     storage_access_key: SecretStr | None = Field(
         None,
@@ -92,6 +118,7 @@ class Settings(BaseSettings):
             "SPACES_KEY",
             "BUCKET_ACCESS_KEY_ID",
         ),
+        description="The key's id; it needs to write objects, set their ACL and read them back",
     )
     storage_secret_key: SecretStr | None = Field(
         None,
@@ -102,38 +129,71 @@ class Settings(BaseSettings):
             "SPACES_SECRET",
             "BUCKET_SECRET_ACCESS_KEY",
         ),
+        description="The key itself",
     )
     storage_bucket: str | None = Field(
         None,
         validation_alias=AliasChoices(
             "DIGITAL_OCEAN_BUCKET_NAME", "SPACES_BUCKET_NAME", "SPACES_BUCKET", "BUCKET_NAME"
         ),
+        description="The bucket. Unset: the one that the endpoint names, if it names one",
     )
     storage_public_url: str | None = Field(
-        None, validation_alias=AliasChoices("DIGITAL_OCEAN_BUCKET_URL", "SPACES_BUCKET_URL")
+        None,
+        validation_alias=AliasChoices("DIGITAL_OCEAN_BUCKET_URL", "SPACES_BUCKET_URL"),
+        description="Public or CDN base of the URLs given out. Unset: the bucket's own address",
     )
-    storage_region: str | None = Field(None, validation_alias=AliasChoices("DIGITAL_OCEAN_REGION", "SPACES_REGION"))
-    storage_acl: Annotated[Literal["public-read", "private"], Lowered] = "public-read"
-    presign_expiry_s: int = Field(86_400, ge=1, le=MAX_PRESIGN_EXPIRY_S)
-    output_dir: Path = Path("./outputs")
+    storage_region: str | None = Field(
+        None,
+        validation_alias=AliasChoices("DIGITAL_OCEAN_REGION", "SPACES_REGION"),
+        description="Unset: the region that the endpoint names, else us-east-1",
+    )
+    storage_acl: Annotated[Literal["public-read", "private"], Lowered] = Field(
+        "public-read", description="private gives out presigned URLs"
+    )
+    presign_expiry_s: int = Field(
+        86_400, ge=1, le=MAX_PRESIGN_EXPIRY_S, description="Seconds for which a presigned URL is good; at most 7 days"
+    )
+    output_dir: Path = Field(
+        Path("./outputs"), description="Where videos go when no bucket is configured; URLs are then file://"
+    )
 
-    webhook_secret: SecretStr | None = None
-    state_dir: Path | None = None
-    private_url_allowlist: Annotated[tuple[str, ...], NoDecode] = ()
+    webhook_secret: SecretStr | None = Field(
+        None, description="Signs webhooks: whsec_ and base64; several, with spaces between, while one replaces another"
+    )
+    state_dir: Path | None = Field(
+        None, description="Journal and outbox. Unset: state beside the model cache on a volume, else ./.state"
+    )
+    private_url_allowlist: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts, host:port or CIDRs with commas between that requests may reach though they are not public",
+    )
 
-    job_timeout_s: float = Field(3600.0, gt=0)
-    shutdown_grace_s: float = Field(20.0, ge=0)
-    max_videos_per_job: int = Field(16, ge=1)
-    max_pixels: int = Field(921_600, ge=256 * 256)
-    max_frames: int = Field(161, ge=5)
-    gpu_hourly_usd: float | None = Field(None, ge=0)
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
-    log_format: Annotated[Literal["text", "json"], Lowered] = "text"
+    job_timeout_s: float = Field(3600.0, gt=0, description="Seconds after which a job is stopped and answers timeout")
+    shutdown_grace_s: float = Field(20.0, ge=0, description="Seconds that a running job has after SIGTERM")
+    max_videos_per_job: int = Field(16, ge=1, description="Video requests in one job")
+    max_pixels: int = Field(921_600, ge=256 * 256, description="Width x height of a video; the default is 1280 x 720")
+    max_frames: int = Field(161, ge=5, description="Frames of a video")
+    gpu_hourly_usd: float | None = Field(
+        None, ge=0, description="What the GPU costs an hour: results then tell cost_usd"
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "INFO", description="The least level that is logged"
+    )
+    log_format: Annotated[Literal["text", "json"], Lowered] = Field(
+        "text", description="json writes one object a line, with the job's id"
+    )
 
-    # Set by an operator who wants RunPod's SDK to say more or less; the handler chooses where it is unset.
-    sdk_log_level: str | None = Field(None, validation_alias=AliasChoices("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"))
-    # Set by RunPod's platform on every serverless worker; unset means that the SDK runs in local mode.
-    runpod_job_url: str | None = Field(None, validation_alias="RUNPOD_WEBHOOK_GET_JOB")
+    sdk_log_level: str | None = Field(
+        None,
+        validation_alias=AliasChoices("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"),
+        description="What RunPod's SDK logs. Unset: INFO on the platform, WARN elsewhere. DEBUG shows prompts and URLs",
+    )
+    runpod_job_url: str | None = Field(
+        None,
+        validation_alias="RUNPOD_WEBHOOK_GET_JOB",
+        description="Set by RunPod's platform on every worker; unset means local mode. Do not set it",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -198,12 +258,15 @@ class Settings(BaseSettings):
 
         for secret in value.get_secret_value().split() if value else ():
             try:
-                Webhook(secret)
-            except Exception as failure:
+                # The library's decoder passes over signs that are not base64: the receiver's may not.
+                readable = _SECRET.fullmatch(secret) is not None and Webhook(secret) is not None
+            except Exception:  # noqa: BLE001 - binascii's and the library's own
+                readable = False
+            if not readable:
                 raise ValueError(
                     "each secret must be whsec_ and base64, such as one made by: "
                     "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
-                ) from failure
+                )
         return value
 
     @field_validator("storage_endpoint_url", "storage_public_url")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Literal
 
 from worker import weights
 from worker.models import ModelSpec
@@ -18,7 +19,10 @@ class VolumeSource:
         self._token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
         self._ids = {"i2v": settings.i2v_model_id, "t2v": settings.t2v_model_id, "5b": settings.ti2v_model_id}
 
-    def folder(self, spec: ModelSpec, stop: threading.Event) -> Path:
-        """A Diffusers-format folder of `spec`, verified. Raises ModelUnavailable or Cancelled."""
+    def folder(self, spec: ModelSpec, stop: threading.Event, prepared: Literal["bf16", "fp8"]) -> Path:
+        """A Diffusers-format folder of `spec`, verified, in the prepared precision where there is one.
+
+        Raises ModelUnavailable or Cancelled.
+        """
         model_id = self._ids[spec.key]
-        return weights.ensure(model_id, cache_dir=self._cache_dir, token=self._token, stop=stop).path
+        return weights.ensure(model_id, cache_dir=self._cache_dir, token=self._token, prepared=prepared, stop=stop).path

@@ -17,6 +17,7 @@ from werkzeug import Request, Response
 
 from worker import demo, job, journal, net, outbox, settings, storage
 from worker.engine import Engine
+from worker.planning import Planner
 from worker.progress import ProgressEvent
 from worker.statefiles import StateFolder
 
@@ -26,7 +27,7 @@ Answer = dict[str, Any]
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     source = demo.DemoSource()
-    yield Engine(source, demo.catalogue())
+    yield Engine(source, demo.catalogue(), Planner.here(settings.Settings()))
     source.close()
 
 

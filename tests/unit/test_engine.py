@@ -16,9 +16,12 @@ from worker.artifacts import Conditioning
 from worker.engine import Engine, Rendering
 from worker.errors import Cancelled, Unsupported
 from worker.models import CATALOGUE, ModelSpec
+from worker.planning import Planner
 from worker.request import VideoRequest, parse
+from worker.settings import Settings
 from worker.stop import Stop
 
+PLANNER = Planner.here(Settings())
 PICTURE = Conditioning(image=Image.linear_gradient("L").resize((64, 64)).convert("RGB"))
 
 
@@ -35,7 +38,7 @@ class Quiet:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     source = demo.DemoSource()
-    yield Engine(source, demo.catalogue())
+    yield Engine(source, demo.catalogue(), PLANNER)
     source.close()
 
 
@@ -67,7 +70,7 @@ class ExpertCounter:
     """Counts the forward passes of each expert and the timesteps at which they ran."""
 
     def __init__(self, engine: Engine, key: str) -> None:
-        parts = engine._components[key]
+        parts = engine.models[key].components
         self.high: list[float] = []
         self.low: list[float] = []
         self._hooks = [
@@ -143,7 +146,7 @@ def test_turbo_runs_at_the_four_trained_timesteps_two_on_each_expert(engine: Eng
 
 
 def test_turbo_is_unsupported_without_distilled_weights() -> None:
-    plain = Engine(demo.DemoSource(), CATALOGUE)
+    plain = Engine(demo.DemoSource(), CATALOGUE, PLANNER)
     with pytest.raises(Unsupported) as caught:
         plain.spec_for(request(quality_preset="turbo"))
     assert caught.value.path == "quality_preset"
@@ -206,10 +209,10 @@ def test_a_stop_during_decoding_releases_the_engine(engine: Engine) -> None:
 
 def test_latents_that_are_not_numbers_never_become_a_video() -> None:
     source = demo.DemoSource()
-    broken = Engine(source, demo.catalogue())
+    broken = Engine(source, demo.catalogue(), PLANNER)
     broken.preload(["t2v"], Stop())
     with torch.no_grad():
-        broken._components["t2v"].transformer.proj_out.bias.fill_(float("nan"))
+        broken.models["t2v"].components.transformer.proj_out.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError):
         render(broken, request())
     source.close()
@@ -217,7 +220,7 @@ def test_latents_that_are_not_numbers_never_become_a_video() -> None:
 
 def test_the_two_a14b_models_share_text_encoder_and_vae(engine: Engine) -> None:
     engine.preload(["i2v", "t2v", "5b"], Stop())
-    parts = engine._components
+    parts = {key: engine.models[key].components for key in ("i2v", "t2v", "5b")}
     assert parts["i2v"].shared is parts["t2v"].shared
     assert parts["5b"].shared is not parts["t2v"].shared
     assert parts["i2v"].transformer is not parts["t2v"].transformer
@@ -226,7 +229,7 @@ def test_the_two_a14b_models_share_text_encoder_and_vae(engine: Engine) -> None:
 def test_repeated_prompts_are_encoded_once(engine: Engine) -> None:
     video = request(prompt="never seen before")
     render(engine, video)
-    encoder = engine._components["t2v"].shared.text_encoder
+    encoder = engine.models["t2v"].components.shared.text_encoder
     calls: list[int] = []
     hook = encoder.register_forward_pre_hook(lambda *_: calls.append(1))
     try:

@@ -30,8 +30,7 @@ def table(settings: Settings) -> str:
     rows = [[*head, "largest a14b"], ["---"] * (len(head) + 1)]
     for gpu in GPUS:
         cells = [_cell(gpu, spec, shape, settings) for spec, shape in _SHOWN]
-        best = largest(gpu, I2V_A14B, settings)
-        rows.append([gpu.name, f"{gpu.vram_bytes / 1024**3:.0f}", *cells, _size(best) if best else "none"])
+        rows.append([gpu.name, f"{gpu.vram_bytes / 1024**3:.0f}", *cells, _largest_cell(gpu, settings)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -49,7 +48,7 @@ def details(gpu: Gpu, settings: Settings) -> str:
             lines[-1] += f"host memory {made.host_bytes / _GB:.1f} GB"
             lines += [f"    {reason}" for reason in made.reasons]
         best = largest(gpu, spec, settings)
-        lines.append(f"  largest request that fits: {best if best else 'none'}")
+        lines.append(f"  largest request that fits: {best if best is not None else 'none'}")
     return "\n".join(lines) + "\n"
 
 
@@ -58,6 +57,16 @@ def _cell(gpu: Gpu, spec: ModelSpec, shape: Shape, settings: Settings) -> str:
         return _words(plan(gpu, spec, settings, shape))
     except WorkerError:
         return "refused"
+    except SettingsError:
+        return "not possible"
+
+
+def _largest_cell(gpu: Gpu, settings: Settings) -> str:
+    try:
+        best = largest(gpu, I2V_A14B, settings)
+    except SettingsError:
+        return "none"
+    return _size(best) if best is not None else "none"
 
 
 def _words(made: MemoryPlan) -> str:

@@ -25,8 +25,8 @@ TEXT_ACTIVATION_BYTES = 300_000_000
 LORA_RANK = 64
 # While a block computes, the next one arrives and the one before is not yet let go.
 STREAMED_BLOCKS = 3
-# Tensors of the latents' size, in fp32, that live beside a forward pass: the latents, the mask, both predictions of
-# guidance, and what UniPC of order 2 remembers, with its temporaries.
+# Tensors of the latents' size that live beside a forward pass: latents, mask, the first prediction of guidance, UniPC's
+# history of order 2. A count of four guided steps of the real pipeline gives 6.5 fp32 copies.
 _LATENT_COPIES = 7
 _TILE_PIXELS = 256 * 256
 _RGB_FP32 = 12
@@ -41,10 +41,10 @@ def denoise_bytes(size: ModelSize, shape: Shape, precision: Precision) -> int:
 
     Per token, in bf16: at the end of a block its input, the state, the norm, both branches' outputs and three fp32
     copies (22 widths); in the feed-forward 4 widths beside the wide layer and its activation, or three wide layers
-    where a LoRA or an int8 weight makes a second product. A timestep per token adds its projection in bf16 and, in
+    where a LoRA makes a second product. A timestep per token adds its projection in bf16 and, in
     fp32, its sum with the block's table (38 widths).
     """
-    wide = 6 if shape.loras or precision == "int8" else 4
+    wide = 6 if shape.loras else 4
     per_token = max(22 * size.dim, 8 * size.dim + wide * size.ffn_dim) + 8 * size.head_dim
     if size.timestep_per_token:
         per_token += 38 * size.dim

@@ -1,8 +1,9 @@
 """GPUs by name, and how much of one a plan may use.
 
 `GPUS` is what the README's table is made from. VRAM is what torch reports as `total_memory`, a little less than the
-label says: the figures in GiB are the lowest found in torch's own out-of-memory messages in public issue threads,
-with ECC on where providers have it on. A worker plans with what its own GPU reports, never with this table.
+label says. Those of L4, RTX 4090, RTX 5090, L40, L40S, RTX 6000 Ada, H100 NVL and B200 were compared with reports in
+public issue threads and are at or under them; the others are allowances of the same kind that nobody compared. A worker
+plans with what its own GPU reports, never with this table.
 """
 
 from __future__ import annotations

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 from worker.models import Mode
 from worker.modes.base import VideoMode
+from worker.modes.first_last_frame import FirstLastFrame
 from worker.modes.image_to_video import ImageToVideo
 from worker.modes.text_to_video import TextToVideo
+from worker.modes.video_to_video import VideoToVideo
 
-MODES: Mapping[Mode, VideoMode] = {mode.name: mode for mode in (TextToVideo(), ImageToVideo())}
+MODES: Mapping[Mode, VideoMode] = {
+    mode.name: mode for mode in (TextToVideo(), ImageToVideo(), FirstLastFrame(), VideoToVideo())
+}

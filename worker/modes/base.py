@@ -15,8 +15,8 @@ from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from worker.artifacts import Conditioning
 from worker.models import Mode
 
-# Called after each denoising step with the number of steps done; raising in it ends the run at once.
-StepWatcher = Callable[[int], None]
+# Called after each denoising step with the number of steps done and of steps in all; raising in it ends the run.
+StepWatcher = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Sampling:
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that all Wan pipelines take alike; the answer is latents [1, z_dim, T, h, w]."""
 
-        def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-            self.on_step(step + 1)
+        def after_step(pipeline: Any, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            self.on_step(step + 1, pipeline.num_timesteps)
             return tensors
 
         return {
@@ -74,13 +74,15 @@ class VideoMode(Protocol):
         ...
 
 
-class _EitherExpertGuided:
-    """Guidance runs where either expert asks for it.
+class _OurRun:
+    """Two departures from Diffusers' pipelines.
 
-    Diffusers looks at the high-noise expert's scale only, and would drop `guidance_scale_2` = 3.5 beside
-    `guidance_scale` = 1 without a word.
+    Guidance runs where either expert asks for it: Diffusers looks at the high-noise expert's scale only, and would
+    drop `guidance_scale_2` = 3.5 beside `guidance_scale` = 1 without a word. And the device is given, not guessed from
+    the first part, which may wait in host memory.
     """
 
+    run_device: torch.device = torch.device("cpu")
     _guidance_scale: float
     _guidance_scale_2: float | None
 
@@ -89,10 +91,14 @@ class _EitherExpertGuided:
         second = self._guidance_scale if self._guidance_scale_2 is None else self._guidance_scale_2
         return self._guidance_scale > 1 or second > 1
 
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.run_device
 
-class TextPipeline(_EitherExpertGuided, WanPipeline):  # type: ignore[misc]
+
+class TextPipeline(_OurRun, WanPipeline):  # type: ignore[misc]
     """Diffusers' text-to-video pipeline, guided where either expert asks for it."""
 
 
-class ImagePipeline(_EitherExpertGuided, WanImageToVideoPipeline):  # type: ignore[misc]
+class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
     """Diffusers' image-to-video pipeline, guided where either expert asks for it."""

@@ -1,0 +1,54 @@
+"""The reference pages and the generated parts of README.md, written from the code: `python -m builder.docs`.
+
+docs/configuration.md   from worker/settings.py
+docs/request.md         from the JSON Schema of the payload (worker/schema.py), the presets and the camera motions
+docs/errors.md          from worker/errors.py
+README.md               what stands between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from builder.docs import configuration, errors, readme, request
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/configuration.md": configuration.render,
+    "docs/request.md": request.render,
+    "docs/errors.md": errors.render,
+}
+PARTS: Mapping[str, Callable[[], str]] = {
+    "presets": readme.presets,
+    "camera motions": readme.camera_motions,
+    "gpus": readme.gpus,
+    "files": readme.files,
+}
+
+
+def with_parts(text: str) -> str:
+    """`text` with each generated part renewed. Raises ValueError where the markers of a part are not there once."""
+    for name, render in PARTS.items():
+        begin, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
+        pieces = re.split(f"{re.escape(begin)}.*?{re.escape(end)}", text, flags=re.DOTALL)
+        if len(pieces) != 2:
+            raise ValueError(f"README.md must hold the markers of the part {name!r} once")
+        text = f"{pieces[0]}{begin}\n\n{render()}\n\n{end}{pieces[1]}"
+    return text
+
+
+def expected() -> dict[str, str]:
+    """The text that each file should have, by its path from the root of the repository."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return {**{name: render() for name, render in PAGES.items()}, "README.md": with_parts(text)}
+
+
+def stale(texts: Mapping[str, str]) -> list[str]:
+    """The files of `texts` that are missing or have another text."""
+    return [
+        name
+        for name, text in texts.items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != text
+    ]

@@ -1,0 +1,133 @@
+"""docs/request.md: every field of the payload with its type, bounds and default, the presets and the camera motions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from builder.docs.markdown import page, table
+from builder.docs.readme import camera_motions, presets
+from worker.payload import LoraInput, VideoInput
+from worker.schema import input_schema
+
+# What the schema itself leaves unsaid.
+_MEANINGS: Mapping[str, str] = {
+    "job_request_params": "The videos of the job, made in this order",
+    "webhook_events": "Which events are sent",
+    "num_frames": "Lowered to the next 4k + 1, with a warning",
+    "num_inference_steps": "Denoising steps; a preset overrules it",
+    "camera_motion": "See camera motions",
+    "enhance_prompt": "Adds motion, light, lens, colour and style where an English prompt is silent about them",
+    "model": "`a14b`: two experts, 16 fps; `5b`: the small model, 24 fps",
+    "loras": "LoRAs to apply, each as described below",
+    "scale": "How strongly it is applied",
+    "expert": "Which expert of the A14B models it is applied to",
+}
+_INTRODUCTION = """
+The `input` of a RunPod event. Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a
+number. An operator can move the limits of frames, pixels and videos ([configuration](configuration.md)); those below
+are the defaults. The same as JSON Schema: [input.schema.json](input.schema.json).
+"""
+_FLAT = """
+A job of a single video may be written flat: an `input` with `prompt` at its top level, instead of
+`job_request_params`, is one video request with the fields of the job beside it.
+"""
+_MODES = """
+`last_image_url` needs `reference_image_url`; `reference_video_url` cannot stand beside an image. The
+[README](../README.md#served-today) tells which modes the worker serves; the others are answered with `unsupported`.
+"""
+_CORRECTIONS = """
+Two things are corrected, each with a line in the result's `warnings`: `num_frames` goes down to the next 4k + 1;
+`height` and `width` go down to a multiple of 16 (32 for model `5b`). With an image and neither side given, the video
+has the image's aspect ratio at about the area of 832x480.
+
+A field that is not known is ignored with a warning, but one that resembles a known one (`num_infrence_steps`) is an
+error. Everything else that is out of range is an error that names the field by its path, such as
+`job_request_params[2].num_frames`; all problems of a payload are reported at once.
+"""
+_FIELD_HEADS = ("Field", "Type", "Default", "Meaning")
+
+
+def render() -> str:
+    schema = input_schema()
+    definitions = schema["$defs"]
+    return page(
+        "worker/payload.py, worker/request.py and worker/prompt.py",
+        "# The request",
+        _INTRODUCTION,
+        "## The job",
+        _fields(schema["anyOf"][0]["properties"], required=("job_request_params",)),
+        _FLAT,
+        "## The video request",
+        _fields(definitions[VideoInput.__name__]["properties"], required=("prompt",)),
+        "## A LoRA",
+        _fields(definitions[LoraInput.__name__]["properties"], required=("source",)),
+        "## Quality presets",
+        "A preset overrules `num_inference_steps`, `guidance_scale` and `guidance_scale_2` beside it.",
+        presets(),
+        "## Camera motions",
+        "The phrase is added also with `enhance_prompt` off, unless the prompt asks for that very move already.",
+        camera_motions(),
+        "## Which mode a request is",
+        _modes(),
+        _MODES,
+        "## What is corrected, and what is refused",
+        _CORRECTIONS,
+        "## The default negative prompt",
+        f"Wan's own, word for word:\n\n> {VideoInput.model_fields['negative_prompt'].default}",
+    )
+
+
+def _modes() -> str:
+    return table(
+        ("Sent", "Mode"),
+        (
+            ("`prompt` alone", "`text_to_video`"),
+            ("`reference_image_url`", "`image_to_video`"),
+            ("`reference_image_url` and `last_image_url`", "`first_last_frame`"),
+            ("`reference_video_url`", "`video_to_video`"),
+        ),
+    )
+
+
+def _fields(properties: Mapping[str, Mapping[str, Any]], *, required: Iterable[str]) -> str:
+    rows = []
+    for name, schema in properties.items():
+        meaning = ". ".join(text for text in (schema.get("description"), _MEANINGS.get(name)) if text)
+        default = "**required**" if name in required else _default(name, schema)
+        rows.append((f"`{name}`", _type(schema), default, meaning))
+    return table(_FIELD_HEADS, rows)
+
+
+def _default(name: str, schema: Mapping[str, Any]) -> str:
+    if name == "negative_prompt":
+        return "see below"
+    if name == "webhook_events":
+        return "all"
+    value = schema.get("default", [])
+    return f"`{str(value).lower() if isinstance(value, bool) else 'null' if value is None else value}`"
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        plain, nothing = schema["anyOf"]
+        return f"{_type(plain)}, or {nothing['type']}"
+    if "$ref" in schema:
+        return "object"
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"]) if len(schema["enum"]) < 6 else "a name below"
+    if schema["type"] == "array":
+        return f"list of {_type(schema['items'])}{_range(schema, 'minItems', 'maxItems')}"
+    if "maxLength" in schema:
+        return f"{schema['type']}{_range(schema, 'minLength', 'maxLength')} characters"
+    above = f", more than {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else ""
+    return f"{schema['type']}{above}{_range(schema, 'minimum', 'maximum')}"
+
+
+def _range(schema: Mapping[str, Any], low_name: str, high_name: str) -> str:
+    low, high = schema.get(low_name), schema.get(high_name)
+    if high == 2**63 - 1:
+        high = "2^63 - 1"
+    if low is not None and high is not None:
+        return f", {low} to {high}"
+    return f", at most {high}" if high is not None else f", at least {low}" if low is not None else ""

@@ -1,0 +1,250 @@
+"""A LoRA of a request becomes a verified safetensors file on the local disk.
+
+A `source` is one of three:
+
+    https://example.com/style.safetensors      fetched like every URL of a request
+    OWNER/REPO/PATH/style.safetensors          a file of a repository on the hub, its branch main
+    style.safetensors                          a file that the operator put into {MODEL_CACHE_DIR}/loras
+
+What is fetched is judged by its bytes, not by its name: a pickle can run code when it is opened, and is never opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._headers import build_hf_headers
+from safetensors import SafetensorError, safe_open
+
+from worker.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported, WorkerError
+from worker.lora_cache import MAX_BYTES, LoraCache
+from worker.net import LORA_LIMITS, MEGABYTE, Opener
+from worker.weights.hub import HubFile
+from worker.weights.transfer import Abort, PartialFile, Progress, receive
+
+logger = logging.getLogger(__name__)
+
+# What was fetched from a URL is used again for so long without asking its server.
+URL_FRESH_S = 900.0
+# A LoRA of every layer of the A14B experts, with biases, has a header of 0.3 MB. The parser needs many times its size.
+MAX_HEADER_BYTES = 8 * MEGABYTE
+_LISTED = 10
+_REMEDY = "send the LoRA as a .safetensors file"
+_HUB_FILE = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/(?P<file>[^\\\x00-\x1f]+)", re.ASCII)
+_NOT_FOUND = (RepositoryNotFoundError, EntryNotFoundError, RevisionNotFoundError, HFValidationError)
+_KINDS = (
+    (re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), "it is a PyTorch checkpoint (a pickle), which is never opened"),
+    (re.compile(rb"\s*<"), "it is a web page: use the address of the file itself"),
+    (re.compile(rb"GGUF"), "it is a GGUF file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A safetensors file whose header was read. `name` is short and may be logged."""
+
+    path: Path
+    sha256: str
+    name: str
+
+
+class LoraStore:
+    """Finds, fetches and keeps LoRAs. `cache_dir` is the model cache; `token` is for the hub, at `endpoint`."""
+
+    def __init__(
+        self,
+        cache_dir: Path,
+        opener: Opener,
+        *,
+        token: str | None,
+        endpoint: str | None = None,
+        max_cache_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._folder = cache_dir / "loras"
+        self._cache = LoraCache(self._folder / ".cache", max_bytes=max_cache_bytes)
+        self._opener = opener
+        self._token = token
+        self._endpoint = endpoint
+
+    def fetch(self, source: str, *, path: str, stop: threading.Event | None = None) -> LoraFile:
+        """The file that `source` names; blocks while it is fetched.
+
+        `path` is the field that errors name. Raises InvalidRequest for a source of no known form, InputBlocked and
+        InputFailed for URLs, InputInvalid for what is no safetensors file, Unsupported for a file that neither the
+        operator's folder nor the hub has, ModelUnavailable where the hub or the disk fails, Cancelled on `stop`.
+        """
+        source = source.strip()
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", source):
+            return self._from_url(source, path, stop)
+        if "/" not in source:
+            return self._from_folder(source, path)
+        found = _HUB_FILE.fullmatch(source)
+        if found is None or any(part in ("", ".", "..") for part in found["file"].split("/")):
+            raise InvalidRequest(
+                "names no LoRA: send an https URL, OWNER/REPO/FILE.safetensors of the hub, or the name of a file that "
+                "lies on the worker",
+                path=path,
+            )
+        return self._from_hub(found["repo"], found["file"], path, stop)
+
+    def _from_folder(self, name: str, path: str) -> LoraFile:
+        """The name is compared with those that are there, and never becomes a path itself."""
+        try:
+            present = {entry.name: entry for entry in self._folder.iterdir() if not entry.name.startswith(".")}
+        except OSError:
+            present = {}
+        home = self._folder.resolve()
+        usable = {
+            known: entry for known, entry in present.items() if entry.is_file() and entry.resolve().is_relative_to(home)
+        }
+        file = usable.get(name)
+        if file is None:
+            raise Unsupported(f"this worker has no LoRA file of that name; it has {_listed(usable)}", path=path)
+        try:
+            if file.stat().st_size > LORA_LIMITS.max_bytes:
+                raise _too_large(path)
+            check_safetensors(file, path=path)
+            return LoraFile(file, self._cache.sha256_of(file), _short(name))
+        except OSError as failure:
+            raise ModelUnavailable("the worker cannot read its LoRA file of that name", path=path) from failure
+
+    def _from_url(self, url: str, path: str, stop: threading.Event | None) -> LoraFile:
+        self._opener.check(url, path=path)
+        name = _short(unquote(PurePosixPath(urlsplit(url).path).name))
+        known = self._cache.known(url)
+        if known is not None and known[1] < URL_FRESH_S and (kept := self._cache.find(known[0])) is not None:
+            return LoraFile(kept, known[0], name)
+
+        def download(part: Path) -> str:
+            sha256 = self._opener.download(url, part, limits=LORA_LIMITS, path=path, stop=stop)
+            check_safetensors(part, path=path)
+            return sha256
+
+        return self._taken(url, download, name, path)
+
+    def _from_hub(self, repo: str, file: str, path: str, stop: threading.Event | None) -> LoraFile:
+        name = _short(PurePosixPath(file).name)
+        source = f"hub:{repo}/{file}"
+        try:
+            entry = self._hub_entry(repo, file, path)
+        except ModelUnavailable as failure:
+            known = self._cache.known(source)
+            kept = self._cache.find(known[0]) if known is not None else None
+            if known is None or kept is None:
+                raise
+            logger.warning("LoRA %s: %s; the copy in the cache is used", name, failure.message)
+            return LoraFile(kept, known[0], name)
+        if entry.sha256 is not None and (kept := self._cache.find(entry.sha256)) is not None:
+            return LoraFile(kept, entry.sha256, name)
+        return self._taken(source, lambda part: self._download(entry, part, path, stop), name, path)
+
+    def _taken(self, source: str, fetch: Callable[[Path], str], name: str, path: str) -> LoraFile:
+        try:
+            file, sha256 = self._cache.take(source, fetch)
+        except ModelUnavailable as failure:
+            raise ModelUnavailable(failure.message, path=path) from failure
+        logger.info("fetched LoRA %s: %.1f MB, %s", name, file.stat().st_size / MEGABYTE, sha256[:12])
+        return LoraFile(file, sha256, name)
+
+    def _hub_entry(self, repo: str, file: str, path: str) -> HubFile:
+        """What the hub has under that name now, pinned to its commit."""
+        try:
+            url = hf_hub_url(repo, file, endpoint=self._endpoint)
+            token = self._token if self._token is not None else False
+            known = get_hf_file_metadata(url, token=token, endpoint=self._endpoint, retry_on_errors=True)
+        except (HfHubHTTPError, httpx2.HTTPError, HFValidationError, OfflineModeIsEnabled) as failure:
+            raise _hub_failure(failure, path) from failure
+        if known.size is None or known.etag is None or known.commit_hash is None:
+            raise ModelUnavailable("the hub describes this LoRA in a way that cannot be used", path=path)
+        if known.size > LORA_LIMITS.max_bytes:
+            raise _too_large(path)
+        sha256 = known.etag if len(known.etag) == 64 else None
+        pinned = hf_hub_url(repo, file, revision=known.commit_hash, endpoint=self._endpoint)
+        return HubFile(file, pinned, known.size, sha256, None if sha256 else known.etag)
+
+    def _download(self, entry: HubFile, part: Path, path: str, stop: threading.Event | None) -> str:
+        headers = build_hf_headers(token=self._token if self._token is not None else False)
+        title = f"downloading LoRA {_short(PurePosixPath(entry.path).name)}"
+        try:
+            with Progress(title, entry.size, None) as progress, PartialFile(part, entry.size) as partial:
+                receive(entry.url, headers, partial, abort=Abort(stop), progress=progress)
+                sha256 = partial.finish()
+        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as failure:
+            raise _hub_failure(failure, path) from failure
+        if not entry.is_content(part, sha256):
+            raise ModelUnavailable("the LoRA arrived damaged from the hub: try again", path=path)
+        check_safetensors(part, path=path)
+        return sha256
+
+
+def check_safetensors(file: Path, *, path: str) -> None:
+    """Read the header of a file: every tensor lies within it and no byte is left over.
+
+    Raises InputInvalid, which says what to send, and OSError. The tensors themselves are not read.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(64)
+    header_bytes = int.from_bytes(start[:8], "little")
+    kind = next((what for pattern, what in _KINDS if pattern.match(start)), None)
+    if kind is not None:
+        raise InputInvalid(f"not a safetensors file, {kind}: {_REMEDY}", path=path)
+    if size < 8 or start[8:9] != b"{" or header_bytes > min(MAX_HEADER_BYTES, size - 8):
+        raise InputInvalid(f"not a safetensors file, or only the beginning of one: {_REMEDY}", path=path)
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            empty = not tensors.keys()
+    except SafetensorError as failure:
+        raise InputInvalid(f"a damaged safetensors file: {_REMEDY} that is whole", path=path) from failure
+    if empty:
+        raise InputInvalid("the file holds no tensors: send a LoRA", path=path)
+
+
+def _hub_failure(failure: Exception, path: str) -> WorkerError:
+    if isinstance(failure, GatedRepoError) or (
+        isinstance(failure, HfHubHTTPError)
+        and not isinstance(failure, _NOT_FOUND)
+        and failure.response.status_code in (401, 403)
+    ):
+        return Unsupported("this worker may not read that repository of the hub: its HF_TOKEN gives no access", path=path)
+    if isinstance(failure, _NOT_FOUND):
+        return Unsupported(
+            "the hub has no such file, or it is private: write OWNER/REPO/FILE.safetensors as its page shows", path=path
+        )
+    if isinstance(failure, OfflineModeIsEnabled):
+        return ModelUnavailable("this worker may not ask the hub (HF_HUB_OFFLINE is set)", path=path)
+    if isinstance(failure, HfHubHTTPError):
+        return ModelUnavailable(f"the hub is failing ({failure.response.status_code}): try again later", path=path)
+    return ModelUnavailable("the hub cannot be reached: try again later", path=path)
+
+
+def _too_large(path: str) -> InputFailed:
+    return InputFailed(f"the file is larger than the {LORA_LIMITS.max_bytes / MEGABYTE:g} MB allowed here", path=path)
+
+
+def _short(name: str) -> str:
+    """A file name as the log may show it."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60] or "unnamed"
+
+
+def _listed(names: dict[str, Path]) -> str:
+    shown = sorted(_short(name) for name in names)
+    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+    return (", ".join(shown[:_LISTED]) + more) if shown else "none"

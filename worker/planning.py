@@ -1,0 +1,64 @@
+"""The memory plan for the device that is here: asks torch what there is, and `worker.memory` what to do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from worker import memory
+from worker.memory import Gpu, MemoryPlan, Shape
+from worker.models import ModelSpec
+from worker.settings import Settings
+
+# What the process, the pipes and the page cache need beside the weights that wait in host memory.
+_HOST_SHARE = 0.85
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans for one device. `gpu` is None on a CPU; `host_bytes`, what waiting weights may take, None for no limit."""
+
+    device: torch.device
+    gpu: Gpu | None
+    host_bytes: int | None
+    settings: Settings
+
+    @classmethod
+    def here(cls, settings: Settings) -> Planner:
+        """For the first CUDA device, or the CPU where there is none."""
+        if not torch.cuda.is_available():
+            return cls(torch.device("cpu"), None, None, settings)
+        device = torch.device("cuda", 0)
+        found = torch.cuda.get_device_properties(device)
+        gpu = Gpu(found.name, found.total_memory, (found.major, found.minor))
+        return cls(device, gpu, int(_host_memory_bytes() * _HOST_SHARE), settings)
+
+    def plan(self, spec: ModelSpec, shape: Shape, *, path: str | None = None) -> MemoryPlan:
+        """Raises InvalidRequest or Unsupported where the shape does not fit, and says what would."""
+        return memory.plan(self.gpu, spec, self.settings, shape, host_limit_bytes=self.host_bytes, path=path)
+
+    def standard(self, spec: ModelSpec) -> MemoryPlan:
+        """The plan for 832x480x81, or for the largest that fits where that does not."""
+        limit = self.host_bytes
+        shape = memory.largest(self.gpu, spec, self.settings, host_limit_bytes=limit)
+        if shape is None or shape.pixels * shape.num_frames > memory.STANDARD.pixels * memory.STANDARD.num_frames:
+            shape = memory.STANDARD
+        return self.plan(spec, shape)
+
+    def lower(self, plan: MemoryPlan, spec: ModelSpec, shape: Shape) -> MemoryPlan | None:
+        """The next plan down after out of memory; None where there is none."""
+        return memory.lower(plan, self.gpu, spec, self.settings, shape, host_limit_bytes=self.host_bytes)
+
+
+def _host_memory_bytes() -> int:
+    """Memory of the machine, or of the container where that is less."""
+    total: int = psutil.virtual_memory().total
+    try:
+        limit = _CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

@@ -1,0 +1,72 @@
+"""Before the GPU's turn: fetch what a request points to, settle its size, refuse what cannot be served."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from worker import inputs
+from worker.artifacts import Conditioning
+from worker.engine import Engine
+from worker.errors import InputInvalid
+from worker.models import ModelSpec
+from worker.net import Opener
+from worker.payload import MIN_FRAMES
+from worker.request import DEFAULT_HEIGHT, DEFAULT_WIDTH, VideoRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request whose size is settled, with what it points to."""
+
+    request: VideoRequest
+    conditioning: Conditioning
+
+
+def prepare(video: VideoRequest, engine: Engine, opener: Opener, stop: threading.Event) -> Prepared:
+    """Blocks while it fetches and decodes.
+
+    Raises Unsupported and InvalidRequest for what this worker does not serve or its GPU cannot hold, and what
+    `worker.inputs` raises.
+    """
+    spec = engine.spec_for(video)
+    images = {}
+    for field in ("reference_image_url", "last_image_url"):
+        if (url := getattr(video, field)) is not None:
+            images[field] = inputs.load_image(url, opener=opener, path=video.at(field), stop=stop)
+    width, height = video.width, video.height
+    if width is None or height is None:
+        area = DEFAULT_WIDTH * DEFAULT_HEIGHT
+        width, height = inputs.size_for(images["reference_image_url"].size, area=area, stride=spec.size_stride)
+        video = replace(video, width=width, height=height)
+    engine.plan_for(video)
+    if video.reference_video_url is not None:
+        return _with_video(video, video.reference_video_url, (width, height), spec, opener, stop)
+    fitted = {field: inputs.fit(image, width, height) for field, image in images.items()}
+    return Prepared(video, Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url")))
+
+
+def _with_video(
+    video: VideoRequest, url: str, size: tuple[int, int], spec: ModelSpec, opener: Opener, stop: threading.Event
+) -> Prepared:
+    """The frames of the reference video; where it is shorter than what was asked for, so is the answer."""
+    path = video.at("reference_video_url")
+    frames = inputs.load_video(
+        url,
+        opener=opener,
+        path=path,
+        fps=video.fps,
+        width=size[0],
+        height=size[1],
+        max_frames=video.num_frames,
+        stop=stop,
+    )
+    count = (len(frames) - 1) // spec.frame_stride * spec.frame_stride + 1
+    if count < MIN_FRAMES:
+        raise InputInvalid(
+            f"the video has {len(frames)} frames at {video.fps} fps: send one with at least {MIN_FRAMES}", path=path
+        )
+    if count < video.num_frames:
+        note = f"{video.at('num_frames')}: {video.num_frames} lowered to {count}, the length of the reference video"
+        video = replace(video, num_frames=count, warnings=(*video.warnings, note))
+    return Prepared(video, Conditioning(video=frames[:count]))
