@@ -2,7 +2,7 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # The locked packages in a virtual environment. CUDA comes with torch's own wheels: the base needs none.
 FROM ${BASE_IMAGE} AS packages
-# Where pip looks beside the package index: a mounted folder of wheels, or an index that has torch's CPU build.
+# A folder of wheels that is mounted at build, or an index that has torch's CPU build: for a small image without CUDA.
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -13,7 +13,12 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /opt
 RUN python -m venv --without-pip /opt/venv && mkdir -p /opt/cuda /opt/torch
 COPY builder/requirements.txt builder/requirements-cuda.txt /opt/
-RUN pip --python /opt/venv/bin/python install --only-binary :all: --no-deps --require-hashes -r requirements.txt
+# Where hashes are required pip takes the index's file before a folder's: a torch in PIP_FIND_LINKS has to be first.
+RUN if [ -n "${PIP_FIND_LINKS}" ]; then \
+        sed -n '/^torch==/,/[^\\]$/p' requirements.txt > torch.txt \
+        && pip --python /opt/venv/bin/python install --no-index --no-deps --require-hashes -r torch.txt; \
+    fi \
+    && pip --python /opt/venv/bin/python install --only-binary :all: --no-deps --require-hashes -r requirements.txt
 # The rule of builder/setup_venv.py: only torch's CUDA build asks for NVIDIA's libraries.
 RUN asks="import importlib.metadata as m; print(any('nvidia' in r for r in m.requires('torch') or ()))" \
     && if [ "$(/opt/venv/bin/python -c "$asks")" = True ]; then \
@@ -21,11 +26,11 @@ RUN asks="import importlib.metadata as m; print(any('nvidia' in r for r in m.req
             --only-binary :all: --no-deps --require-hashes -r requirements-cuda.txt; \
     fi
 # Bytecode here, or every cold start compiles thousands of modules. By hash and not by time, so that equal packages make
-# equal layers. A few files are templates for other Python versions and do not compile: nothing imports them.
-RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib > /dev/null; \
-    /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /opt/cuda -p /opt/venv \
-        /opt/cuda > /dev/null; \
-    mv /opt/venv/lib/python3.11/site-packages/torch /opt/torch/torch
+# equal layers. The one file that is left out is written for Python 3.12.
+RUN compile="/opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode checked-hash -x py312_intrinsics" \
+    && $compile /opt/venv/lib \
+    && $compile -s /opt/cuda -p /opt/venv /opt/cuda \
+    && mv /opt/venv/lib/python3.11/site-packages/torch /opt/torch/torch
 
 # The worker's own files, readable by any user whatever the rights of the checkout.
 FROM ${BASE_IMAGE} AS worker

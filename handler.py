@@ -55,6 +55,7 @@ def build_engine(settings: Settings) -> Engine:
 def build_worker(settings: Settings) -> Worker:
     """Everything a job needs, with the models of PRELOAD in memory."""
     from worker import job, journal, net, outbox, storage
+    from worker.shutdown import Shutdown
     from worker.statefiles import StateFolder
     from worker.stop import Stop
 
@@ -73,6 +74,7 @@ def build_worker(settings: Settings) -> Worker:
         journal=journal.Journal(state),
         outbox=outbox.Outbox(state),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
+        shutdown=Shutdown(settings.shutdown_grace_s),
     )
 
 
@@ -97,6 +99,7 @@ def main() -> int:
     _configure_logs(settings)  # importing the SDK adds a handler of its own to the root logger
 
     async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
+        worker.shutdown.install()
         if settings.on_platform:
             answer = await job.run(event, worker, _platform_reporter(event))
             await asyncio.to_thread(_let_progress_land)

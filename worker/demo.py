@@ -7,9 +7,11 @@ moving colour, and the same on every machine of a kind. Nothing is downloaded; a
 
 from __future__ import annotations
 
+import shutil
 import string
 import tempfile
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,27 +55,23 @@ def catalogue() -> tuple[ModelSpec, ...]:
 
 
 class DemoSource:
-    """Makes a model's folder when it is first asked for; the folders go when the source is closed."""
+    """Makes a model's folder when it is first asked for; the folders go with the source, or when it is closed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._home = Path(tempfile.mkdtemp(prefix="videogen-demo-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
 
     def folder(self, spec: ModelSpec, stop: threading.Event, prepared: str) -> Path:  # noqa: ARG002 - made at once
         """A Diffusers-format folder of the tiny model for `spec`."""
         with self._lock:
-            if self._home is None:
-                self._home = tempfile.TemporaryDirectory(prefix="videogen-demo-")
-            folder = Path(self._home.name) / spec.key
+            folder = self._home / spec.key
             if not folder.exists():
                 build(spec, folder)
             return folder
 
     def close(self) -> None:
-        with self._lock:
-            if self._home is not None:
-                self._home.cleanup()
-                self._home = None
+        self._finalizer()
 
 
 def build(spec: ModelSpec, folder: Path) -> None:

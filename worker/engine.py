@@ -34,6 +34,13 @@ from worker.stop import Stop
 
 logger = logging.getLogger(__name__)
 
+# Normalised latents of any picture have a standard deviation near 1.
+_BLANK_STD = 1e-3
+
+
+class DeviceLost(Exception):
+    """The GPU is in a state that only a new process can leave: an assert, an illegal access, an ECC error."""
+
 
 class Watcher(Protocol):
     """Told what the engine is doing. Called from the engine's thread; must return at once."""
@@ -156,6 +163,8 @@ class Engine:
             return self._generate(request, spec, plan, prompt, conditioning, watcher, stop)
         except torch.OutOfMemoryError:
             return None
+        except torch.AcceleratorError as failure:
+            raise DeviceLost("the device failed while generating") from failure
 
     def _generate(
         self,
@@ -224,9 +233,11 @@ class Engine:
             loaded.residency.bring(vae)
         with _tiled(vae) if loaded.plan.vae_tiling else nullcontext():
             latents = mode.latents(pipeline, sampling, conditioning)
-        # A video of NaN encodes without complaint, as black: it must never reach a customer.
+        # A video of NaN, or of nothing, encodes without complaint, as black: it must never reach a customer.
         if not bool(torch.isfinite(latents).all()):
             raise FloatingPointError("the latents hold NaN or infinity")
+        if float(latents.std()) < _BLANK_STD:
+            raise FloatingPointError("the latents are blank")
         return latents
 
     def _sampling(
@@ -274,6 +285,8 @@ class Engine:
                                 given += 1
                                 yield frame
                     return
+                except torch.AcceleratorError as failure:
+                    raise DeviceLost("the device failed while decoding") from failure
                 except torch.OutOfMemoryError:
                     logger.warning("out of memory while decoding, tiled: %s", tiled)
                 _empty_cache()

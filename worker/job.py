@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from worker import answers, encode, postman, prepare, prompt
 from worker.answers import Stopwatch
 from worker.artifacts import VideoFile
-from worker.engine import Engine, Rendering
+from worker.engine import DeviceLost, Engine, Rendering
 from worker.errors import Cancelled, Internal, JobTimeout, WorkerError
 from worker.journal import Entry, Journal, payload_digest
 from worker.log import fingerprint, job_scope
@@ -32,6 +32,7 @@ from worker.prepare import Prepared
 from worker.progress import Progress, ProgressEvent
 from worker.request import Job, VideoRequest, contact, parse
 from worker.settings import Settings
+from worker.shutdown import Shutdown, ShuttingDown
 from worker.stop import Stop
 from worker.storage import Storage, video_key
 from worker.webhooks import Channel
@@ -52,6 +53,7 @@ class Worker:
     journal: Journal
     outbox: Outbox
     gpu: ThreadPoolExecutor
+    shutdown: Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ async def run(event: Mapping[str, Any], worker: Worker, report: Report) -> dict[
 
     Cancelling the task stops the job: the step in hand ends, finished videos are still delivered, and the rest is
     answered as `cancelled`. `report` is given each progress event.
+
+    Raises CancelledError only where a shutdown leaves videos for the next delivery of the job: then there is no answer
+    to give, and RunPod gives the job to another worker.
     """
     stop = Stop()
     tidying = asyncio.create_task(tidy(worker))
@@ -101,7 +106,7 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
     job_id, webhook_url, events = contact(payload, default_job_id=str(event.get("id", "local")))
     settings = worker.settings
     digest = payload_digest(payload)
-    with job_scope(job_id):
+    with job_scope(job_id, private=_private(payload)):
         channel = Channel(
             url=webhook_url,
             events=events,
@@ -121,8 +126,9 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
             ),
         )
         try:
-            job, entry = await _accept(payload, job_id, digest, worker)
-            return await _JobRun(job, entry, worker, channel, report, stop).answer(stopwatch)
+            with worker.shutdown.watching(stop):
+                job, entry = await _accept(payload, job_id, digest, worker)
+                return await _JobRun(job, entry, worker, channel, report, stop).answer(stopwatch)
         except Exception as failure:
             error = _translated(failure, job_id, stop)
             await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
@@ -158,6 +164,8 @@ class _JobRun:
         self._stop = stop
         self._progress = Progress(len(job.videos), [channel.progress, report])
         self._preparing: dict[int, asyncio.Task[Prepared]] = {}
+        self._left = 0
+        self._device_lost = False
 
     async def answer(self, stopwatch: Stopwatch) -> dict[str, Any]:
         """Make the videos one after the other; deliver each while the next is made."""
@@ -168,7 +176,12 @@ class _JobRun:
                 delivery = await self._one(video, Path(folder), deliveries[-1] if deliveries else None)
                 deliveries.append(delivery)
             results = await asyncio.gather(*deliveries)
+        if self._left:
+            logger.warning("%d video(s) are left for the next delivery of the job", self._left)
+            raise asyncio.CancelledError
         answer = answers.job_answer(self._job.job_id, results, stopwatch.total())
+        if self._device_lost:
+            answer["refresh_worker"] = True  # the SDK takes it out and restarts the worker after the answer
         logger.info("answered: %s in %.1f s", answer["status"], stopwatch.total())
         return answer
 
@@ -180,12 +193,15 @@ class _JobRun:
         stopwatch = Stopwatch()
         try:
             self._stop.check()
+            if self._device_lost:
+                raise Internal(self._job.job_id)
             self._progress.stage(video.index, "loading")
             with stopwatch.stage("inputs"):
                 prepared = await self._prepared(video)
             self._prepare_next(video.index + 1)
             made = await self._on_gpu(self._make, prepared, folder, stopwatch)
         except Exception as failure:
+            self._device_lost = self._device_lost or isinstance(failure, DeviceLost)
             error = _translated(failure, self._job.job_id, self._stop)
             return asyncio.create_task(self._fail(video.index, error, previous))
         return asyncio.create_task(self._deliver(made, previous))
@@ -274,6 +290,9 @@ class _JobRun:
     ) -> dict[str, Any]:
         if previous is not None:
             await previous
+        if isinstance(error, ShuttingDown):
+            self._left += 1
+            return {}
         logger.warning("video %d failed: %s", index, error.code)
         failure = answers.video_failure(self._job.job_id, index, error)
         self._progress.finished(index)
@@ -293,6 +312,16 @@ class _Watcher:
 
     def generating(self, fraction: float) -> None:
         self._progress.stage(self._index, "generating", fraction)
+
+
+def _private(payload: object) -> list[str]:
+    """The texts of a payload that no log may hold, whatever exception they come in."""
+    if not isinstance(payload, Mapping):
+        return []
+    videos = payload.get("job_request_params")
+    requests = [payload, *(videos if isinstance(videos, list) else [])]
+    texts = [r.get(name) for r in requests if isinstance(r, Mapping) for name in ("prompt", "negative_prompt")]
+    return [text.strip() for text in texts if isinstance(text, str)]
 
 
 def _count(payload: object) -> int:

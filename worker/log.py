@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, TextIO
 
+_private: ContextVar[tuple[str, ...]] = ContextVar("private", default=())
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 # The query of a URL may be a signature (S3 presigned URLs, CDN tokens): it is never logged.
@@ -29,13 +30,14 @@ def current_job_id() -> str | None:
 
 
 @contextmanager
-def job_scope(job_id: str) -> Iterator[None]:
-    """Every record logged inside carries `job_id`."""
-    token = _job_id.set(job_id)
+def job_scope(job_id: str, private: Iterable[str] = ()) -> Iterator[None]:
+    """Every record logged inside carries `job_id`, and none the texts in `private` (8 characters or more)."""
+    tokens = _job_id.set(job_id), _private.set(tuple(text for text in private if len(text) >= 8))
     try:
         yield
     finally:
-        _job_id.reset(token)
+        _job_id.reset(tokens[0])
+        _private.reset(tokens[1])
 
 
 def fingerprint(text: str) -> str:
@@ -50,7 +52,7 @@ class _Redactor:
         self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        for secret in self._secrets:
+        for secret in (*self._secrets, *_private.get()):
             text = text.replace(secret, _HIDDEN)
         return _DATA_URI.sub(rf"\1{_HIDDEN}", _URL_QUERY.sub(rf"\1?{_HIDDEN}", text))
 

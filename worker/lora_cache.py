@@ -72,7 +72,7 @@ class LoraCache:
                 note = folder / _note_name(source)
                 sha256 = note.read_text(encoding="ascii")
                 if _SHA256.fullmatch(sha256):
-                    return sha256, max(0.0, time.time() - note.stat().st_mtime)
+                    return sha256, abs(time.time() - note.stat().st_mtime)
         return None
 
     def take(self, source: str, fetch: Callable[[Path], str]) -> tuple[Path, str]:

@@ -19,25 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-import httpx2
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils._headers import build_hf_headers
 from safetensors import SafetensorError, safe_open
 
-from worker.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported, WorkerError
+from worker.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported
 from worker.lora_cache import MAX_BYTES, LoraCache
+from worker.lora_hub import LoraHub
 from worker.net import LORA_LIMITS, MEGABYTE, Opener
-from worker.weights.hub import HubFile
-from worker.weights.transfer import Abort, PartialFile, Progress, receive
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +35,6 @@ MAX_HEADER_BYTES = 8 * MEGABYTE
 _LISTED = 10
 _REMEDY = "send the LoRA as a .safetensors file"
 _HUB_FILE = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/(?P<file>[^\\\x00-\x1f]+)", re.ASCII)
-_NOT_FOUND = (RepositoryNotFoundError, EntryNotFoundError, RevisionNotFoundError, HFValidationError)
 _KINDS = (
     (re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), "it is a PyTorch checkpoint (a pickle), which is never opened"),
     (re.compile(rb"\s*<"), "it is a web page: use the address of the file itself"),
@@ -80,8 +66,7 @@ class LoraStore:
         self._folder = cache_dir / "loras"
         self._cache = LoraCache(self._folder / ".cache", max_bytes=max_cache_bytes)
         self._opener = opener
-        self._token = token
-        self._endpoint = endpoint
+        self._hub = LoraHub(token=token, endpoint=endpoint)
 
     def fetch(self, source: str, *, path: str, stop: threading.Event | None = None) -> LoraFile:
         """The file that `source` names; blocks while it is fetched.
@@ -143,7 +128,7 @@ class LoraStore:
         name = _short(PurePosixPath(file).name)
         source = f"hub:{repo}/{file}"
         try:
-            entry = self._hub_entry(repo, file, path)
+            entry = self._hub.find(repo, file, path=path, stop=stop)
         except ModelUnavailable as failure:
             known = self._cache.known(source)
             kept = self._cache.find(known[0]) if known is not None else None
@@ -153,7 +138,15 @@ class LoraStore:
             return LoraFile(kept, known[0], name)
         if entry.sha256 is not None and (kept := self._cache.find(entry.sha256)) is not None:
             return LoraFile(kept, entry.sha256, name)
-        return self._taken(source, lambda part: self._download(entry, part, path, stop), name, path)
+        if entry.size > LORA_LIMITS.max_bytes:
+            raise _too_large(path)
+
+        def download(part: Path) -> str:
+            sha256 = self._hub.download(entry, part, path=path, stop=stop)
+            check_safetensors(part, path=path)
+            return sha256
+
+        return self._taken(source, download, name, path)
 
     def _taken(self, source: str, fetch: Callable[[Path], str], name: str, path: str) -> LoraFile:
         try:
@@ -162,36 +155,6 @@ class LoraStore:
             raise ModelUnavailable(failure.message, path=path) from failure
         logger.info("fetched LoRA %s: %.1f MB, %s", name, file.stat().st_size / MEGABYTE, sha256[:12])
         return LoraFile(file, sha256, name)
-
-    def _hub_entry(self, repo: str, file: str, path: str) -> HubFile:
-        """What the hub has under that name now, pinned to its commit."""
-        try:
-            url = hf_hub_url(repo, file, endpoint=self._endpoint)
-            token = self._token if self._token is not None else False
-            known = get_hf_file_metadata(url, token=token, endpoint=self._endpoint, retry_on_errors=True)
-        except (HfHubHTTPError, httpx2.HTTPError, HFValidationError, OfflineModeIsEnabled) as failure:
-            raise _hub_failure(failure, path) from failure
-        if known.size is None or known.etag is None or known.commit_hash is None:
-            raise ModelUnavailable("the hub describes this LoRA in a way that cannot be used", path=path)
-        if known.size > LORA_LIMITS.max_bytes:
-            raise _too_large(path)
-        sha256 = known.etag if len(known.etag) == 64 else None
-        pinned = hf_hub_url(repo, file, revision=known.commit_hash, endpoint=self._endpoint)
-        return HubFile(file, pinned, known.size, sha256, None if sha256 else known.etag)
-
-    def _download(self, entry: HubFile, part: Path, path: str, stop: threading.Event | None) -> str:
-        headers = build_hf_headers(token=self._token if self._token is not None else False)
-        title = f"downloading LoRA {_short(PurePosixPath(entry.path).name)}"
-        try:
-            with Progress(title, entry.size, None) as progress, PartialFile(part, entry.size) as partial:
-                receive(entry.url, headers, partial, abort=Abort(stop), progress=progress)
-                sha256 = partial.finish()
-        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as failure:
-            raise _hub_failure(failure, path) from failure
-        if not entry.is_content(part, sha256):
-            raise ModelUnavailable("the LoRA arrived damaged from the hub: try again", path=path)
-        check_safetensors(part, path=path)
-        return sha256
 
 
 def check_safetensors(file: Path, *, path: str) -> None:
@@ -203,11 +166,10 @@ def check_safetensors(file: Path, *, path: str) -> None:
     with file.open("rb") as opened:
         start = opened.read(64)
     header_bytes = int.from_bytes(start[:8], "little")
-    kind = next((what for pattern, what in _KINDS if pattern.match(start)), None)
-    if kind is not None:
+    # The brace first: the length of a good header may look like the first bytes of a pickle.
+    if start[8:9] != b"{" or header_bytes > min(MAX_HEADER_BYTES, size - 8):
+        kind = next((what for pattern, what in _KINDS if pattern.match(start)), "or only the beginning of one")
         raise InputInvalid(f"not a safetensors file, {kind}: {_REMEDY}", path=path)
-    if size < 8 or start[8:9] != b"{" or header_bytes > min(MAX_HEADER_BYTES, size - 8):
-        raise InputInvalid(f"not a safetensors file, or only the beginning of one: {_REMEDY}", path=path)
     try:
         with safe_open(file, framework="numpy") as tensors:
             empty = not tensors.keys()
@@ -215,24 +177,6 @@ def check_safetensors(file: Path, *, path: str) -> None:
         raise InputInvalid(f"a damaged safetensors file: {_REMEDY} that is whole", path=path) from failure
     if empty:
         raise InputInvalid("the file holds no tensors: send a LoRA", path=path)
-
-
-def _hub_failure(failure: Exception, path: str) -> WorkerError:
-    if isinstance(failure, GatedRepoError) or (
-        isinstance(failure, HfHubHTTPError)
-        and not isinstance(failure, _NOT_FOUND)
-        and failure.response.status_code in (401, 403)
-    ):
-        return Unsupported("this worker may not read that repository of the hub: its HF_TOKEN gives no access", path=path)
-    if isinstance(failure, _NOT_FOUND):
-        return Unsupported(
-            "the hub has no such file, or it is private: write OWNER/REPO/FILE.safetensors as its page shows", path=path
-        )
-    if isinstance(failure, OfflineModeIsEnabled):
-        return ModelUnavailable("this worker may not ask the hub (HF_HUB_OFFLINE is set)", path=path)
-    if isinstance(failure, HfHubHTTPError):
-        return ModelUnavailable(f"the hub is failing ({failure.response.status_code}): try again later", path=path)
-    return ModelUnavailable("the hub cannot be reached: try again later", path=path)
 
 
 def _too_large(path: str) -> InputFailed:

@@ -21,6 +21,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/errors.md": errors.render,
 }
 PARTS: Mapping[str, Callable[[], str]] = {
+    "served": readme.served,
     "presets": readme.presets,
     "camera motions": readme.camera_motions,
     "gpus": readme.gpus,

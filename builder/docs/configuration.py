@@ -13,20 +13,9 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from builder.docs.markdown import page, table
+from builder.docs.readme import not_carried_out
 from worker.settings import Settings, variables_of
 
-# Read and checked at start, but nothing acts on them yet. Take a name out when its feature lands.
-NOT_CARRIED_OUT: frozenset[str] = frozenset(
-    {
-        "enable_vae_tiling",
-        "enable_cpu_offload",
-        "enable_sequential_cpu_offload",
-        "enable_sage_attention",
-        "enable_torch_compile",
-        "quantization",
-        "shutdown_grace_s",
-    }
-)
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Models": (
         *("i2v_model_id", "t2v_model_id", "ti2v_model_id", "model_profile", "preload", "model_cache_dir", "hf_token"),
@@ -59,19 +48,19 @@ some but not all of them the worker does not start. How S3-compatible servers ar
 def render() -> str:
     grouped = {name for names in _GROUPS.values() for name in names}
     rest = tuple(name for name in Settings.model_fields if name not in grouped)
-    parts = []
+    parts, unused = [], not_carried_out()
     for heading, names in {**_GROUPS, **({"Other": rest} if rest else {})}.items():
-        rows = [_row(name, Settings.model_fields[name]) for name in names]
+        rows = [_row(name, Settings.model_fields[name], unused) for name in names]
         parts += [f"## {heading}", table(("Variable", "Default", "Values", "Meaning"), rows)]
         if heading == "Storage":
             parts.append(_STORAGE)
     return page("worker/settings.py", "# Configuration", _INTRODUCTION, *parts)
 
 
-def _row(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
+def _row(name: str, field: FieldInfo, unused: frozenset[str]) -> tuple[str, str, str, str]:
     first, *others = variables_of(name)
     sentences = [field.description or ""]
-    if name in NOT_CARRIED_OUT:
+    if name in unused:
         sentences.append("**Checked, but not carried out yet**")
     if others:
         sentences.append(f"Second names: {', '.join(f'`{other}`' for other in others)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from builder.docs.markdown import page, table
-from builder.docs.readme import camera_motions, presets
+from builder.docs.readme import SENT, camera_motions, presets
 from worker.payload import LoraInput, VideoInput
 from worker.schema import input_schema
 
@@ -79,15 +79,7 @@ def render() -> str:
 
 
 def _modes() -> str:
-    return table(
-        ("Sent", "Mode"),
-        (
-            ("`prompt` alone", "`text_to_video`"),
-            ("`reference_image_url`", "`image_to_video`"),
-            ("`reference_image_url` and `last_image_url`", "`first_last_frame`"),
-            ("`reference_video_url`", "`video_to_video`"),
-        ),
-    )
+    return table(("Sent", "Mode"), [(sent, f"`{mode}`") for mode, sent in SENT.items()])
 
 
 def _fields(properties: Mapping[str, Mapping[str, Any]], *, required: Iterable[str]) -> str:

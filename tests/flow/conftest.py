@@ -19,6 +19,7 @@ from worker import demo, job, journal, net, outbox, settings, storage
 from worker.engine import Engine
 from worker.planning import Planner
 from worker.progress import ProgressEvent
+from worker.shutdown import Shutdown
 from worker.statefiles import StateFolder
 
 Answer = dict[str, Any]
@@ -101,6 +102,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),
                 gpu=pools[-1],
+                shutdown=Shutdown(loaded.shutdown_grace_s),
             )
         )
 

@@ -2,7 +2,8 @@
 
 `resident`: everything stays. `swap`: text encoder, VAE and experts take turns, coming from host memory, which is pinned
 where the device is a GPU: one swap between the experts a video. `group_offload` and `sequential`: the experts' blocks,
-or their layers one by one, are streamed through by Diffusers' group offloading; text encoder and VAE take turns.
+or (with those of the text encoder) their layers one by one, are streamed through by Diffusers' group offloading; what
+is left takes turns.
 """
 
 from __future__ import annotations
@@ -38,19 +39,21 @@ class Residency:
             in_turn.append(shared.vae)
         if plan.residency == "swap":
             in_turn += experts
-        streamed = experts if plan.residency in ("group_offload", "sequential") else []
+        streamed: list[nn.Module] = list(experts) if plan.residency in ("group_offload", "sequential") else []
+        if plan.residency == "sequential":
+            streamed.append(shared.text_encoder)
+        in_turn = [module for module in in_turn if module not in streamed and module not in _STREAMED]
         self._device = device
         self._experts = experts
-        self._always = [
-            m for m in (shared.text_encoder, shared.vae, *experts) if m not in in_turn and m not in streamed
-        ]
+        elsewhere = {*in_turn, *streamed, *(module for module in (shared.text_encoder,) if module in _STREAMED)}
+        self._always = [module for module in (shared.text_encoder, shared.vae, *experts) if module not in elsewhere]
         self._parked = {module: _parked(module, device) for module in in_turn}
         self._current: nn.Module | None = None
         self._hooks: list[Any] = []
         self._seconds = 0.0
         self._moves = 0
-        for expert in streamed:
-            _stream(expert, device, by_block=plan.residency == "group_offload")
+        for module in streamed:
+            _stream(module, device, by_block=plan.residency == "group_offload")
         self.left = True
         self.resume()
 
@@ -136,6 +139,8 @@ class _Parked:
         return held.pin_memory() if self._device.type == "cuda" and not held.is_pinned() else held
 
 
+# Modules that are streamed stay so: Diffusers' hooks are not meant to be taken off again.
+_STREAMED: Any = WeakIdKeyDictionary()
 # One for each module: the two A14B models share text encoder and VAE, and with them the copies in host memory.
 _PARKED: Any = WeakIdKeyDictionary()
 
@@ -152,10 +157,13 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     yield from module.buffers()
 
 
-def _stream(expert: nn.Module, device: torch.device, *, by_block: bool) -> None:
+def _stream(module: nn.Module, device: torch.device, *, by_block: bool) -> None:
+    if module in _STREAMED:
+        return
+    _STREAMED[module] = True
     options: dict[str, Any] = {"offload_type": "leaf_level"}
     if by_block:
         options = {"offload_type": "block_level", "num_blocks_per_group": 1}
     apply_group_offloading(
-        expert, onload_device=device, offload_device=_HOST, use_stream=by_block and device.type == "cuda", **options
+        module, onload_device=device, offload_device=_HOST, use_stream=by_block and device.type == "cuda", **options
     )

@@ -141,7 +141,7 @@ def peak_bytes(
         case "sequential":
             layer = 2 * 2 * size.dim * size.ffn_dim
             embedding = 2 * size.text_embedding_params
-            peak = max(embedding + TEXT_ACTIVATION_BYTES, layer + denoise, pixels)
+            peak = max(embedding + TEXT_ACTIVATION_BYTES, layer + denoise, vae + pixels)
     return int(peak * MARGIN) + WORKSPACE_BYTES
 
 

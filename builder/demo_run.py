@@ -1,0 +1,82 @@
+"""Renews what README.md shows of a real run: `python -m builder.demo_run`.
+
+Runs the worker's entry with the job of test_input.json on the demo model, as `make run` does. Writes
+docs/images/demo.png, eight frames of the video on one sheet, and the result as the example `json video-result`, with
+the URLs that a bucket gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "images" / "demo.png"
+JOB_ID = "abc-123"
+BUCKET = "https://my-bucket.nyc3.digitaloceanspaces.com"
+COLUMNS, ROWS = 4, 2
+FRAME_WIDTH = 224
+# Noise does not compress: a palette is what keeps the file small.
+COLOURS = 64
+
+
+def run(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The video of the job, under `folder`, and its result as the journal keeps it."""
+    job = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
+    job["input"]["job_id"] = JOB_ID
+    state = folder / "state"
+    places = {"OUTPUT_DIR": str(folder), "STATE_DIR": str(state)}
+    command = [sys.executable, str(ROOT / "handler.py"), "--test_input", json.dumps(job)]
+    subprocess.run(command, env={**os.environ, "MODEL_PROFILE": "demo", **places}, check=True, cwd=folder)
+    (entry,) = (state / "jobs").glob("*.json")
+    return next(folder.rglob("*.mp4")), json.loads(entry.read_text(encoding="utf-8"))["finished"]["0"]
+
+
+def contact_sheet(video: Path, target: Path, *, num_frames: int) -> None:
+    """Write a PNG of COLUMNS x ROWS frames, evenly spaced over the video's `num_frames`."""
+    every = max(1, num_frames // (COLUMNS * ROWS))
+    pick = f"select='not(mod(n,{every}))',scale={FRAME_WIDTH}:-2,tile={COLUMNS}x{ROWS}:padding=4:color=white"
+    with tempfile.TemporaryDirectory() as folder:
+        sheet = Path(folder) / "sheet.png"
+        ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video)]
+        subprocess.run([*ffmpeg, "-vf", pick, "-frames:v", "1", str(sheet)], check=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(sheet) as image:
+            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def with_example(readme: str, result: dict[str, Any]) -> str:
+    """`readme` with `result` as its example. Raises ValueError where the example is not there once."""
+    shown = {key: _public(value) if key.endswith("_url") else value for key, value in result.items()}
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
+    pieces = re.split(r"(?<=^```json video-result\n).*?(?=^```$)", readme, flags=re.DOTALL | re.MULTILINE)
+    if len(pieces) != 2:
+        raise ValueError("README.md must hold one example `json video-result`")
+    return f"{pieces[0]}{text}\n{pieces[1]}"
+
+
+def _public(url: str) -> str:
+    """The URL of a file in OUTPUT_DIR as a bucket would give it: the key is the same."""
+    return f"{BUCKET}/videos/{url.split('/videos/', 1)[1]}"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        video, result = run(Path(folder))
+        contact_sheet(video, PICTURE, num_frames=result["num_frames"])
+    README.write_text(with_example(README.read_text(encoding="utf-8"), result), encoding="utf-8")
+    print(f"wrote {PICTURE.name}, {PICTURE.stat().st_size / 1000:.0f} kB, and the example of README.md")
+
+
+if __name__ == "__main__":
+    main()

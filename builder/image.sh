@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds the image: `make image`. Takes docker, podman or buildah, the first that works here.
+#
+#   builder/image.sh [--tag NAME] [further arguments of the build command]
+#
+# For an image without CUDA, small and good for tests:
+#   builder/image.sh --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if docker info >/dev/null 2>&1; then
+  build=(docker build)
+elif podman info >/dev/null 2>&1; then
+  build=(podman build --format docker --layers)
+elif buildah info >/dev/null 2>&1; then
+  build=(buildah build --format docker --layers) # the OCI format has no HEALTHCHECK
+else
+  echo "The image needs a container builder, and none works here: start docker, or install podman or buildah." >&2
+  exit 1
+fi
+
+version=$(sed -nE 's/^version = "(.*)"$/\1/p' pyproject.toml)
+revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+tag=videogen-runpod:$version
+if [ "${1-}" = --tag ]; then
+  tag=${2:?--tag needs a name}
+  shift 2
+fi
+
+echo "building $tag with ${build[0]} (the first time this takes some minutes)"
+"${build[@]}" --file Dockerfile --tag "$tag" --build-arg VERSION="$version" --build-arg REVISION="$revision" "$@" .
+echo "built $tag; the demo job: docker run --rm -v \"\$PWD/outputs:/app/outputs\" $tag"

@@ -1,0 +1,315 @@
+"""Payloads that nobody would think of: each becomes a job, or an InvalidRequest that says what to mend.
+
+PARSED payloads go through `parse` alone, ANSWERED through the whole flow on the demo model, where every answer must
+have the shape of sections 2 and 4 of the public contract.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from tests.flow.conftest import Answer, Runner, local_path
+from worker import schema
+from worker.errors import InvalidRequest, WorkerError
+from worker.payload import JobInput, VideoInput, is_job_id
+from worker.request import DEFAULT_LIMITS, Job, contact, parse
+
+PARSED = 10_000
+COMPARED = 300
+ANSWERED = 100
+# A video takes seconds, a refusal milliseconds: payloads that would make more than these are left out.
+MAX_VIDEOS_MADE = 6
+
+ROOT = Path(__file__).parents[2]
+LEAKS = ("Traceback", 'File "', "site-packages", str(ROOT), str(Path.home()), "pydantic", "Error(", " object at 0x")
+PROFILE = settings(
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+
+# --- what is sent
+
+TEXTS = st.one_of(
+    st.sampled_from(["", " ", "a cat", "x" * 4000, "x" * 4001, "\ud800", "\x00", "null", "50", "猫", "%s{}", "../.."]),
+    st.text(st.characters(), max_size=12),
+)
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, -1, 4, 5, 6, 16, 60, 61, 81, 100, 161, 162, 255, 256, 479, 480, 832, 1920, 1921, 2**63 - 1]),
+    st.sampled_from([2**63, 10**400, 0.0, -0.0, 0.5, 0.8, 1.0, 5.0, 20.0, 25.0, 25.1, 1e308]),
+    st.sampled_from([math.nan, math.inf, -math.inf]),
+    st.integers(),
+    st.floats(),
+)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=4,
+)
+# None of these is ever fetched: an address that is not public, another scheme, nothing at all.
+URLS = st.sampled_from(
+    [
+        *("http://10.0.0.1/a.png", "http://169.254.169.254/latest", "http://[::1]/x", "https://u:p@10.0.0.1/"),
+        *("file:///etc/passwd", "ftp://10.0.0.1/a", "javascript:alert(1)", "http://", "https:", "x", "", "http://a b"),
+        *("data:image/png;base64,AAAA", "data:text/html,hello", "data:,", "data:image/png;base64,%%%", "data:image/"),
+    ]
+)
+LORAS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "source": st.sampled_from(["a.safetensors", "", "\ud800"]) | JSON,
+            "scale": NUMBERS,
+            "expert": st.sampled_from(["high", "low", "both", "none"]) | JSON,
+            "scle": JSON,
+        },
+    )
+    | JSON,
+    max_size=3,
+)
+# What would be taken for each field, more or less; anything may stand in its place.
+LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "job_id": st.sampled_from(["j-1", "..", ".", "a/b", "a" * 128, "a" * 129, ""]),
+    "webhook_url": URLS,
+    "webhook_events": st.lists(st.sampled_from(["progress", "completed", "failed", "other"]) | SCALARS, max_size=4),
+    "prompt": TEXTS,
+    "negative_prompt": TEXTS,
+    "reference_image_url": URLS,
+    "last_image_url": URLS,
+    "reference_video_url": URLS,
+    "camera_motion": st.sampled_from(["pan_left", "handheld", "spin", ""]),
+    "enhance_prompt": st.booleans(),
+    "quality_preset": st.sampled_from(["draft", "turbo", "ultra", "best"]),
+    "model": st.sampled_from(["a14b", "5b", "A14B"]),
+    "loras": LORAS,
+    "thumbnail": st.booleans(),
+    "height": st.sampled_from([255, 256, 479, 480, 511, 720]),
+    "width": st.sampled_from([256, 300, 832, 1280, 1921]),
+    "num_frames": st.sampled_from([4, 5, 6, 81, 161, 162]),
+    "fps": st.sampled_from([1, 16, 60, 61]),
+    "num_inference_steps": st.sampled_from([0, 1, 50, 100]),
+    "guidance_scale": st.sampled_from([1, 5.0, 20, 20.5]),
+    "guidance_scale_2": st.sampled_from([1, 5.0, 20, None]),
+    "flow_shift": st.sampled_from([0.4, 0.5, 12, 25]),
+    "seed": st.sampled_from([0, 2**63 - 1, 2**63, None]),
+    "strength": st.sampled_from([0, 0.5, 1]),
+}
+SLIPS = ["num_infrence_steps", "promt", "Seed", "webhook", "job_request_param", "prompt_id", "image_url", "", "\ud800"]
+
+
+def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """One of the strategies, each as often as its weight says (`one_of` flattens its branches and drops repeats)."""
+    drawn = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.sampled_from(range(len(drawn))).flatmap(lambda place: drawn[place])
+
+
+def good_or_wild(names: list[str], good: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A few wild fields on top of a request that is good, or many on top of nothing."""
+    values = {name: weighted((8, LIKELY[name]), (1, NUMBERS), (1, JSON)) for name in names}
+    field = st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), values[name]))
+    few, many = st.lists(field, max_size=2), st.lists(field, max_size=6)
+    return weighted((4, few.map(lambda fields: {**good, **dict(fields)})), (1, many.map(dict)))
+
+
+SOME_STRANGERS = st.dictionaries(st.sampled_from(SLIPS) | st.text(st.characters(), max_size=8), JSON, max_size=2)
+STRANGERS = weighted((4, st.just({})), (1, SOME_STRANGERS))
+JOB_FIELDS, VIDEO_FIELDS = list(JobInput.model_fields), list(VideoInput.model_fields)
+VIDEOS = st.builds(
+    lambda fields, strangers: {**fields, **strangers},
+    good_or_wild(VIDEO_FIELDS, {"prompt": "a cat"}),
+    STRANGERS,
+)
+SEVERAL = st.lists(VIDEOS, min_size=1, max_size=2)
+ENTRIES = weighted((8, SEVERAL), (1, st.lists(VIDEOS | JSON, max_size=2)), (1, JSON))
+LISTED = st.builds(
+    lambda job, entries, strangers: {**strangers, **job, "job_request_params": entries},
+    good_or_wild(JOB_FIELDS, {}),
+    ENTRIES,
+    STRANGERS,
+)
+FLAT = st.builds(lambda job, video: {**job, **video}, good_or_wild(JOB_FIELDS, {}), VIDEOS)
+PAYLOADS = weighted((4, LISTED), (4, FLAT), (1, SOME_STRANGERS), (1, JSON))
+
+
+# --- parse alone
+
+
+def check_error(error: WorkerError) -> None:
+    told = error.as_dict()
+    text = json.dumps(told, ensure_ascii=False, allow_nan=False)
+    text.encode()
+    assert told["path"] is None or isinstance(told["path"], str)
+    assert len(text) < 50_000
+    assert not [leak for leak in LEAKS if leak in text]
+
+
+def check_job(job: Job) -> None:
+    assert is_job_id(job.job_id)
+    assert 1 <= len(job.videos) <= DEFAULT_LIMITS.max_videos_per_job
+    for index, video in enumerate(job.videos):
+        stride = 32 if video.model == "5b" else 16
+        assert video.index == index
+        assert 1 <= len(video.prompt) <= 4000
+        assert video.num_frames % 4 == 1
+        assert 5 <= video.num_frames <= 161
+        assert 1 <= video.fps <= 60
+        assert 1 <= video.num_inference_steps <= 100
+        assert 1 <= video.guidance_scale <= 20
+        assert 1 <= video.guidance_scale_2 <= 20
+        assert video.flow_shift is None or 0.5 <= video.flow_shift <= 25
+        assert 0 <= video.seed <= 2**63 - 1
+        assert 0 < video.strength <= 1
+        assert all(math.isfinite(lora.scale) for lora in video.loras)
+        if video.width is None or video.height is None:
+            assert (video.width, video.height) == (None, None)
+            assert video.reference_image_url is not None
+        else:
+            assert video.width % stride == video.height % stride == 0
+            assert min(video.width, video.height) >= 256
+            assert video.width * video.height <= DEFAULT_LIMITS.max_pixels
+        for text in (video.prompt, video.negative_prompt, *video.warnings):
+            text.encode()
+
+
+def test_a_payload_becomes_a_job_or_a_refusal() -> None:
+    jobs, refusals = 0, 0
+
+    @settings(PROFILE, max_examples=PARSED)
+    @given(PAYLOADS)
+    def parsed(payload: object) -> None:
+        nonlocal jobs, refusals
+        job_id, url, events = contact(payload, default_job_id="rp-1")
+        assert is_job_id(job_id)
+        try:
+            job = parse(payload, default_job_id="rp-1")
+        except InvalidRequest as refused:
+            check_error(refused)
+            refusals += 1
+            return
+        check_job(job)
+        assert (job.job_id, job.webhook_url, job.webhook_events) == (job_id, url, events)
+        jobs += 1
+
+    parsed()
+    # Of either kind enough, or the payloads have become too wild or too tame to show anything.
+    assert min(jobs, refusals) > PARSED / 20, (jobs, refusals)
+
+
+@settings(PROFILE, max_examples=COMPARED)
+@given(PAYLOADS)
+def test_what_the_parser_takes_the_schema_takes(payload: object) -> None:
+    try:
+        job = parse(payload, default_job_id="rp-1")
+    except InvalidRequest:
+        return
+    if all(len(video.prompt) < 4000 for video in job.videos):  # the schema cannot trim a prompt before it counts
+        VALIDATOR.validate(payload)
+
+
+VALIDATOR = Draft202012Validator(schema.input_schema())
+
+
+# --- the whole flow
+
+
+def tiny(payload: Any) -> Any:
+    """The same payload with every video that would be made at its smallest."""
+    if isinstance(payload.get("job_request_params"), list):
+        return {**payload, "job_request_params": [smallest(entry) for entry in payload["job_request_params"]]}
+    return smallest(payload)
+
+
+def smallest(video: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in video.items() if name != "quality_preset"}
+    return {**kept, "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 1}
+
+
+def check_answer(answer: Answer, videos: int | None) -> None:
+    """`videos`: how many the job asks for, None where it cannot start."""
+    json.dumps(answer, allow_nan=False)
+    json.dumps(answer, ensure_ascii=False).encode()
+    assert answer.keys() - {"error"} == {"job_id", "status", "videos", "timings"}
+    assert answer["timings"]["total"] >= 0
+    delivered = [video for video in answer["videos"] if video["status"] == "completed"]
+    failed = [video for video in answer["videos"] if video["status"] == "failed"]
+    assert len(delivered) + len(failed) == len(answer["videos"])
+    assert [video["index"] for video in answer["videos"]] == list(range(len(answer["videos"])))
+    if videos is None:
+        assert answer["videos"] == []
+    assert answer["status"] == ("failed" if not delivered else "partial" if failed else "completed")
+    assert ("error" in answer) == (not delivered)
+    errors = [video["error"] for video in failed]
+    if not delivered:
+        assert isinstance(answer["error"], str)
+        errors.append(json.loads(answer["error"]))
+    for error in errors:
+        check_told(error)
+    for video in delivered:
+        assert video["job_id"] == answer["job_id"]
+        assert local_path(video["video_url"]).stat().st_size == video["size_bytes"]
+        assert (video["resolution"], video["num_frames"], video["model_version"]) == ("256x256", 5, "demo")
+
+
+def kinds_of_error(of: type[WorkerError] = WorkerError) -> dict[str, bool]:
+    return {kind.code: kind.retryable for kind in of.__subclasses__()}
+
+
+def check_told(error: dict[str, Any]) -> None:
+    assert error.keys() == {"code", "message", "path", "retryable"}
+    assert error["retryable"] is kinds_of_error()[error["code"]]
+    assert error["code"] != "internal", error
+    assert not [leak for leak in (*LEAKS, "/tmp", "10.0.0.1", "169.254") if leak in json.dumps(error)]
+
+
+def test_every_payload_is_answered_in_the_shape_of_the_contract(run: Runner) -> None:
+    numbers = count()
+    made = 0
+    statuses: set[str] = set()
+
+    @settings(PROFILE, max_examples=ANSWERED)
+    @given(PAYLOADS)
+    @example({"prompt": "a cat"})
+    @example({"job_request_params": [{"prompt": "a cat"}, {"prompt": "a cat", "loras": [{"source": "none"}]}]})
+    def answered(payload: Any) -> None:
+        nonlocal made
+        videos: int | None = None
+        try:
+            job = parse(payload, default_job_id="j")
+        except InvalidRequest:
+            pass
+        else:
+            payload = tiny(payload)
+            videos = len(job.videos)
+            plain = [video for video in job.videos if video.mode == "text_to_video" and not video.loras]
+            if made + len(plain) > MAX_VIDEOS_MADE:
+                return
+            made += len(plain)
+        answer = run(payload, job_id=f"random-{next(numbers)}")
+        check_answer(answer, videos)
+        statuses.add(answer["status"])
+
+    answered()
+    assert statuses == {"completed", "partial", "failed"}
+
+
+@pytest.mark.parametrize("depth", [100, 900])
+def test_a_deep_payload_is_answered(run: Runner, depth: int) -> None:
+    payload = json.loads('{"prompt": "", "deep": ' + "[" * depth + "]" * depth + "}")
+    check_answer(run(payload), None)
+
+
+def test_a_flood_of_mistakes_is_answered_in_few_words(run: Runner) -> None:
+    slips = {f"{name}{index}": 1 for index in range(500) for name in ("promptx", "seedx")}
+    answer = run({"webhook_events": ["x"] * 100_000, "job_request_params": [{"prompt": "", **slips}] * 16})
+    check_answer(answer, None)
+    assert len(answer["error"]) < 50_000

@@ -1,0 +1,70 @@
+"""SIGTERM: no new job, and a grace for the running one.
+
+RunPod's SDK takes no new job after SIGTERM and drains the running one for as long as it takes. The platform does not
+wait that long. After the grace the job's work ends within a step: what is finished is delivered, the rest is left,
+untold and unanswered, for the next delivery of the job, which resumes behind the last finished video.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from worker.errors import Cancelled
+from worker.stop import Stop
+
+logger = logging.getLogger(__name__)
+
+
+class ShuttingDown(Cancelled):
+    """The reason of a stop that leaves the job to another worker: nobody is told."""
+
+
+class Shutdown:
+    """Ends running jobs after SIGTERM. `install` once, in the main thread, with the event loop running."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._running: set[Stop] = set()
+        self._installed = False
+        self._begun = False
+
+    def install(self) -> None:
+        """Stand before the SIGTERM handler that is there (the SDK's), which is still called."""
+        if self._installed:
+            return
+        self._installed = True
+        loop = asyncio.get_running_loop()
+        previous = signal.getsignal(signal.SIGTERM)
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.begin)
+            if callable(previous):
+                previous(number, frame)
+
+        signal.signal(signal.SIGTERM, on_signal)
+
+    def begin(self) -> None:
+        """What SIGTERM does."""
+        if self._begun:
+            return
+        self._begun = True
+        logger.warning("SIGTERM: %d job(s) running, %g s to finish", len(self._running), self._grace_s)
+        asyncio.get_running_loop().call_later(self._grace_s, self._end)
+
+    def _end(self) -> None:
+        for stop in self._running:
+            stop.request(ShuttingDown())
+
+    @contextmanager
+    def watching(self, stop: Stop) -> Iterator[None]:
+        """While inside, a shutdown ends the job through `stop`."""
+        self._running.add(stop)
+        try:
+            yield
+        finally:
+            self._running.discard(stop)
