@@ -42,8 +42,8 @@ RUN python -m compileall -q --invalidation-mode checked-hash . && chmod -R u=rwX
 
 FROM ${BASE_IMAGE}
 RUN useradd --create-home --uid 1000 worker \
-    && install -d -o worker -g worker /app /app/outputs /app/.state \
-    && chown root:root /app
+    && mkdir /app \
+    && install -d -o worker -g worker /app/outputs /app/.state
 # From the largest and most constant to the smallest and most changing: a host that has a layer does not pull it again.
 COPY --from=packages /opt/cuda/ /opt/venv/
 COPY --from=packages /opt/torch/ /opt/venv/lib/python3.11/site-packages/

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check fix schema lock image bench clean
+.PHONY: help setup setup-dev run test check fix docs lock image bench clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,13 +25,15 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m worker.schema --check
+	@$(BIN)/python -m builder.docs --check
 
 fix: setup-dev       ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-schema: setup        ## write docs/input.schema.json
+docs: setup-dev      ## write the pages and README tables that come from the code
 	@$(BIN)/python -m worker.schema
+	@$(BIN)/python -m builder.docs
 
 lock: setup-dev      ## resolve builder/*.in into the lock files
 	@$(BIN)/python -m builder.lock

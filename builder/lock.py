@@ -1,11 +1,13 @@
 """Writes the lock files from the `.in` files: `make lock`.
 
-    requirements.txt        run time, every package with the hashes of all its files
+    requirements-torch.txt  torch alone, installed first
+    requirements.txt        run time, every other package with the hashes of all its files
     requirements-cuda.txt   what torch's CUDA build needs beside it; never forced on a machine with the CPU build
     requirements-dev.txt    tests and checks
 
 torch has one pin and two builds: its CPU wheel may come from a folder that pip is configured with, its CUDA wheel from
 the index. The lock carries the hashes of both, so pip-compile runs once with pip's configuration and once without.
+torch has a file of its own because pip, when it checks hashes, prefers the index to a folder: see `setup_venv.py`.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def main() -> None:
         torch_only = Path(folder) / "torch.in"
         torch_only.write_text(f"torch=={run_time['torch'][0]}\n")
         cuda = compile_lock(torch_only, constraint=pins, only_index=True)
-    run_time["torch"][1].update(cuda["torch"][1])
+    version, hashes = run_time.pop("torch")
+    write_lock(HERE / "requirements-torch.txt", {"torch": (version, hashes | cuda.pop("torch")[1])}, "Both builds.")
     write_lock(HERE / "requirements.txt", run_time, "Run time.")
     write_lock(
         HERE / "requirements-cuda.txt",

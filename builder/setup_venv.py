@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -19,16 +20,27 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 
-def install(lock: str) -> None:
-    """Install one lock file, unless it is the one that was installed last."""
+def install(lock: str, *, from_folder: bool = False) -> None:
+    """Install one lock file, unless it is the one that was installed last.
+
+    from_folder: download first, without hashes, and install from there with them. When pip checks hashes it prefers a
+    file of the index to one of a folder that it is configured with; so torch's CPU wheel would lose to the CUDA build.
+    """
     source = ROOT / "builder" / lock
     stamp = VENV / f"{lock}.sha256"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
     print(f"installing {lock} into .venv (the first time this takes a minute or two)", flush=True)
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--require-hashes"]
-    subprocess.run([*pip, "-r", source], check=True)
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    checked = [*pip, "install", "--no-deps", "--require-hashes", "-r", source]
+    if from_folder:
+        pins = [line.split()[0] for line in source.read_text().splitlines() if line[:1].isalpha()]
+        with tempfile.TemporaryDirectory(dir=VENV) as folder:
+            subprocess.run([*pip, "download", "--no-deps", "--dest", folder, *pins], check=True)
+            subprocess.run([*checked, "--no-index", "--find-links", folder], check=True)
+    else:
+        subprocess.run(checked, check=True)
     stamp.write_text(digest)
 
 
@@ -45,6 +57,7 @@ def main() -> int:
         return 1
     if not PYTHON.exists():
         venv.create(VENV, with_pip=True)
+    install("requirements-torch.txt", from_folder=True)
     install("requirements.txt")
     if torch_needs_cuda_libraries():
         install("requirements-cuda.txt")

@@ -105,7 +105,11 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
     payload = event.get("input")
     job_id, webhook_url, events = contact(payload, default_job_id=str(event.get("id", "local")))
     settings = worker.settings
-    digest = payload_digest(payload)
+    try:
+        digest = payload_digest(payload)
+    except (RecursionError, TypeError, ValueError) as failure:  # nothing that JSON of a sane depth can hold
+        error = _translated(failure, job_id, stop)
+        return answers.refused_answer(job_id, error, stopwatch.total())
     with job_scope(job_id, private=_private(payload)):
         channel = Channel(
             url=webhook_url,

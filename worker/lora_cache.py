@@ -14,10 +14,12 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +42,7 @@ class LoraCache:
     def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._spare: tempfile.TemporaryDirectory[str] | None = None
+        self._spare: Path | None = None
         self._hashes: dict[tuple[str, int, int], str] = {}
         self._lock = threading.Lock()
 
@@ -112,11 +114,11 @@ class LoraCache:
     def _folders(self) -> Iterator[Path]:
         yield self._folder
         if self._spare is not None:
-            yield Path(self._spare.name)
+            yield self._spare
 
     def _writable(self) -> Path:
         if self._spare is not None:
-            return Path(self._spare.name)
+            return self._spare
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
@@ -126,7 +128,8 @@ class LoraCache:
             if self._spare is None:
                 reason = failure.strerror or type(failure).__name__
                 logger.warning("LoRAs cannot be kept in %s (%s): a temporary folder is used", self._folder, reason)
-                self._spare = tempfile.TemporaryDirectory(prefix="loras-", ignore_cleanup_errors=True)
+                self._spare = Path(tempfile.mkdtemp(prefix="loras-"))
+                weakref.finalize(self, shutil.rmtree, self._spare, ignore_errors=True)
 
     def _evict(self, folder: Path, *, keep: Path) -> None:
         """Remove the least recently used files beyond the bound, and what broken downloads left behind."""

@@ -41,7 +41,7 @@ def main() -> int:
     text = json.dumps(input_schema(), indent=2, ensure_ascii=False) + "\n"
     if "--check" in sys.argv[1:]:
         if not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text(encoding="utf-8") != text:
-            sys.stderr.write("docs/input.schema.json is out of date: run make schema\n")
+            sys.stderr.write("docs/input.schema.json is out of date: run make docs\n")
             return 1
         return 0
     SCHEMA_FILE.write_text(text, encoding="utf-8")

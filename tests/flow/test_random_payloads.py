@@ -25,7 +25,7 @@ from worker.request import DEFAULT_LIMITS, Job, contact, parse
 
 PARSED = 10_000
 COMPARED = 300
-ANSWERED = 100
+ANSWERED = 130
 # A video takes seconds, a refusal milliseconds: payloads that would make more than these are left out.
 MAX_VIDEOS_MADE = 6
 

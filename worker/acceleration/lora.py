@@ -218,8 +218,8 @@ def _load(expert: WanTransformer3DModel, fit: _Fit) -> None:
         "lora_bias": any(key.endswith(".bias") for key in tensors),
     }
     with warnings.catch_warnings():
-        # On int8 weights: about merging, which never happens here.
-        warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated", category=UserWarning)
+        # Several adapters are meant, and merging (of int8 weights) never happens here.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`|TorchaoLoraLinear was instantiated")
         # Without low_cpu_mem_usage PEFT first draws random numbers for every layer.
         expert.load_lora_adapter(tensors, prefix=None, adapter_name=fit.name, metadata=config, low_cpu_mem_usage=True)
     for key, tensor in tensors.items():
@@ -240,8 +240,9 @@ def _tensors(expert: WanTransformer3DModel, fit: _Fit) -> dict[str, torch.Tensor
         if device.type == "meta":  # sequential offload: the weight comes when it is needed
             device = torch.device(base._hf_hook.execution_device)
         dtype = base.weight.dtype if base.weight.dtype in _EXACT else expert.dtype
-        tensors[f"{target}.lora_A.weight"] = pair.down.to(device, dtype)
-        tensors[f"{target}.lora_B.weight"] = pair.up.to(device, dtype)
+        # copy: what is kept for the next job stays as it is, and on a CPU the bits of a product follow the alignment.
+        tensors[f"{target}.lora_A.weight"] = pair.down.to(device, dtype, copy=True)
+        tensors[f"{target}.lora_B.weight"] = pair.up.to(device, dtype, copy=True)
         if biased:
             # PEFT's switch is for all layers at once.
             bias = pair.up_bias if pair.up_bias is not None else torch.zeros(pair.up.shape[0])

@@ -113,22 +113,14 @@ class _Parked:
         self._module = module
         self._device = device
         self._host = WeakTensorKeyDictionary()
-        # torchao's quantised weights are tensors of a class of their own, which cannot be given other storage.
-        self._whole = any(type(tensor.data) is not torch.Tensor for tensor in _tensors(module))
 
     def load(self) -> None:
-        if self._whole:
-            self._module.to(self._device)
-            return
         for tensor in _tensors(self._module):
             if tensor not in self._host:
                 self._host[tensor] = self._on_host(tensor.data)
             tensor.data = self._host[tensor].to(self._device, non_blocking=True)
 
     def park(self) -> None:
-        if self._whole:
-            self._module.to(_HOST)
-            return
         for tensor in _tensors(self._module):
             if tensor not in self._host:
                 self._host[tensor] = self._on_host(tensor.data)
