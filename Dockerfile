@@ -2,7 +2,7 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # The locked packages in a virtual environment. CUDA comes with torch's own wheels: the base needs none.
 FROM ${BASE_IMAGE} AS packages
-# A folder of wheels that is mounted at build, or an index that has torch's CPU build: for a small image without CUDA.
+# For a small image without CUDA: a mounted folder that holds torch's CPU wheel, or an index that has it.
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -12,22 +12,21 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /opt
 RUN python -m venv --without-pip /opt/venv && mkdir -p /opt/cuda /opt/torch
-COPY builder/requirements.txt builder/requirements-cuda.txt /opt/
-# Where hashes are required pip takes the index's file before a folder's: a torch in PIP_FIND_LINKS has to be first.
-RUN if [ -n "${PIP_FIND_LINKS}" ]; then \
-        sed -n '/^torch==/,/[^\\]$/p' requirements.txt > torch.txt \
-        && pip --python /opt/venv/bin/python install --no-index --no-deps --require-hashes -r torch.txt; \
-    fi \
-    && pip --python /opt/venv/bin/python install --only-binary :all: --no-deps --require-hashes -r requirements.txt
-# The rule of builder/setup_venv.py: only torch's CUDA build asks for NVIDIA's libraries.
-RUN asks="import importlib.metadata as m; print(any('nvidia' in r for r in m.requires('torch') or ()))" \
+COPY builder/requirements-torch.txt builder/requirements-cuda.txt /opt/
+# Where hashes are required pip takes the index's file before a folder's: with a folder, the index may not be asked.
+# Only torch's CUDA build asks for NVIDIA's libraries: the rule of builder/setup_venv.py.
+RUN pip --python /opt/venv/bin/python install ${PIP_FIND_LINKS:+--no-index} \
+        --only-binary :all: --no-deps --require-hashes -r requirements-torch.txt \
+    && asks="import importlib.metadata as m; print(any('nvidia' in r for r in m.requires('torch') or ()))" \
     && if [ "$(/opt/venv/bin/python -c "$asks")" = True ]; then \
         pip --python /opt/venv/bin/python install --prefix /opt/cuda \
             --only-binary :all: --no-deps --require-hashes -r requirements-cuda.txt; \
     fi
-# Bytecode here, or every cold start compiles thousands of modules. By hash and not by time, so that equal packages make
-# equal layers. The one file that is left out is written for Python 3.12.
-RUN compile="/opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode checked-hash -x py312_intrinsics" \
+COPY builder/requirements.txt /opt/
+# Bytecode here, or every cold start compiles thousands of modules. By hash and not by time, so that the build cache finds
+# equal packages equal. The one file that is left out is written for Python 3.12.
+RUN pip --python /opt/venv/bin/python install --only-binary :all: --no-deps --require-hashes -r requirements.txt \
+    && compile="/opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode checked-hash -x py312_intrinsics" \
     && $compile /opt/venv/lib \
     && $compile -s /opt/cuda -p /opt/venv /opt/cuda \
     && mv /opt/venv/lib/python3.11/site-packages/torch /opt/torch/torch
@@ -44,7 +43,7 @@ FROM ${BASE_IMAGE}
 RUN useradd --create-home --uid 1000 worker \
     && mkdir /app \
     && install -d -o worker -g worker /app/outputs /app/.state
-# From the largest and most constant to the smallest and most changing: a host that has a layer does not pull it again.
+# From the largest and most constant to the smallest and most changing: a host does not pull again what it has.
 COPY --from=packages /opt/cuda/ /opt/venv/
 COPY --from=packages /opt/torch/ /opt/venv/lib/python3.11/site-packages/
 COPY --from=packages /opt/venv/ /opt/venv/

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check fix docs lock image bench clean
+.PHONY: help setup setup-dev run test check fix docs lock image bench soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m worker.schema --check
 	@$(BIN)/python -m builder.docs --check
+	@$(BIN)/python -m builder.audit
 
 fix: setup-dev       ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
@@ -44,6 +45,9 @@ image:               ## build the image with docker, podman or buildah
 bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.encode
+
+soak: setup-dev      ## 60 minutes of mixed jobs under random faults
+	@$(BIN)/python -m benchmarks.soak
 
 clean:               ## remove what the commands made
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis outputs .state

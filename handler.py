@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from worker import log, terminal
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("handler")
 # The SDK's id for every run of test_input.json; each gets an id of its own, or the second would be the first again.
 LOCAL_RUN = "local_test"
-PROGRESS_LANDS_WITHIN_S = 2.0
+PROGRESS_LANDS_WITHIN_S = 5.0
 _STARTED = time.perf_counter()
 
 
@@ -54,7 +55,7 @@ def build_engine(settings: Settings) -> Engine:
 
 def build_worker(settings: Settings) -> Worker:
     """Everything a job needs, with the models of PRELOAD in memory."""
-    from worker import job, journal, net, outbox, storage
+    from worker import job, journal, loras, net, outbox, spool, storage
     from worker.shutdown import Shutdown
     from worker.statefiles import StateFolder
     from worker.stop import Stop
@@ -62,6 +63,7 @@ def build_worker(settings: Settings) -> Worker:
     state = StateFolder(settings_module.state_dir(settings))
     engine = build_engine(settings)
     engine.preload(settings.preload, Stop())
+    opener = net.Opener(settings.private_url_allowlist)
     target = storage.open_storage(settings)
     logger.info(
         "ready on %s after %.1f s; videos go to %s", engine.gpu, time.perf_counter() - _STARTED, target.describe()
@@ -69,10 +71,12 @@ def build_worker(settings: Settings) -> Worker:
     return job.Worker(
         settings=settings,
         engine=engine,
-        opener=net.Opener(settings.private_url_allowlist),
+        opener=opener,
+        loras=loras.LoraStore(settings_module.model_cache_dir(settings), opener, token=settings.hub_token),
         storage=target,
         journal=journal.Journal(state),
         outbox=outbox.Outbox(state),
+        spool=spool.Spool(state),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         shutdown=Shutdown(settings.shutdown_grace_s),
     )
@@ -93,13 +97,24 @@ def main() -> int:
         return 1
     from worker import job
 
-    threading.Thread(target=asyncio.run, args=(job.tidy(worker),), name="tidy", daemon=True).start()
+    def tidy() -> None:
+        threading.Thread(target=asyncio.run, args=(job.tidy(worker),), name="tidy", daemon=True).start()
+
+    if not settings.on_platform:
+        tidy()
     import runpod
 
     _configure_logs(settings)  # importing the SDK adds a handler of its own to the root logger
 
+    def before_each_look_for_a_job(concurrency: int) -> int:
+        # The one call of the SDK that is made on its event loop before the first job, and after it has forked its
+        # heartbeat: a file lock that the tidying holds at the fork would be held for as long as the heartbeat lives.
+        if worker.shutdown.install(_leave):
+            tidy()
+        return concurrency
+
     async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
-        worker.shutdown.install()
+        worker.shutdown.install()  # for local mode, where the SDK looks for no job
         if settings.on_platform:
             answer = await job.run(event, worker, _platform_reporter(event))
             await asyncio.to_thread(_let_progress_land)
@@ -111,8 +126,20 @@ def main() -> int:
         terminal.summarise(answer)
         return answer
 
-    runpod.serverless.start({"handler": handler})
+    with suppress(asyncio.CancelledError):  # from _leave
+        runpod.serverless.start({"handler": handler, "concurrency_modifier": before_each_look_for_a_job})
     return 0
+
+
+async def _leave() -> None:
+    """End the SDK once its jobs are answered. It would wait for its polls, up to 90 s, and lose a job they bring."""
+    jobs, everything = (
+        next((task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", None) == name), None)
+        for name in ("JobScaler.run_jobs", "JobScaler.run")
+    )
+    if jobs is not None and everything is not None:
+        await asyncio.wait({jobs})
+        everything.cancel()
 
 
 def _configure_logs(settings: Settings) -> None:
@@ -127,21 +154,26 @@ def _platform_reporter(event: Mapping[str, Any]) -> Report:
     from runpod.serverless import progress_update
 
     def report(progress: ProgressEvent) -> None:
-        progress_update(
-            dict(event), {"progress": progress.progress, "status": progress.status, "index": progress.index}
-        )
+        if not _updates_under_way():  # a slow one would be overtaken
+            update = {"progress": progress.progress, "status": progress.status, "index": progress.index}
+            progress_update(dict(event), update)
 
     return report
 
 
 def _let_progress_land() -> None:
-    """The SDK sends each update from a thread of its own: one still under way would arrive after the answer."""
+    """An update that is still under way would arrive after the answer."""
+    deadline = time.monotonic() + PROGRESS_LANDS_WITHIN_S
+    for thread in _updates_under_way():
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _updates_under_way() -> list[threading.Thread]:
+    """The SDK sends each update from a thread of its own."""
     from runpod.serverless.modules import rp_progress
 
-    deadline = time.monotonic() + PROGRESS_LANDS_WITHIN_S
-    for thread in threading.enumerate():
-        if getattr(thread, "_target", None) is rp_progress._thread_target:
-            thread.join(max(0.0, deadline - time.monotonic()))
+    target = rp_progress._thread_target
+    return [thread for thread in threading.enumerate() if getattr(thread, "_target", None) is target]
 
 
 if __name__ == "__main__":

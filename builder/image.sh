@@ -3,7 +3,7 @@
 #
 #   builder/image.sh [--tag NAME] [further arguments of the build command]
 #
-# For an image without CUDA, small and good for tests:
+# For an image without CUDA, good for tests, where that index has the wheel of the lock:
 #   builder/image.sh --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -20,10 +20,11 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from worker import decode, loading, text
-from worker.acceleration import schedules
+from worker.acceleration import lora, schedules
 from worker.artifacts import Conditioning
 from worker.errors import ModelUnavailable, OutOfMemory, Unsupported
 from worker.loaded import Loaded, LoadedModels, ModelSource
+from worker.loras import LoraFile
 from worker.memory import MemoryPlan, Shape
 from worker.models import ModelSpec
 from worker.modes import MODES
@@ -67,6 +68,19 @@ class Rendering:
     parameters: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What one call of `generate` was given."""
+
+    request: VideoRequest
+    spec: ModelSpec
+    prompt: str
+    conditioning: Conditioning
+    adapters: tuple[lora.Adapter, ...]
+    watcher: Watcher
+    stop: Stop
+
+
 class Engine:
     """Serves the models of `catalogue`; `source` finds their folders, `planner` fits them on the device."""
 
@@ -90,8 +104,6 @@ class Engine:
     def spec_for(self, request: VideoRequest) -> ModelSpec:
         """The model that serves a request. Raises Unsupported where none does."""
         model, mode = request.model, request.mode
-        if request.loras:
-            raise Unsupported("this worker serves no LoRAs", path=request.at("loras"))
         spec = next((spec for spec in self._catalogue if spec.name == model and mode in spec.modes), None)
         if spec is None or mode not in MODES:
             names = {name for spec in self._catalogue if spec.name == model for name in spec.modes} & set(MODES)
@@ -120,16 +132,25 @@ class Engine:
 
     @torch.no_grad()
     def generate(
-        self, request: VideoRequest, prompt: str, conditioning: Conditioning, *, watcher: Watcher, stop: Stop
+        self,
+        request: VideoRequest,
+        prompt: str,
+        conditioning: Conditioning,
+        *,
+        loras: Sequence[LoraFile] = (),
+        watcher: Watcher,
+        stop: Stop,
     ) -> Rendering:
         """Make the latents of one video.
 
-        `request` has its size settled; `prompt` is the text as it goes to the text encoder. Raises the reason of
+        `request` has its size settled; `prompt` is the text as it goes to the text encoder; `loras` are the files of
+        the request's LoRAs in their order. Raises the reason of
         `stop` within one step of its being raised, ModelUnavailable, Unsupported, OutOfMemory.
         """
         spec, plan = self.spec_for(request), self.plan_for(request)
+        given = _Given(request, spec, prompt, conditioning, _adapters(request, loras), watcher, stop)
         with self._lock:
-            rendering = self._try(request, spec, plan, prompt, conditioning, watcher, stop)
+            rendering = self._try(given, plan)
             if rendering is not None:
                 return rendering
             # Here, outside of any except block, the traceback no longer holds the tensors of the first try.
@@ -138,7 +159,7 @@ class Engine:
             _empty_cache()
             if lower is not None:
                 logger.warning("out of memory: trying again as %s", lower.rung)
-                rendering = self._try(request, spec, lower, prompt, conditioning, watcher, stop)
+                rendering = self._try(given, lower)
             if rendering is None:
                 self.models.drop(spec.key)
                 _empty_cache()
@@ -148,53 +169,37 @@ class Engine:
                 )
             return rendering
 
-    def _try(
-        self,
-        request: VideoRequest,
-        spec: ModelSpec,
-        plan: MemoryPlan,
-        prompt: str,
-        conditioning: Conditioning,
-        watcher: Watcher,
-        stop: Stop,
-    ) -> Rendering | None:
+    def _try(self, given: _Given, plan: MemoryPlan) -> Rendering | None:
         """One try under `plan`; None where memory ran out."""
         try:
-            return self._generate(request, spec, plan, prompt, conditioning, watcher, stop)
+            return self._generate(given, plan)
         except torch.OutOfMemoryError:
             return None
         except torch.AcceleratorError as failure:
             raise DeviceLost("the device failed while generating") from failure
 
-    def _generate(
-        self,
-        request: VideoRequest,
-        spec: ModelSpec,
-        plan: MemoryPlan,
-        prompt: str,
-        conditioning: Conditioning,
-        watcher: Watcher,
-        stop: Stop,
-    ) -> Rendering:
+    def _generate(self, given: _Given, plan: MemoryPlan) -> Rendering:
+        request, spec, stop = given.request, given.spec, given.stop
         seconds: dict[str, float] = {}
         began = time.perf_counter()
         stop.check()
-        watcher.loading(0.0)
+        given.watcher.loading(0.0)
         loaded = self.models.use(spec, plan, stop)
         seconds["load"] = time.perf_counter() - began
 
         began = time.perf_counter()
         guided = max(request.guidance_scale, request.guidance_scale_2) > 1
-        embeds = self._text.embeds(loaded, prompt)
+        embeds = self._text.embeds(loaded, given.prompt)
         negative = self._text.embeds(loaded, request.negative_prompt) if guided else None
-        tokens = text.count_tokens(loaded, prompt)
+        tokens = text.count_tokens(loaded, given.prompt)
         seconds["text"] = time.perf_counter() - began
 
         began = time.perf_counter()
         schedule = schedules.choose(request, spec, loaded.components.scheduler_config)
-        sampling = self._sampling(request, spec, embeds, negative, watcher, stop)
-        watcher.generating(0.0)
-        latents = self._denoise(loaded, request, schedule, sampling, conditioning)
+        sampling = self._sampling(given, embeds, negative)
+        given.watcher.generating(0.0)
+        with lora.applied(loaded.components, given.adapters) as lora_notes:
+            latents = self._denoise(loaded, request, schedule, sampling, given.conditioning)
         stop.check()
         seconds["generate"] = time.perf_counter() - began
         moves, swap_s = loaded.residency.take_cost()
@@ -206,7 +211,7 @@ class Engine:
             height=sampling.height,
             num_frames=request.num_frames,
             seconds=seconds,
-            warnings=(*_token_warning(request, tokens), *schedule.warnings),
+            warnings=(*_token_warning(request, tokens), *schedule.warnings, *lora_notes),
             parameters={
                 "scheduler": type(schedule.scheduler).__name__,
                 "flow_shift": schedule.flow_shift,
@@ -240,20 +245,13 @@ class Engine:
             raise FloatingPointError("the latents are blank")
         return latents
 
-    def _sampling(
-        self,
-        request: VideoRequest,
-        spec: ModelSpec,
-        embeds: torch.Tensor,
-        negative: torch.Tensor | None,
-        watcher: Watcher,
-        stop: Stop,
-    ) -> Sampling:
+    def _sampling(self, given: _Given, embeds: torch.Tensor, negative: torch.Tensor | None) -> Sampling:
+        request = given.request
         shape = _shape(request)
 
         def on_step(done: int, of: int) -> None:
-            stop.check()
-            watcher.generating(done / of)
+            given.stop.check()
+            given.watcher.generating(done / of)
 
         return Sampling(
             width=shape.width,
@@ -261,7 +259,7 @@ class Engine:
             num_frames=request.num_frames,
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
-            guidance_scale_2=None if spec.boundary_ratio is None else request.guidance_scale_2,
+            guidance_scale_2=None if given.spec.boundary_ratio is None else request.guidance_scale_2,
             prompt_embeds=embeds,
             negative_prompt_embeds=negative,
             # Drawn on the CPU, so that a seed gives the same noise on every GPU.
@@ -297,6 +295,13 @@ def require_gpu() -> None:
     """Raise ModelUnavailable where no CUDA device is at hand: the platform has no fallback."""
     if not torch.cuda.is_available():
         raise ModelUnavailable("no CUDA GPU is visible to this worker: choose a GPU type for the endpoint")
+
+
+def _adapters(request: VideoRequest, files: Sequence[LoraFile]) -> tuple[lora.Adapter, ...]:
+    return tuple(
+        lora.Adapter(file.path, file.name, wanted.scale, wanted.expert, request.at(f"loras[{number}].source"))
+        for number, (wanted, file) in enumerate(zip(request.loras, files, strict=True))
+    )
 
 
 def _shape(request: VideoRequest) -> Shape:

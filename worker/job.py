@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -18,13 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worker import answers, encode, postman, prepare, prompt
+from worker import answers, earlier, encode, postman, prepare, prompt
 from worker.answers import Stopwatch
-from worker.artifacts import VideoFile
+from worker.artifacts import Delivery, VideoFile
+from worker.earlier import Earlier
 from worker.engine import DeviceLost, Engine, Rendering
-from worker.errors import Cancelled, Internal, JobTimeout, WorkerError
+from worker.errors import Cancelled, Internal, JobTimeout, UploadFailed, WorkerError
 from worker.journal import Entry, Journal, payload_digest
 from worker.log import fingerprint, job_scope
+from worker.loras import LoraStore
 from worker.net import Opener
 from worker.outbox import Outbox
 from worker.payload import Limits
@@ -33,6 +36,7 @@ from worker.progress import Progress, ProgressEvent
 from worker.request import Job, VideoRequest, contact, parse
 from worker.settings import Settings
 from worker.shutdown import Shutdown, ShuttingDown
+from worker.spool import Found, Spool
 from worker.stop import Stop
 from worker.storage import Storage, video_key
 from worker.webhooks import Channel
@@ -49,9 +53,11 @@ class Worker:
     settings: Settings
     engine: Engine
     opener: Opener
+    loras: LoraStore
     storage: Storage
     journal: Journal
     outbox: Outbox
+    spool: Spool
     gpu: ThreadPoolExecutor
     shutdown: Shutdown
 
@@ -90,14 +96,19 @@ async def run(event: Mapping[str, Any], worker: Worker, report: Report) -> dict[
 
 
 async def tidy(worker: Worker) -> None:
-    """Send what earlier jobs and other workers could not deliver, and drop what has expired. Bounded; never raises."""
+    """Store and send what earlier jobs and other workers could not, drop what has expired. Bounded; never raises."""
+    stop = threading.Event()
+    secrets = worker.settings.webhook_secrets
     try:
-        await postman.redeliver(
-            worker.outbox, opener=worker.opener, secrets=worker.settings.webhook_secrets, journal=worker.journal
+        await asyncio.gather(
+            asyncio.to_thread(worker.spool.drain, worker.storage, worker.journal, stop=stop),
+            postman.redeliver(worker.outbox, opener=worker.opener, secrets=secrets, journal=worker.journal),
+            asyncio.to_thread(worker.journal.sweep),
         )
-        await asyncio.to_thread(worker.journal.sweep)
     except Exception as failure:
         logger.error("tidying up failed", exc_info=failure)
+    finally:
+        stop.set()
 
 
 async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: Stop) -> dict[str, Any]:
@@ -168,6 +179,7 @@ class _JobRun:
         self._stop = stop
         self._progress = Progress(len(job.videos), [channel.progress, report])
         self._preparing: dict[int, asyncio.Task[Prepared]] = {}
+        self._earlier: dict[int, Earlier] = {}
         self._left = 0
         self._device_lost = False
 
@@ -175,6 +187,7 @@ class _JobRun:
         """Make the videos one after the other; deliver each while the next is made."""
         deliveries: list[asyncio.Task[dict[str, Any]]] = []
         self._progress.stage(0, "queued")
+        self._earlier = await self._left_by_earlier_deliveries()
         with tempfile.TemporaryDirectory(prefix="videogen-job-") as folder:
             for video in self._job.videos:
                 delivery = await self._one(video, Path(folder), deliveries[-1] if deliveries else None)
@@ -192,8 +205,9 @@ class _JobRun:
     async def _one(
         self, video: VideoRequest, folder: Path, previous: asyncio.Task[dict[str, Any]] | None
     ) -> asyncio.Task[dict[str, Any]]:
-        if video.index in self._entry.finished:
-            return asyncio.create_task(self._tell(dict(self._entry.finished[video.index]), previous))
+        left = self._earlier.get(video.index)
+        if left is not None:
+            return asyncio.create_task(self._deliver_again(video.index, left, previous))
         stopwatch = Stopwatch()
         try:
             self._stop.check()
@@ -215,10 +229,17 @@ class _JobRun:
         return await loop.run_in_executor(self._worker.gpu, copy_context().run, work, *arguments)
 
     def _prepare_next(self, index: int) -> None:
-        if index < len(self._job.videos) and index not in self._entry.finished:
+        if index < len(self._job.videos) and index not in self._earlier:
             video = self._job.videos[index]
             self._preparing[index] = asyncio.create_task(
-                asyncio.to_thread(prepare.prepare, video, self._worker.engine, self._worker.opener, self._stop.event)
+                asyncio.to_thread(
+                    prepare.prepare,
+                    video,
+                    self._worker.engine,
+                    self._worker.opener,
+                    self._worker.loras,
+                    self._stop.event,
+                )
             )
 
     async def _prepared(self, video: VideoRequest) -> Prepared:
@@ -232,7 +253,9 @@ class _JobRun:
         text = prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
         logger.info("video %d: %s, prompt %s", video.index, video.mode, fingerprint(text))
         watcher = _Watcher(self._progress, video.index)
-        rendering = engine.generate(video, text, prepared.conditioning, watcher=watcher, stop=self._stop)
+        rendering = engine.generate(
+            video, text, prepared.conditioning, loras=prepared.loras, watcher=watcher, stop=self._stop
+        )
         for stage, seconds in rendering.seconds.items():
             stopwatch.add(stage, seconds)
 
@@ -258,28 +281,77 @@ class _JobRun:
         index, job_id = made.request.index, self._job.job_id
         self._progress.stage(index, "uploading")
         try:
-            key = video_key(job_id, index, self._entry.accepted_on)
-            with made.stopwatch.stage("upload"):
-                delivery = await asyncio.to_thread(self._worker.storage.store, made.file, key)
-            engine, settings = self._worker.engine, self._worker.settings
-            result = answers.video_result(
-                job_id=job_id,
-                request=made.request,
-                spec=engine.spec_for(made.request),
-                prompt=made.prompt,
-                parameters=made.rendering.parameters,
-                warnings=made.rendering.warnings,
-                video=made.file,
-                delivery=delivery,
-                timings=made.stopwatch.read(),
-                gpu=engine.gpu,
-                cost_usd=answers.cost_usd(made.gpu_seconds, settings.gpu_hourly_usd),
-            )
+            try:
+                with made.stopwatch.stage("upload"):
+                    delivery = await asyncio.to_thread(self._worker.storage.store, made.file, self._key(index))
+            except UploadFailed:
+                await self._keep(made)
+                raise
+            result = self._result(made, delivery)
             await asyncio.to_thread(self._worker.journal.record_result, job_id, index, result)
         except Exception as failure:
             return await self._fail(index, _translated(failure, job_id, self._stop), previous)
         logger.info("video %d: stored, %d bytes, %s", index, made.file.size_bytes, made.stopwatch.read())
         return await self._tell(result, previous)
+
+    def _result(self, made: Made, delivery: Delivery) -> dict[str, Any]:
+        engine = self._worker.engine
+        return answers.video_result(
+            job_id=self._job.job_id,
+            request=made.request,
+            spec=engine.spec_for(made.request),
+            prompt=made.prompt,
+            parameters=made.rendering.parameters,
+            warnings=made.rendering.warnings,
+            video=made.file,
+            delivery=delivery,
+            timings=made.stopwatch.read(),
+            gpu=engine.gpu,
+            cost_usd=answers.cost_usd(made.gpu_seconds, self._worker.settings.gpu_hourly_usd),
+        )
+
+    def _key(self, index: int) -> str:
+        return video_key(self._job.job_id, index, self._entry.accepted_on)
+
+    async def _keep(self, made: Made) -> None:
+        """Keep what the storage did not take, for the next delivery of the job or any worker's `tidy`."""
+        index = made.request.index
+        await asyncio.to_thread(
+            self._worker.spool.keep,
+            made.file,
+            job_id=self._job.job_id,
+            payload_digest=self._entry.payload_digest,
+            index=index,
+            key=self._key(index),
+            result=self._result(made, Delivery("", None)),
+        )
+
+    async def _left_by_earlier_deliveries(self) -> dict[int, Earlier]:
+        """What need not be made again, by the video's index."""
+        worker = self._worker
+
+        def find(index: int) -> Earlier | None:
+            return earlier.find(
+                index, entry=self._entry, journal=worker.journal, spool=worker.spool, storage=worker.storage
+            )
+
+        left = await asyncio.gather(*(asyncio.to_thread(find, video.index) for video in self._job.videos))
+        return {video.index: found for video, found in zip(self._job.videos, left, strict=True) if found is not None}
+
+    async def _deliver_again(
+        self, index: int, left: Earlier, previous: asyncio.Task[dict[str, Any]] | None
+    ) -> dict[str, Any]:
+        """Tell what an earlier delivery of the job made, stored first where it waits for that."""
+        if isinstance(left, Found):
+            worker = self._worker
+            self._progress.stage(index, "uploading")
+            try:
+                left = await asyncio.to_thread(
+                    worker.spool.upload, left, worker.storage, worker.journal, stop=self._stop.event
+                )
+            except Exception as failure:
+                return await self._fail(index, _translated(failure, self._job.job_id, self._stop), previous)
+        return await self._tell(left, previous)
 
     async def _tell(self, result: dict[str, Any], previous: asyncio.Task[dict[str, Any]] | None) -> dict[str, Any]:
         """Send the final event of a finished video, after that of the video before it."""

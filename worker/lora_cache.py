@@ -108,7 +108,7 @@ class LoraCache:
         state = path.stat()
         self._hashes[(str(path), state.st_size, state.st_mtime_ns)] = sha256
         _touch(path)
-        self._evict(folder, keep=path)
+        self._evict(folder)
         return path, sha256
 
     def _folders(self) -> Iterator[Path]:
@@ -131,7 +131,7 @@ class LoraCache:
                 self._spare = Path(tempfile.mkdtemp(prefix="loras-"))
                 weakref.finalize(self, shutil.rmtree, self._spare, ignore_errors=True)
 
-    def _evict(self, folder: Path, *, keep: Path) -> None:
+    def _evict(self, folder: Path) -> None:
         """Remove the least recently used files beyond the bound, and what broken downloads left behind."""
         now = time.time()
         total = 0
@@ -149,7 +149,7 @@ class LoraCache:
         for last_use, size, path in sorted(used):
             if total <= self._max_bytes:
                 return
-            if path != keep and now - last_use > KEEP_S:
+            if now - last_use > KEEP_S:
                 logger.info("the cached LoRA %s was not used for long: it is removed", path.name)
                 with suppress(OSError):
                     path.unlink()

@@ -9,6 +9,7 @@ from worker import inputs
 from worker.artifacts import Conditioning
 from worker.engine import Engine
 from worker.errors import InputInvalid
+from worker.loras import LoraFile, LoraStore
 from worker.models import ModelSpec
 from worker.net import Opener
 from worker.payload import MIN_FRAMES
@@ -21,9 +22,10 @@ class Prepared:
 
     request: VideoRequest
     conditioning: Conditioning
+    loras: tuple[LoraFile, ...] = ()
 
 
-def prepare(video: VideoRequest, engine: Engine, opener: Opener, stop: threading.Event) -> Prepared:
+def prepare(video: VideoRequest, engine: Engine, opener: Opener, loras: LoraStore, stop: threading.Event) -> Prepared:
     """Blocks while it fetches and decodes.
 
     Raises Unsupported and InvalidRequest for what this worker does not serve or its GPU cannot hold, and what
@@ -40,10 +42,15 @@ def prepare(video: VideoRequest, engine: Engine, opener: Opener, stop: threading
         width, height = inputs.size_for(images["reference_image_url"].size, area=area, stride=spec.size_stride)
         video = replace(video, width=width, height=height)
     engine.plan_for(video)
+    files = tuple(
+        loras.fetch(lora.source, path=video.at(f"loras[{number}].source"), stop=stop)
+        for number, lora in enumerate(video.loras)
+    )
     if video.reference_video_url is not None:
-        return _with_video(video, video.reference_video_url, (width, height), spec, opener, stop)
+        prepared = _with_video(video, video.reference_video_url, (width, height), spec, opener, stop)
+        return replace(prepared, loras=files)
     fitted = {field: inputs.fit(image, width, height) for field, image in images.items()}
-    return Prepared(video, Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url")))
+    return Prepared(video, Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url")), files)
 
 
 def _with_video(

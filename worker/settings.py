@@ -217,6 +217,10 @@ class Settings(BaseSettings):
         return self.storage_bucket is not None
 
     @property
+    def hub_token(self) -> str | None:
+        return self.hf_token.get_secret_value() if self.hf_token is not None else None
+
+    @property
     def webhook_secrets(self) -> tuple[str, ...]:
         return tuple(self.webhook_secret.get_secret_value().split()) if self.webhook_secret else ()
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from worker.errors import Cancelled
 from worker.stop import Stop
@@ -32,12 +33,19 @@ class Shutdown:
         self._running: set[Stop] = set()
         self._installed = False
         self._begun = False
+        self._leave: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
-    def install(self) -> None:
-        """Stand before the SIGTERM handler that is there (the SDK's), which is still called."""
+    def install(self, leave: Callable[[], Coroutine[Any, Any, None]] | None = None) -> bool:
+        """Stand before the SIGTERM handler that is there (the SDK's), which is still called.
+
+        SIGTERM also starts `leave`, which ends the process once nothing runs. Answers whether this was the first call;
+        every other one does nothing.
+        """
         if self._installed:
-            return
+            return False
         self._installed = True
+        self._leave = leave
         loop = asyncio.get_running_loop()
         previous = signal.getsignal(signal.SIGTERM)
 
@@ -47,6 +55,7 @@ class Shutdown:
                 previous(number, frame)
 
         signal.signal(signal.SIGTERM, on_signal)
+        return True
 
     def begin(self) -> None:
         """What SIGTERM does."""
@@ -55,6 +64,8 @@ class Shutdown:
         self._begun = True
         logger.warning("SIGTERM: %d job(s) running, %g s to finish", len(self._running), self._grace_s)
         asyncio.get_running_loop().call_later(self._grace_s, self._end)
+        if self._leave is not None:
+            self._leaving = asyncio.create_task(self._leave())
 
     def _end(self) -> None:
         for stop in self._running:
@@ -62,7 +73,9 @@ class Shutdown:
 
     @contextmanager
     def watching(self, stop: Stop) -> Iterator[None]:
-        """While inside, a shutdown ends the job through `stop`."""
+        """While inside, a shutdown ends the job through `stop`; at once where it has begun before the job."""
+        if self._begun:
+            stop.request(ShuttingDown())
         self._running.add(stop)
         try:
             yield

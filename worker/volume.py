@@ -16,7 +16,7 @@ class VolumeSource:
 
     def __init__(self, settings: Settings) -> None:
         self._cache_dir = model_cache_dir(settings)
-        self._token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
+        self._token = settings.hub_token
         self._ids = {"i2v": settings.i2v_model_id, "t2v": settings.t2v_model_id, "5b": settings.ti2v_model_id}
 
     def folder(self, spec: ModelSpec, stop: threading.Event, prepared: Literal["bf16", "fp8"]) -> Path:

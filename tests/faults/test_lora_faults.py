@@ -144,7 +144,7 @@ def test_keys_that_match_nothing_are_named(model: Components, tmp_path: Path, un
     error = refusal(model, saved(tmp_path, tensors), untouched)
     assert isinstance(error, Unsupported)
     assert "8 of the 8 keys" in error.message
-    assert "text_model.layers.0.q.lora_down.weight" in error.message
+    assert "model: text_model.layers.0.q.lora_down.weight, text_model.layers.1.q.lora_down.weight, " in error.message
     assert "and 3 more" in error.message
     assert not error.retryable
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from worker import demo, job, journal, net, outbox, settings, storage
+from worker import demo, job, journal, loras, net, outbox, settings, spool, storage
 from worker.engine import Engine
 from worker.planning import Planner
 from worker.progress import ProgressEvent
@@ -92,15 +92,18 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
             monkeypatch.setenv(name, value)
         loaded = settings.load()
         state = StateFolder(settings.state_dir(loaded))
+        opener = net.Opener(loaded.private_url_allowlist)
         pools.append(ThreadPoolExecutor(1, thread_name_prefix="gpu"))
         return Runner(
             job.Worker(
                 settings=loaded,
                 engine=engine,
-                opener=net.Opener(loaded.private_url_allowlist),
+                opener=opener,
+                loras=loras.LoraStore(settings.model_cache_dir(loaded), opener, token=None),
                 storage=storage.open_storage(loaded),
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),
+                spool=spool.Spool(state),
                 gpu=pools[-1],
                 shutdown=Shutdown(loaded.shutdown_grace_s),
             )

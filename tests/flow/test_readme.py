@@ -157,5 +157,6 @@ def test_what_is_said_to_be_served_is_what_the_engine_serves() -> None:
 
 def test_loras_are_answered_as_the_readme_says(run: Runner) -> None:
     answer = run(small(loras=[{"source": "no-such-file.safetensors"}]))
-    said = "LoRAs: the `loras` of a request are read and checked, and answered with `unsupported`." in README
-    assert (json.loads(answer["error"])["code"] == "unsupported") == said, "bring Served today up to date"
+    error = json.loads(answer["error"])
+    assert "{MODEL_CACHE_DIR}/loras" in README
+    assert (error["code"], error["path"]) == ("unsupported", "loras[0].source")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from tests.lora_kit import (
     outputs,
     saved,
 )
-from worker.acceleration import lora, lora_content
+from worker.acceleration import lora, lora_content, quantize
 from worker.acceleration.lora import applied
+from worker.acceleration.residency import Residency
 from worker.errors import InputFailed, InputInvalid, Unsupported
-from worker.loading import Components
+from worker.loading import Components, SharedParts
+from worker.memory import MemoryPlan
 
 QUERY = "blocks.0.attn1.to_q"
 EVERY_LAYER = (
@@ -311,13 +314,27 @@ def test_bf16_experts_compute_the_lora_in_bf16(tmp_path: Path) -> None:
     assert_equal(outputs(components), before)
 
 
-def test_experts_that_are_stored_in_fp8_already_take_loras(tmp_path: Path) -> None:
-    components, rounded = load(tmp_path / "t2v", dtype=torch.bfloat16), load(tmp_path / "t2v", dtype=torch.bfloat16)
-    components.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+def planned(residency: str = "resident", precision: str = "fp32") -> MemoryPlan:
+    return MemoryPlan(precision, residency, "resident", False, 0, 0, ())  # type: ignore[arg-type]
+
+
+def with_parts(components: Components) -> Components:
+    """Something small in place of text encoder and VAE."""
+    parts = SharedParts(None, torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    return replace(components, shared=parts)
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_experts_of_lower_precision_take_loras(tmp_path: Path, precision: str) -> None:
+    """As the same LoRA on full-precision experts whose weights were rounded in that way."""
+    components, rounded = load(tmp_path / "t2v"), load(tmp_path / "t2v")
+    quantize.apply(components.transformer, planned(precision=precision), torch.float32)
     with torch.no_grad():
-        for name, stored in components.transformer.named_parameters():
-            rounded.transformer.get_parameter(name).copy_(stored.to(torch.float32))
-    file = saved(tmp_path, as_original(factors(rounded.transformer, *ORIGINAL)))
+        for name, module in components.transformer.named_modules():
+            for own, stored in module.named_parameters(recurse=False):
+                scale = module.scale if isinstance(module, quantize.Int8Linear) and own == "weight" else 1.0
+                getattr(rounded.transformer.get_submodule(name), own).copy_(stored.float() * scale)
+    file = saved(tmp_path, as_original(factors(rounded.transformer, *ORIGINAL), alpha=1.0))
     before = output(components.transformer)
     with applied(rounded, [adapter(file, "high")]):
         want = output(rounded.transformer)
@@ -327,20 +344,31 @@ def test_experts_that_are_stored_in_fp8_already_take_loras(tmp_path: Path) -> No
     assert differs(want, before)
 
 
-@pytest.mark.parametrize("offload", ["block_level", "leaf_level", "sequential"])
-def test_offloaded_experts_take_loras_and_give_them_back(tmp_path: Path, offload: str) -> None:
-    components, plain = load(tmp_path / "t2v"), load(tmp_path / "t2v")
-    tensors = as_original(factors(plain.transformer, *ORIGINAL))
-    if offload == "sequential":
-        from accelerate import cpu_offload
-
-        cpu_offload(components.transformer, execution_device=torch.device("cpu"))
-    else:
-        tensors["diffusion_model.blocks.0.norm3.diff"] = torch.ones(24)
-        components.transformer.enable_group_offload(
-            torch.device("cpu"), torch.device("cpu"), offload_type=offload, num_blocks_per_group=1
-        )
+@pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
+def test_experts_that_come_and_go_take_loras_and_give_them_back(tmp_path: Path, residency: str) -> None:
+    components, plain = with_parts(load(tmp_path / "t2v")), load(tmp_path / "t2v")
+    tensors = as_original(factors(plain.transformer, *ORIGINAL)) | {
+        "diffusion_model.blocks.0.norm3.diff": torch.ones(24),
+        "diffusion_model.blocks.0.self_attn.v.diff_b": torch.ones(24),
+        "diffusion_model.patch_embedding.diff": torch.ones(24, 16, 1, 2, 2),
+    }
     file = saved(tmp_path, tensors)
+    before = outputs(plain)
+    with applied(plain, [adapter(file)]):
+        want = outputs(plain)
+    Residency(components, planned(residency), torch.device("cpu"))
+    for _ in range(2):
+        with applied(components, [adapter(file)]):
+            assert_equal([*outputs(components), *outputs(components)], want * 2)
+        assert_equal([*outputs(components), *outputs(components)], before * 2)
+
+
+def test_hooks_of_accelerate_are_no_obstacle(tmp_path: Path) -> None:
+    from accelerate import cpu_offload
+
+    components, plain = load(tmp_path / "t2v"), load(tmp_path / "t2v")
+    cpu_offload(components.transformer, execution_device=torch.device("cpu"))
+    file = saved(tmp_path, as_original(factors(plain.transformer, *ORIGINAL)))
     before = output(plain.transformer)
     with applied(plain, [adapter(file, "high")]):
         want = output(plain.transformer)

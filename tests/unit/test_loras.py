@@ -453,19 +453,19 @@ def test_the_size_of_a_file_of_the_hub_is_bounded(
 
 
 def test_the_least_recently_used_files_go(home: Path, httpserver: HTTPServer) -> None:
-    for number in range(4):
+    for number in range(12):
         httpserver.expect_request(f"/{number}").respond_with_data(tensors(number, size=100))
-    size = len(tensors(0, size=100))
-    store = store_in(home, max_cache_bytes=2 * size)
-    found = [store.fetch(httpserver.url_for(f"/{number}"), path=PATH) for number in range(3)]
-    assert len(kept(home)) == 3  # a job may still be about to read any of them
+    store = store_in(home, max_cache_bytes=7 * len(tensors(0, size=100)))
+    found = [store.fetch(httpserver.url_for(f"/{number}"), path=PATH) for number in range(11)]
+    assert len(kept(home)) == 11  # a job may still be about to read any of them
     hour_ago = time.time() - lora_cache.KEEP_S
-    for number, age_s in ((0, 100), (1, 300), (2, 200)):
-        os.utime(found[number].path, (hour_ago - age_s, found[number].path.stat().st_mtime))
+    for file, age_s in zip(found, (999, 5, 80, 10, 70, 20, 60, 30, 50, 40, 90), strict=True):
+        os.utime(file.path, (hour_ago - age_s, file.path.stat().st_mtime))
     store.fetch(httpserver.url_for("/0"), path=PATH)
-    newest = store.fetch(httpserver.url_for("/3"), path=PATH)
-    assert kept(home) == sorted(f"{file.sha256}.safetensors" for file in (found[0], newest))
-    assert content_of(store.fetch(httpserver.url_for("/1"), path=PATH)) == tensors(1, size=100)
+    newest = store.fetch(httpserver.url_for("/11"), path=PATH)
+    left = [found[0], newest, *(found[number] for number in (1, 3, 5, 7, 9))]
+    assert kept(home) == sorted(f"{file.sha256}.safetensors" for file in left)
+    assert content_of(store.fetch(httpserver.url_for("/2"), path=PATH)) == tensors(2, size=100)
 
 
 def test_nothing_goes_while_there_is_room(home: Path, httpserver: HTTPServer) -> None:

@@ -180,7 +180,7 @@ def test_a_stale_file_is_found_and_written_anew(tmp_path: Path) -> None:
             file.write_text(stale, encoding="utf-8")
         done = run_module(tmp_path, "--check")
         assert done.returncode == 1
-        assert "make schema" in done.stderr
+        assert "make docs" in done.stderr
     assert run_module(tmp_path).returncode == 0
     assert file.read_text(encoding="utf-8") == schema.SCHEMA_FILE.read_text(encoding="utf-8")
     assert run_module(tmp_path, "--check").returncode == 0

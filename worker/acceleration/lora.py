@@ -2,8 +2,8 @@
 
 A file is judged whole before an expert is touched: every key must belong to a weight of the expert and fit it, or the
 request is refused with the first keys named. Pairs of factors go through PEFT's layers, which leave the weights as they
-are; whole differences (`.diff`) are added to the parameter, whose old tensor is put back afterwards. Nothing is merged:
-merging and taking out again does not give the same bits.
+are; for a whole difference (`.diff`) a changed parameter stands in for the old one. Nothing is merged: merging and
+taking out again does not give the same bits.
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ class _Fit:
     without_image_branch: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Original:
+    """A parameter that another one stands in for."""
+
+    module: torch.nn.Module
+    name: str
+    parameter: torch.nn.Parameter
+
+
 @contextmanager
 def applied(components: Components, adapters: Sequence[Adapter]) -> Iterator[tuple[str, ...]]:
     """The experts with every adapter in effect at its scale; yields lines for the result's `warnings`.
@@ -75,7 +84,7 @@ def applied(components: Components, adapters: Sequence[Adapter]) -> Iterator[tup
     with ExitStack() as stack:
         for expert, fits in plan:
             if fits:
-                originals: dict[str, torch.Tensor] = {}
+                originals: list[_Original] = []
                 stack.callback(_detach, expert, originals)
                 _attach(expert, fits, originals)
         yield tuple(notes)
@@ -168,8 +177,8 @@ def _shown(key: str) -> str:
     return text if len(text) <= _KEY_CHARACTERS else f"{text[:_KEY_CHARACTERS]}..."
 
 
-def _attach(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: dict[str, torch.Tensor]) -> None:
-    """Put the adapters on; `originals` receives the tensors that `_detach` puts back."""
+def _attach(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: list[_Original]) -> None:
+    """Put the adapters on; `originals` receives what `_detach` puts back."""
     _add_differences(expert, fits, originals)
     loaded = [fit for fit in fits if fit.pairs]
     for fit in loaded:
@@ -179,27 +188,30 @@ def _attach(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: dict
     reapply_group_offloading(expert)
 
 
-def _detach(expert: WanTransformer3DModel, originals: Mapping[str, torch.Tensor]) -> None:
+def _detach(expert: WanTransformer3DModel, originals: Sequence[_Original]) -> None:
     expert.unload_lora()
+    for original in originals:
+        # The expert may have been moved since.
+        original.parameter.data = original.parameter.data.to(getattr(original.module, original.name).device)
+        setattr(original.module, original.name, original.parameter)
     if originals:
-        parameters = dict(expert.named_parameters())
-        for name, original in originals.items():
-            # Model offload may have moved the parameter since.
-            parameters[name].data = original.to(parameters[name].device)
         reapply_group_offloading(expert)
 
 
-def _add_differences(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: dict[str, torch.Tensor]) -> None:
+def _add_differences(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: list[_Original]) -> None:
+    """Put new parameters in place: changing the old ones would be undone by who keeps a copy of them elsewhere."""
     parameters = dict(expert.named_parameters())
     totals: dict[str, torch.Tensor] = {}
     for fit in fits:
         for name, difference in fit.differences.items():
             change = difference.to(parameters[name].device, torch.float32) * fit.scale
             totals[name] = totals[name] + change if name in totals else change
-    for name, total in totals.items():
-        parameter = parameters[name]
-        originals[name] = parameter.data
-        parameter.data = (parameter.data.float() + total).to(parameter.dtype)
+    for path, total in totals.items():
+        owner, _, name = path.rpartition(".")
+        module, parameter = expert.get_submodule(owner), parameters[path]
+        originals.append(_Original(module, name, parameter))
+        changed = (parameter.data.float() + total).to(parameter.dtype)
+        setattr(module, name, torch.nn.Parameter(changed, requires_grad=False))
 
 
 def _load(expert: WanTransformer3DModel, fit: _Fit) -> None:
@@ -242,7 +254,7 @@ def _tensors(expert: WanTransformer3DModel, fit: _Fit) -> dict[str, torch.Tensor
         dtype = base.weight.dtype if base.weight.dtype in _EXACT else expert.dtype
         # copy: what is kept for the next job stays as it is, and on a CPU the bits of a product follow the alignment.
         tensors[f"{target}.lora_A.weight"] = pair.down.to(device, dtype, copy=True)
-        tensors[f"{target}.lora_B.weight"] = pair.up.to(device, dtype, copy=True)
+        tensors[f"{target}.lora_B.weight"] = pair.scaled_up(device, dtype)
         if biased:
             # PEFT's switch is for all layers at once.
             bias = pair.up_bias if pair.up_bias is not None else torch.zeros(pair.up.shape[0])

@@ -27,7 +27,7 @@ KEPT_BYTES = 4_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two factors of a change: up @ down, with `alpha / rank` multiplied in. `up_bias` is added to the bias.
+    """Two factors of a change, `scale` * up @ down; scale is alpha / rank. `up_bias` is added to the bias as it is.
 
     down: [rank, in]; up: [out, rank]; of a convolution down is [rank, in, t, h, w] and up [out, rank, 1, 1, 1].
     """
@@ -35,11 +35,18 @@ class Pair:
     down: torch.Tensor
     up: torch.Tensor
     up_bias: torch.Tensor | None
+    scale: float
     keys: tuple[str, ...]
 
     @property
     def rank(self) -> int:
         return self.down.shape[0]
+
+    def scaled_up(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """`scale` * up, a tensor of its own: multiplied in float32, and rounded once."""
+        if self.scale == 1.0:
+            return self.up.to(device, dtype, copy=True)
+        return (self.up.to(device, torch.float32) * self.scale).to(dtype)
 
     def with_bias(self, difference: torch.Tensor) -> Pair:
         """This pair, which changes the bias by `difference` too."""
@@ -110,7 +117,8 @@ def _read(file: Path, path: str) -> Content:
     # Not mapped into memory: over a network volume that is slow, and a file changed in place would end the process.
     encoded = file.read_bytes()
     try:
-        tensors = safetensors.torch.load(encoded)
+        # Sorted: the library answers in another order every time, and errors name the first keys.
+        tensors = dict(sorted(safetensors.torch.load(encoded).items()))
     except SafetensorError as failure:
         raise InputInvalid(
             "a damaged safetensors file: send the LoRA as a whole .safetensors file", path=path
@@ -146,7 +154,9 @@ def _check_numbers(tensors: Mapping[str, torch.Tensor], path: str) -> None:
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() and not key.endswith(".alpha"):
             raise InputInvalid(f"the tensor {key[:100]} holds no floating point numbers: send a LoRA", path=path)
-        if not bool(torch.isfinite(tensor.float()).all()):
+        # One pass over the file: only numbers of no use have an infinite sum.
+        total = tensor.sum(dtype=torch.float32) if tensor.itemsize > 1 else tensor.float().sum()
+        if not math.isfinite(total):
             raise InputInvalid(f"the tensor {key[:100]} holds NaN or infinity: send a LoRA without them", path=path)
 
 
@@ -158,11 +168,8 @@ def _pair(target: str, parts: _Parts, scaling: _Scaling, path: str) -> Pair:
     if alpha is not None and alpha.numel() != 1:
         raise InputInvalid(f"the tensor {parts.keys['alpha'][:100]} must be a single number", path=path)
     scale = scaling.of_pair(target, down.shape[0]) if alpha is None else float(alpha) / down.shape[0]
-    if scale != 1.0:
-        # In float32: another rounding to the file's own type would not be the change that was trained.
-        up = up.float() * scale
     keys = tuple(parts.keys[part] for part in ("down", "up", "up_bias") if part in parts.keys)
-    return Pair(down, up, parts.tensors.get("up_bias"), keys)
+    return Pair(down, up, parts.tensors.get("up_bias"), scale, keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,21 @@ class Storage(Protocol):
         """
         ...
 
+    def holds(self, key: str, *, sha256: str) -> bool:
+        """Whether the video that `store` put under `key` is still there; asks once, in seconds.
+
+        False where it is gone, or where what lies there is known to have another digest. Raises UploadFailed where the
+        storage cannot be asked.
+        """
+        ...
+
+    def links(self, key: str, *, poster: bool) -> Delivery:
+        """The URLs of what `store` put under `key`, made anew and without asking the storage.
+
+        `poster`: whether a poster was stored too.
+        """
+        ...
+
     def describe(self) -> str:
         """The storage in words for the log of the start; holds no secret."""
         ...
@@ -79,6 +94,11 @@ def deliver(video: VideoFile, key: str, put: Callable[[StoredFile], str]) -> Del
         except (UploadFailed, OSError) as failure:
             logger.warning("the poster %s was not stored: %s", key + POSTER_SUFFIX, type(failure).__name__)
     return Delivery(video_url, thumbnail_url)
+
+
+def links(key: str, url: Callable[[str], str], *, poster: bool) -> Delivery:
+    """The URLs of a stored video and its poster. `url` makes that of one key."""
+    return Delivery(url(key + VIDEO_SUFFIX), url(key + POSTER_SUFFIX) if poster else None)
 
 
 def _poster(path: Path, key: str) -> StoredFile:

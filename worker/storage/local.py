@@ -16,7 +16,7 @@ from pathlib import Path
 from worker.artifacts import Delivery, VideoFile
 from worker.errors import UploadFailed
 from worker.settings import Settings
-from worker.storage.base import StoredFile, check_unchanged, deliver
+from worker.storage.base import VIDEO_SUFFIX, StoredFile, check_unchanged, deliver, links
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,23 @@ class LocalStorage:
         """See `Storage.store`."""
         return deliver(video, key, self._put)
 
+    def holds(self, key: str, *, sha256: str) -> bool:
+        """See `Storage.holds`. Reads the file: a folder keeps no digest beside it."""
+        try:
+            with (self._folder / (key + VIDEO_SUFFIX)).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as failure:
+            raise UploadFailed("the video could not be read in OUTPUT_DIR: check that folder and its disk") from failure
+
+    def links(self, key: str, *, poster: bool) -> Delivery:
+        """See `Storage.links`."""
+        return links(key, self._url, poster=poster)
+
+    def _url(self, key: str) -> str:
+        return (self._folder / key).as_uri()
+
     def _put(self, item: StoredFile) -> str:
         target = self._folder / item.key
         try:
@@ -57,7 +74,7 @@ class LocalStorage:
         except OSError as failure:
             logger.warning("writing %s failed: %s", item.key, errno.errorcode.get(failure.errno or 0, "unknown error"))
             raise UploadFailed(_advice(failure)) from failure
-        return target.as_uri()
+        return self._url(item.key)
 
 
 def _copy_then_rename(item: StoredFile, target: Path) -> None:

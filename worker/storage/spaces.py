@@ -1,9 +1,9 @@
 """DigitalOcean Spaces, and any S3-compatible server, through boto3.
 
 An object is one put with Content-MD5 up to 64 MiB, a multipart upload with Content-MD5 on every part above; a
-multipart upload that does not end well is aborted, so that no paid-for parts stay behind. Either way the sha256 is in
-the object's metadata, and size and sha256 are read back before a URL is given out. Requests are retried in botocore's
-standard mode.
+multipart upload that does not end well is aborted, so that no paid-for parts stay behind; where the storage is too dead
+to take the abort, it is sent again after the next upload that works. Either way the sha256 is in the object's metadata,
+and size and sha256 are read back before a URL is given out. Requests are retried in botocore's standard mode.
 
 The client takes nothing from its surroundings: see worker/storage/spaces_client.py.
 """
@@ -14,6 +14,7 @@ import base64
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,9 +23,16 @@ from botocore.exceptions import ClientError
 from worker.artifacts import Delivery, VideoFile
 from worker.errors import SettingsError, UploadFailed
 from worker.settings import Settings
-from worker.storage.base import StoredFile, check_unchanged, deliver
+from worker.storage.base import VIDEO_SUFFIX, StoredFile, check_unchanged, deliver, links
 from worker.storage.spaces_client import make_client
-from worker.storage.spaces_errors import STORAGE_FAILURES, facts_of, is_no_such_upload, not_s3, upload_errors
+from worker.storage.spaces_errors import (
+    STORAGE_FAILURES,
+    facts_of,
+    is_no_such_upload,
+    is_not_found,
+    not_s3,
+    upload_errors,
+)
 from worker.storage.spaces_place import Place, place_of, public_url
 
 if TYPE_CHECKING:
@@ -35,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 MULTIPART_THRESHOLD_BYTES = 64 * MIB
+MAX_LEFT_BEHIND = 1000
+# One answer tells whether a video is there, and a job waits for it: 2 attempts of 5 s at most.
+ASKING_ATTEMPTS = 2
+ASKING_TIMEOUT_S = 5.0
 PART_BYTES = 16 * MIB  # S3 takes no part below 5 MiB but the last, and no more than 10,000 parts
 # A key is written again only by the redelivery of its own job, so that caches may keep what they have for a year.
 _CACHE_CONTROL = {
@@ -47,7 +59,8 @@ class SpacesStorage:
     """One bucket. Safe to use from several threads, as boto3's clients are.
 
     `public_base_url` is the public or CDN base of the URLs, None for the bucket's own address. With acl `private` every
-    URL is presigned for `presign_expiry_s` and points at the bucket, because a CDN does not check signatures.
+    URL is presigned for `presign_expiry_s` and points at the bucket, because a CDN does not check signatures. `asking`
+    is a less patient client for `holds`, `client` itself by default.
     """
 
     def __init__(
@@ -60,14 +73,17 @@ class SpacesStorage:
         public_base_url: str | None = None,
         multipart_threshold_bytes: int = MULTIPART_THRESHOLD_BYTES,
         part_bytes: int = PART_BYTES,
+        asking: S3Client | None = None,
     ) -> None:
         self._client = client
+        self._asking = client if asking is None else asking
         self._place = place
         self._acl = acl
         self._presign_expiry_s = presign_expiry_s
         self._base_url = place.bucket_url if public_base_url is None else public_base_url
         self._multipart_threshold_bytes = multipart_threshold_bytes
         self._part_bytes = part_bytes
+        self._left_behind: deque[tuple[str, str]] = deque(maxlen=MAX_LEFT_BEHIND)
 
     @staticmethod
     def is_configured(settings: Settings) -> bool:
@@ -81,13 +97,20 @@ class SpacesStorage:
         if endpoint_url is None or bucket is None or access_key is None or secret_key is None:
             raise SettingsError(["storage is configured in part: set all four DIGITAL_OCEAN_* variables"])
         place = place_of(endpoint_url, bucket, settings.storage_region)
-        client = make_client(place, access_key.get_secret_value(), secret_key.get_secret_value())
+        keys = access_key.get_secret_value(), secret_key.get_secret_value()
         return cls(
-            client,
+            make_client(place, *keys),
             place,
             acl=settings.storage_acl,
             presign_expiry_s=settings.presign_expiry_s,
             public_base_url=settings.storage_public_url,
+            asking=make_client(
+                place,
+                *keys,
+                total_max_attempts=ASKING_ATTEMPTS,
+                connect_timeout_s=ASKING_TIMEOUT_S,
+                read_timeout_s=ASKING_TIMEOUT_S,
+            ),
         )
 
     def describe(self) -> str:
@@ -96,6 +119,21 @@ class SpacesStorage:
     def store(self, video: VideoFile, key: str) -> Delivery:
         """See `Storage.store`."""
         return deliver(video, key, self._put)
+
+    def holds(self, key: str, *, sha256: str) -> bool:
+        """See `Storage.holds`. Where the key may not list the bucket, some servers answer 403 for what is gone."""
+        with upload_errors(key):
+            try:
+                head = self._asking.head_object(Bucket=self._place.bucket, Key=key + VIDEO_SUFFIX)
+            except ClientError as failure:
+                if is_not_found(failure):
+                    return False
+                raise
+        return head.get("Metadata", {}).get("sha256", sha256) == sha256
+
+    def links(self, key: str, *, poster: bool) -> Delivery:
+        """See `Storage.links`."""
+        return links(key, self._url, poster=poster)
 
     def _put(self, item: StoredFile) -> str:
         started = time.monotonic()
@@ -106,6 +144,7 @@ class SpacesStorage:
                 self._put_whole(item)
             self._check_arrived(item)
             url = self._url(item.key)
+            self._clear_up()
         logger.info("stored %s: %d bytes in %.1f s", item.key, item.size_bytes, time.monotonic() - started)
         return url
 
@@ -122,7 +161,7 @@ class SpacesStorage:
         try:
             self._complete(item, upload_id, self._send_parts(item, upload_id))
         except BaseException:  # a stop of the worker must not leave parts behind either
-            self._abort(item, upload_id)
+            self._abort(item.key, upload_id)
             raise
 
     def _send_parts(self, item: StoredFile, upload_id: str) -> list[CompletedPartTypeDef]:
@@ -155,13 +194,26 @@ class SpacesStorage:
                 raise
             logger.info("completing %s: the upload was gone, checking the object", item.key)
 
-    def _abort(self, item: StoredFile, upload_id: str) -> None:
+    def _abort(self, key: str, upload_id: str) -> bool:
         try:
-            self._client.abort_multipart_upload(Bucket=self._place.bucket, Key=item.key, UploadId=upload_id)
+            self._client.abort_multipart_upload(Bucket=self._place.bucket, Key=key, UploadId=upload_id)
         except STORAGE_FAILURES as failure:
             # The error that led here is the one to report.
             if not is_no_such_upload(failure):
-                logger.warning("parts of %s may remain, the abort failed: %s", item.key, facts_of(failure))
+                logger.warning("parts of %s may remain, the abort failed: %s", key, facts_of(failure))
+                self._left_behind.append((key, upload_id))
+                return False
+        return True
+
+    def _clear_up(self) -> None:
+        """Abort what a dead storage kept from being aborted, now that it answers; up to the first failure."""
+        while self._left_behind:
+            try:
+                key, upload_id = self._left_behind.popleft()
+            except IndexError:  # another thread is at it too
+                return
+            if not self._abort(key, upload_id):
+                return
 
     def _check_arrived(self, item: StoredFile) -> None:
         head = self._client.head_object(Bucket=self._place.bucket, Key=item.key)

@@ -97,6 +97,10 @@ def is_no_such_upload(failure: Exception) -> bool:
     return isinstance(failure, ClientError) and _code(failure) == "NoSuchUpload"
 
 
+def is_not_found(failure: ClientError) -> bool:
+    return _status(failure) == 404
+
+
 def _advice(failure: Exception) -> str:
     if isinstance(failure, ClientError):
         status = _status(failure)

@@ -1,0 +1,346 @@
+"""Kills the worker at every stage of a job, at random moments, and lets a new worker do the job again.
+
+    python -m benchmarks.kills [--times 10] [--lanes 2] [--seed 1]
+
+The worker is the real handler.py on the demo model, killed with SIGKILL together with its children, as a container is.
+The platform, the bucket and the webhook receiver are doubles on loopback that hold a worker where it is to be killed.
+Each worker first does the job that its predecessor died of, then takes the job that it will die of itself. After every
+kill: each video is one public object of the right bytes, its final event has one id and arrived, and nothing half-made
+is left in sight. Prints a line a stage and writes a dated JSON beside the other results; exits with 1 where a check
+failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform as machine
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import av
+from PIL import Image
+
+from tests.faults.webhook_receiver import Handler as Hook
+from tests.faults.webhook_receiver import Received, Receiver
+from tests.loopback import Server, answering, response
+from tests.platform_double import Platform, WorkerProcess
+from tests.unit import s3_double
+
+RESULTS = Path(__file__).parent / "results"
+BUCKET = "videos-bucket"
+VIDEOS = 2
+# Long enough for a random moment inside each stage, on any machine.
+_STEPS = {"generate": 100}
+_FRAMES = {"encode": 33}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill and what came of it. `after_s`: how long the worker lived on once it was seen to be at the stage."""
+
+    stage: str
+    video: int
+    after_s: float
+    problems: tuple[str, ...]
+    arrivals: int
+    redone_in_s: float
+
+
+@dataclass
+class Site:
+    """What surrounds the workers of one lane.
+
+    `held` is where the worker is kept waiting, such as `upload 1`; `is_done` says whether what it waits for was done
+    all the same, so that only the answer is missing. The last webhook is always held: no job ends before its kill.
+    """
+
+    platform: Platform
+    receiver: Receiver
+    bucket: s3_double.Double
+    pictures: Server
+    home: Path
+    held: frozenset[str] = frozenset()
+    is_done: bool = False
+    seen: set[str] = field(default_factory=set)
+    arrived: list[dict[str, Any]] = field(default_factory=list)
+    released: Event = field(default_factory=Event)
+
+    def at(self, place: str) -> bool:
+        """Note that the worker is at `place`; whether it is to wait there."""
+        self.seen.add(place)
+        return place in self.held
+
+    def hold(self, place: str, *, is_done: bool) -> None:
+        self.seen.clear()
+        self.released = Event()
+        self.held, self.is_done = frozenset({place, f"webhook {VIDEOS - 1}"}), is_done
+
+    def release(self) -> None:
+        self.held = frozenset()
+        self.released.set()
+
+    def payload(self, stage: str, video: int) -> dict[str, Any]:
+        """A job whose video number `video` is made so that the stage lasts."""
+        videos = [
+            {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 2}
+            for _ in range(VIDEOS)
+        ]
+        chosen: dict[str, Any] = videos[video]
+        chosen["num_inference_steps"] = _STEPS.get(stage, 2)
+        chosen["num_frames"] = _FRAMES.get(stage, 5)
+        if stage == "load":
+            chosen["model"] = "5b"
+        if stage == "fetch":
+            chosen["reference_image_url"] = self.pictures.url(f"/{video}.png")
+        return {"webhook_url": self.receiver.url, "job_request_params": videos}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`hold` is where the worker is kept waiting; `reached` tells when it is at the stage, which lasts `lasts_s`."""
+
+    name: str
+    lasts_s: float
+    reached: Callable[[Victim], bool]
+    hold: str = ""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A worker at the job that it is to be killed in."""
+
+    site: Site
+    worker: WorkerProcess
+    job_id: str
+    video: int
+
+
+def _seen(place: str) -> Callable[[Victim], bool]:
+    return lambda victim: f"{place} {victim.video}" in victim.site.seen
+
+
+def _taken(victim: Victim) -> bool:
+    return victim.job_id in victim.site.platform.taken
+
+
+def _begun(victim: Victim) -> bool:
+    lines = [line for line in victim.worker.log.splitlines() if line.endswith(victim.job_id)]
+    return any(f" video {victim.video}: " in line and "prompt" in line for line in lines)
+
+
+def _encoding(victim: Victim) -> bool:
+    return any(victim.worker.temporary.glob(f"videogen-job-*/.{victim.video}.mp4.*"))
+
+
+STAGES = (
+    Stage("accept", 0.1, _taken),
+    Stage("fetch", 0.3, _seen("fetch"), "fetch"),
+    Stage("load", 0.2, _begun),
+    Stage("generate", 0.6, _begun),
+    Stage("encode", 0.8, _encoding),
+    Stage("upload", 0.3, _seen("upload"), "upload"),
+    Stage("after upload", 0.1, _seen("stored"), "webhook"),
+    Stage("webhook", 0.3, _seen("webhook"), "webhook"),
+)
+
+
+def campaign(times: int, home: Path, *, lanes: int = 2, seed: int | None = None) -> list[Kill]:
+    """`times` kills of each stage, the stages shared out among `lanes` that run side by side."""
+    source = random.Random(seed)
+    jobs = [(stage, source.randrange(VIDEOS), random.Random(source.random())) for stage in STAGES for _ in range(times)]
+    source.shuffle(jobs)
+    with ThreadPoolExecutor(lanes) as pool:
+        parts = [pool.submit(_lane, jobs[lane::lanes], home / f"lane-{lane}") for lane in range(lanes)]
+        return [kill for part in parts for kill in part.result()]
+
+
+def _lane(jobs: Sequence[tuple[Stage, int, random.Random]], home: Path) -> list[Kill]:
+    kills: list[Kill] = []
+    with _site(home) as site:
+        died_of: tuple[str, dict[str, Any], Stage, int, float] | None = None
+        for job in (*jobs, None):
+            with WorkerProcess(site.platform, home, _environment(site)) as worker:
+                if died_of is not None:
+                    kills.append(_redone(site, *died_of))
+                if job is not None:
+                    died_of = _killed(site, worker, *job)
+    return kills
+
+
+def _killed(
+    site: Site, worker: WorkerProcess, stage: Stage, video: int, source: random.Random
+) -> tuple[str, dict[str, Any], Stage, int, float]:
+    site.hold(f"{stage.hold} {video}", is_done=source.random() < 0.5)
+    payload = site.payload(stage.name, video)
+    job_id = site.platform.submit(payload)
+    victim = Victim(site, worker, job_id, video)
+    worker.wait_until(lambda: stage.reached(victim), every_s=0.001)
+    after_s = source.uniform(0, stage.lasts_s)
+    time.sleep(after_s)
+    worker.kill()
+    site.release()
+    return job_id, payload, stage, video, after_s
+
+
+def _redone(site: Site, job_id: str, payload: dict[str, Any], stage: Stage, video: int, after_s: float) -> Kill:
+    """Deliver the job again, to the worker that has just started, and check everything."""
+    torn = [name for name, stored in site.bucket.objects.items() if not _is_whole(stored)]
+    began = time.monotonic()
+    site.platform.submit(payload, job_id)
+    answer = site.platform.wait_result(job_id, 120)["output"]
+    redone_in_s = time.monotonic() - began
+    arrived = [event for event in site.arrived if event["data"]["job_id"] == job_id]
+    problems = [f"torn: {name}" for name in torn] + list(_problems(site, job_id, answer, arrived))
+    return Kill(stage.name, video, round(after_s, 3), tuple(problems), len(arrived), round(redone_in_s, 2))
+
+
+def _problems(site: Site, job_id: str, answer: dict[str, Any], arrived: list[dict[str, Any]]) -> Iterator[str]:
+    if answer["status"] != "completed" or len(answer["videos"]) != VIDEOS:
+        yield f"answered {answer['status']}: {json.dumps(answer)}"
+        return
+    mine = {name: stored for name, stored in site.bucket.objects.items() if f"/{job_id}/" in name}
+    urls = [video[key] for video in answer["videos"] for key in ("video_url", "thumbnail_url")]
+    if sorted(site.bucket.endpoint_url + name for name in mine) != sorted(urls):
+        yield f"the bucket holds {sorted(mine)}, the answer names {urls}"
+        return
+    for video in answer["videos"]:
+        body = mine[video["video_url"].removeprefix(site.bucket.endpoint_url)].body
+        if hashlib.sha256(body).hexdigest() != video["sha256"] or _frames(body) != video["num_frames"]:
+            yield f"video {video['index']} has other bytes than the answer says"
+        told = [event for event in arrived if event["index"] == video["index"]]
+        if len({event["event_id"] for event in told}) != 1 or any(event["data"] != video for event in told):
+            yield f"video {video['index']} was told as {told}"
+    if any(event["type"] != "completed" for event in arrived):
+        yield "a failure was told"
+    if left := [path.name for path in (site.home / "state" / "outbox").glob("*.json")]:
+        yield f"still in the outbox: {left}"
+    if site.bucket.uploads or [name for name in site.bucket.objects if not name.startswith(f"/{BUCKET}/videos/")]:
+        yield "something else is in the bucket"
+
+
+def _is_whole(stored: s3_double.Stored) -> bool:
+    return hashlib.sha256(stored.body).hexdigest() == stored.headers["x-amz-meta-sha256"]
+
+
+def _frames(body: bytes) -> int:
+    with av.open(io.BytesIO(body)) as container:
+        return sum(1 for _ in container.decode(container.streams.video[0]))
+
+
+@contextmanager
+def _site(home: Path) -> Iterator[Site]:
+    stream = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(stream, "PNG")
+    picture = answering(response(stream.getvalue(), headers="Content-Type: image/png"))
+
+    def show(connection: Any, request: bytes) -> None:
+        if site.at(f"fetch {request.split(b'/')[1][:1].decode()}"):
+            site.released.wait(60)
+        picture(connection, request)
+
+    def take_event(hook: Hook, received: Received, _: int) -> None:
+        event = received.event
+        if event["type"] == "progress":
+            hook.answer(200)
+            return
+        held = site.at(f"webhook {event['index']}")
+        if not held or site.is_done:
+            site.arrived.append(event)
+        if held:
+            site.released.wait(60)
+        hook.answer(200)
+
+    def take_object(handler: s3_double.Handler) -> bool:
+        name = handler.path.rpartition("/")[2]
+        if not (name.endswith(".mp4") and site.at(f"upload {name[0]}")):
+            return False
+
+        def wait_and_cut(*_: object, **__: str) -> None:
+            site.released.wait(60)
+            handler.cut()
+
+        handler.answer = wait_and_cut  # type: ignore[method-assign]
+        if not site.is_done:
+            wait_and_cut()
+        return not site.is_done
+
+    def look_at_object(handler: s3_double.Handler) -> bool:
+        name = handler.path.rpartition("/")[2]
+        if name.endswith(".jpg"):
+            site.at(f"stored {name[0]}")
+        return False
+
+    home.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        bucket = stack.enter_context(s3_double.serving())
+        site = Site(
+            stack.enter_context(Platform()),
+            stack.enter_context(Receiver(take_event)),
+            bucket,
+            stack.enter_context(Server(show)),
+            home,
+        )
+        bucket.always.update(put=take_object, head=look_at_object)
+        yield site
+
+
+def _environment(site: Site) -> dict[str, str]:
+    return {
+        "PRELOAD": "t2v",
+        "DIGITAL_OCEAN_ENDPOINT_URL": site.bucket.endpoint_url,
+        "DIGITAL_OCEAN_BUCKET_NAME": BUCKET,
+        "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
+        "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=10, help="kills of each stage")
+    parser.add_argument("--lanes", type=int, default=2, help="workers side by side")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as home:
+        kills = campaign(options.times, Path(home), lanes=options.lanes, seed=options.seed)
+    bad = Counter(kill.stage for kill in kills if kill.problems)
+    for stage in STAGES:
+        mine = [kill for kill in kills if kill.stage == stage.name]
+        twice = sum(kill.arrivals > VIDEOS for kill in mine)
+        print(f"{stage.name:<13} {len(mine)} kills, {bad[stage.name]} with problems, {twice} with an event told twice")
+    for kill in kills:
+        for problem in kill.problems:
+            print(f"{kill.stage}, video {kill.video}, {kill.after_s} s in: {problem}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    target = options.output / f"kills-{datetime.now(UTC):%Y-%m-%d}.json"
+    facts = {"cores": os.cpu_count(), "python": machine.python_version(), "machine": machine.machine()}
+    report = {
+        "seed": options.seed,
+        "times": options.times,
+        "took_s": round(time.monotonic() - began, 1),
+        "kills_with_problems": sum(bad.values()),
+        "kills": [asdict(kill) for kill in kills],
+        **facts,
+    }
+    target.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

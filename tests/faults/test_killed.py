@@ -1,0 +1,67 @@
+"""A worker that is killed at any moment loses nothing: a new one does the job again, and everything is there once.
+
+One kill a stage; `python -m benchmarks.kills` makes ten of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.kills import STAGES, VIDEOS, Kill, campaign
+from tests.faults.webhook_receiver import Handler, Received, Receiver
+from tests.platform_double import Platform, WorkerProcess
+
+
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kill]:
+    """What came of one kill at each stage, by the stage's name."""
+    return {kill.stage: kill for kill in campaign(1, tmp_path_factory.mktemp("kills"))}
+
+
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
+def test_a_job_whose_worker_was_killed_is_done_again_and_everything_is_there_once(
+    kills: dict[str, Kill], stage: str
+) -> None:
+    kill = kills[stage]
+    assert kill.problems == (), kill
+    assert kill.arrivals >= VIDEOS
+
+
+def test_what_a_killed_worker_could_not_tell_is_told_by_the_next_one_without_the_job(tmp_path: Path) -> None:
+    """The answer is lost with the worker, and the job is never delivered again: the event still arrives."""
+    payload: dict[str, Any] = {
+        "prompt": "a cat",
+        "height": 256,
+        "width": 256,
+        "num_frames": 5,
+        "num_inference_steps": 2,
+        "webhook_events": ["completed"],
+    }
+
+    def refuse(handler: Handler, received: Received, number: int) -> None:
+        handler.answer(503)
+
+    def take(handler: Handler, received: Received, number: int) -> None:
+        handler.answer(200)
+
+    with Receiver(refuse) as receiver, Platform() as platform:
+        with WorkerProcess(platform, tmp_path) as worker:
+            job_id = platform.submit({**payload, "webhook_url": receiver.url})
+            worker.wait_until(lambda: len(receiver.received) == 1)
+            worker.kill()
+        refused = receiver.received[0]
+        receiver.behaviour = take
+        with WorkerProcess(platform, tmp_path) as worker:
+            worker.wait_until(lambda: len(receiver.received) == 2)
+            worker.wait_until(lambda: not list((tmp_path / "state" / "outbox").glob("*.json")))
+        assert receiver.received[1].body == refused.body
+        assert job_id not in platform.results
+    event = json.loads(refused.body)
+    assert (event["type"], event["data"]["job_id"]) == ("completed", job_id)
+    stored = Path(event["data"]["video_url"].removeprefix("file://")).read_bytes()
+    assert hashlib.sha256(stored).hexdigest() == event["data"]["sha256"]

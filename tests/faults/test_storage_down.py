@@ -1,0 +1,346 @@
+"""A storage that is down when a video is finished, with the real client against an S3 server that fails on command.
+
+The full run of the last test is `python -m benchmarks.uploads --count 200`; this is a sample of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from benchmarks.uploads import measure
+from tests.flow.conftest import Answer, Receiver, Runner
+from tests.flow.conftest import small as small_request
+from tests.unit.s3_double import Double, Handler, reset, serving, status
+from worker import job
+from worker.artifacts import VideoFile
+from worker.engine import Engine
+from worker.journal import Journal
+from worker.spool import Spool
+from worker.statefiles import StateFolder
+from worker.storage import video_key
+from worker.storage.spaces import SpacesStorage
+from worker.storage.spaces_client import make_client
+from worker.storage.spaces_place import place_of
+
+ROOT = Path(__file__).parents[2]
+BUCKET = "videos-bucket"
+EVERYTHING = ("put", "head", "create", "part", "complete", "abort")
+
+
+def small(**fields: Any) -> dict[str, Any]:
+    return small_request(num_inference_steps=1, **fields)
+
+
+@dataclass
+class Scene:
+    """One worker whose videos go to the double, and what its engine has made."""
+
+    run: Runner
+    double: Double
+    state: Path
+    made: list[int] = field(default_factory=list)
+
+    def dies(self, where: str = "") -> None:
+        """Every request whose path holds `where` meets a reset connection."""
+
+        def fault(handler: Handler) -> bool:
+            return where in handler.path and reset(handler)
+
+        self.double.always.update(dict.fromkeys(EVERYTHING, fault))
+
+    def is_back(self) -> None:
+        self.double.always.clear()
+
+    def object(self, job_id: str, index: int = 0) -> bytes:
+        (body,) = [s.body for path, s in self.double.objects.items() if path.endswith(f"/{job_id}/{index}.mp4")]
+        return body
+
+    @property
+    def kept(self) -> list[Path]:
+        folder = self.state / "spool"
+        return sorted(folder.glob("*.mp4")) if folder.is_dir() else []
+
+    def another_worker(self) -> job.Worker:
+        state = StateFolder(self.state)
+        return replace(self.run.worker, journal=Journal(state), spool=Spool(state))
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def make_scene(
+    double: Double,
+    make_runner: Callable[[Mapping[str, str]], Runner],
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., Scene]]:
+    clients = []
+    generate = Engine.generate
+
+    def make(**options: Any) -> Scene:
+        place = place_of(double.endpoint_url, BUCKET)
+        clients.append(make_client(place, "key", "secret", total_max_attempts=2))
+        runner = make_runner({})
+        runner.worker = replace(runner.worker, storage=SpacesStorage(clients[-1], place, **options))
+        scene = Scene(runner, double, tmp_path / "state")
+
+        def counted(self: Engine, request: Any, *arguments: Any, **more: Any) -> Any:
+            scene.made.append(request.index)
+            return generate(self, request, *arguments, **more)
+
+        monkeypatch.setattr(Engine, "generate", counted)
+        return scene
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def scene(make_scene: Callable[..., Scene]) -> Scene:
+    return make_scene()
+
+
+def error_of(answer: Answer, index: int = 0) -> dict[str, Any]:
+    error: dict[str, Any] = answer["videos"][index]["error"]
+    return error
+
+
+def test_a_dead_storage_fails_the_job_and_keeps_the_video_for_its_redelivery(scene: Scene, receiver: Receiver) -> None:
+    payload = {"job_id": "one", "webhook_url": receiver.url, "job_request_params": [small(seed=None)]}
+    scene.dies()
+    answer = scene.run(payload)
+    error = error_of(answer)
+    assert (answer["status"], error["code"], error["retryable"]) == ("failed", "upload_failed", True)
+    assert json.loads(answer["error"]) == error
+    (event,) = receiver.of_type("failed")
+    assert (event["code"], event["data"]["error"]["retryable"]) == (502, True)
+    assert scene.double.objects == {}
+    (kept,) = scene.kept
+    sha256 = hashlib.sha256(kept.read_bytes()).hexdigest()
+
+    again = scene.run(payload)  # still down
+    assert error_of(again)["code"] == "upload_failed"
+    assert scene.kept == [kept]
+
+    scene.is_back()
+    answer = scene.run(payload)
+    assert answer["status"] == "completed"
+    (video,) = answer["videos"]
+    assert video["sha256"] == sha256 == hashlib.sha256(scene.object("one")).hexdigest()
+    assert video["video_url"].startswith(scene.double.endpoint_url)
+    assert video["thumbnail_url"].endswith("/one/0.jpg")
+    assert set(video["timings"]) == {"inputs", "load", "text", "generate", "encode", "upload", "total"}
+    assert scene.made == [0]
+    (event,) = receiver.of_type("completed")
+    assert event["data"] == video
+    assert receiver.events[-1] == event
+    assert list((scene.state / "spool").iterdir()) == []
+
+    assert scene.run(payload)["videos"] == [video]
+    assert len(receiver.of_type("completed")) == 1
+
+
+def test_another_workers_tidy_stores_it_quietly_and_the_redelivery_answers_it(scene: Scene, receiver: Receiver) -> None:
+    payload = {"job_id": "one", "webhook_url": receiver.url, "job_request_params": [small()]}
+    scene.dies()
+    scene.run(payload)
+    told = len(receiver.events)
+    asyncio.run(job.tidy(scene.another_worker()))
+    assert len(scene.kept) == 1
+    scene.is_back()
+    asyncio.run(job.tidy(scene.another_worker()))
+    assert scene.kept == []
+    assert (
+        len(receiver.events) == told
+    )  # the receiver was told `failed`: it is told no more until it sends the job again
+    stored = scene.object("one")
+    scene.double.seen.clear()
+    (video,) = scene.run(payload)["videos"]
+    assert (video["status"], video["sha256"]) == ("completed", hashlib.sha256(stored).hexdigest())
+    assert scene.double.operations() == ["head"]
+    assert scene.made == [0]
+    assert [event["data"] for event in receiver.of_type("completed")] == [video]
+
+
+def test_the_next_job_stores_what_the_one_before_could_not(scene: Scene) -> None:
+    scene.dies()
+    scene.run({"job_id": "one", "job_request_params": [small()]})
+    scene.is_back()
+    scene.run({"job_id": "two", "job_request_params": [small(seed=2)]})
+    assert scene.kept == []
+    assert len(scene.object("one")) > 0
+    assert scene.made == [0, 0]
+
+
+def test_only_the_videos_that_were_not_stored_are_kept(scene: Scene) -> None:
+    payload = {"job_id": "three", "job_request_params": [small(seed=seed) for seed in range(3)]}
+    scene.dies("/1.mp4")
+    first = scene.run(payload)
+    assert first["status"] == "partial"
+    assert [video["status"] for video in first["videos"]] == ["completed", "failed", "completed"]
+    assert len(scene.kept) == 1
+    scene.is_back()
+    second = scene.run(payload)
+    assert second["status"] == "completed"
+    assert [second["videos"][index] for index in (0, 2)] == [first["videos"][index] for index in (0, 2)]
+    for index, video in enumerate(second["videos"]):
+        assert video["sha256"] == hashlib.sha256(scene.object("three", index)).hexdigest()
+    assert sorted(scene.made) == [0, 1, 2]
+
+
+def test_a_video_that_tidy_stores_while_the_job_is_being_accepted_is_not_made_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = {"job_id": "one", "job_request_params": [small()]}
+    scene.dies()
+    scene.run(payload)
+    scene.is_back()
+    other = scene.another_worker()
+    accept = Journal.accept
+
+    def late(self: Journal, *arguments: Any, **options: Any) -> Any:
+        entry = accept(self, *arguments, **options)
+        other.spool.drain(other.storage, other.journal)
+        return entry
+
+    monkeypatch.setattr(Journal, "accept", late)
+    assert scene.run(payload)["status"] == "completed"
+    assert scene.made == [0]
+
+
+def test_an_unwritable_state_folder_changes_no_answer(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file in the way")
+    payload = {"job_id": "one", "job_request_params": [small()]}
+    scene.dies()
+    assert error_of(scene.run(payload))["code"] == "upload_failed"
+    scene.is_back()
+    assert scene.run(payload)["status"] == "completed"
+    assert scene.made == [0, 0]
+
+
+# --- a finished video, asked for again
+
+
+def test_a_redelivered_job_answers_presigned_urls_that_are_good(
+    make_scene: Callable[..., Scene], receiver: Receiver
+) -> None:
+    payload = {"job_id": "one", "webhook_url": receiver.url, "job_request_params": [small(), small(thumbnail=False)]}
+    scene = make_scene(acl="private", presign_expiry_s=11)
+    first = scene.run(payload)["videos"]
+    later = make_scene(acl="private", presign_expiry_s=22)  # as 11 s later, when the recorded ones are bad
+    second = later.run(payload)["videos"]
+    for old, new, suffixes in zip(first, second, ((".mp4", ".jpg"), (".mp4",)), strict=True):
+        urls = ("video_url", "thumbnail_url")[: len(suffixes)]
+        for name, suffix in zip(urls, suffixes, strict=True):
+            for video, expires in ((old, "11"), (new, "22")):
+                assert urlsplit(video[name]).path.endswith(suffix)
+                assert parse_qs(urlsplit(video[name]).query)["X-Amz-Expires"] == [expires]
+        assert {**new, **{name: old[name] for name in urls}} == old
+    assert second[1]["thumbnail_url"] is None
+    assert later.made == []
+
+
+def test_a_finished_video_that_was_deleted_from_the_bucket_is_made_again(scene: Scene) -> None:
+    payload = {"job_id": "one", "job_request_params": [small(), small(seed=2)]}
+    first = scene.run(payload)
+    gone = next(path for path in scene.double.objects if path.endswith("/one/1.mp4"))
+    del scene.double.objects[gone]
+    second = scene.run(payload)
+    assert second["status"] == "completed"
+    assert scene.made == [0, 1, 1]
+    assert second["videos"][0] == first["videos"][0]
+    assert hashlib.sha256(scene.object("one", 1)).hexdigest() == second["videos"][1]["sha256"]
+
+
+@pytest.mark.parametrize("fault", [reset, status(503, "SlowDown"), status(403, "AccessDenied")])
+def test_a_storage_that_cannot_be_asked_costs_a_redelivered_job_nothing(scene: Scene, fault: Any) -> None:
+    payload = {"job_id": "one", "job_request_params": [small()]}
+    first = scene.run(payload)
+    scene.double.always.update(dict.fromkeys(EVERYTHING, fault))
+    assert scene.run(payload)["videos"] == first["videos"]
+    assert scene.made == [0]
+
+
+# --- many, and by several workers
+
+DRAIN = """
+import sys
+from pathlib import Path
+from worker.journal import Journal
+from worker.spool import Spool
+from worker.statefiles import StateFolder
+from worker.storage.spaces import SpacesStorage
+from worker.storage.spaces_client import make_client
+from worker.storage.spaces_place import place_of
+state = StateFolder(Path(sys.argv[1]))
+place = place_of(sys.argv[2], sys.argv[3])
+storage = SpacesStorage(make_client(place, "key", "secret"), place)
+print("ready", flush=True)
+sys.stdin.readline()
+print(Spool(state).drain(storage, Journal(state)))
+"""
+
+
+def test_two_workers_that_wake_together_upload_every_video_once(double: Double, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    journal, spool, day = Journal(folder), Spool(folder), datetime.now(UTC).date()
+    contents = {f"job-{number}": bytes([number]) * 50_000 for number in range(12)}
+    for job_id, content in contents.items():
+        path = tmp_path / "0.mp4"
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        journal.accept(job_id, "d", today=day, seeds=[1])
+        spool.keep(
+            VideoFile(path, None, 64, 64, 9, 16, len(content), digest),
+            job_id=job_id,
+            payload_digest="d",
+            index=0,
+            key=video_key(job_id, 0, day),
+            result={"index": 0, "sha256": digest, "timings": {}},
+        )
+    command = [sys.executable, "-c", DRAIN, str(tmp_path / "state"), double.endpoint_url, BUCKET]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    stored = [int(worker.communicate(timeout=60)[0]) for worker in workers]
+    assert sum(stored) == 12
+    assert double.operations().count("put") == 12
+    for job_id, content in contents.items():
+        assert double.objects[f"/{BUCKET}/{video_key(job_id, 0, day)}.mp4"].body == content
+        entry = journal.entry(job_id)
+        assert entry is not None
+        assert entry.finished[0]["video_url"].endswith(f"/{job_id}/0.mp4")
+    assert list((tmp_path / "state" / "spool").iterdir()) == []
+
+
+def test_in_bad_weather_every_video_is_stored_whole_and_once(run: Runner, tmp_path: Path) -> None:
+    report = measure(run.worker, tmp_path / "state", count=10, seed=3, attempts=3)
+    assert report.good, report
+    assert report.failed_at_first >= 2
+    assert report.faults["dead"] > 0
+    assert report.in_parts == 5

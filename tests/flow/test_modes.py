@@ -1,0 +1,94 @@
+"""Every mode as a caller asks for it: what comes out, and which expert made it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pytest_httpserver import HTTPServer
+
+from tests.flow.conftest import Runner, small
+from tests.flow.test_job import probe
+from tests.unit.test_engine import ExpertCounter
+from worker import encode
+
+
+@pytest.fixture
+def clip_url(httpserver: HTTPServer, tmp_path: Path) -> Callable[[int, int], str]:
+    """Serves an MP4 of so many frames at so many frames a second, 320 x 192, colours that change."""
+
+    def serve(num_frames: int, fps: int) -> str:
+        frames = (np.full((192, 320, 3), (7 * n % 256, 90, 160), np.uint8) for n in range(num_frames))
+        made = encode.encode(
+            frames, path=tmp_path / "clip.mp4", width=320, height=192, num_frames=num_frames, fps=fps, poster=None
+        )
+        httpserver.expect_request("/clip.mp4").respond_with_data(made.path.read_bytes(), content_type="video/mp4")
+        return httpserver.url_for("/clip.mp4")
+
+    return serve
+
+
+def test_first_and_last_frame(run: Runner, picture_url: str, httpserver: HTTPServer) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (300, 500), "navy").save(stream, "JPEG")
+    httpserver.expect_request("/end.jpg").respond_with_data(stream.getvalue())
+    both = small(reference_image_url=picture_url, last_image_url=httpserver.url_for("/end.jpg"))
+    (video,) = run({"job_id": "both", "job_request_params": [both]})["videos"]
+    assert video["mode"] == "first_last_frame"
+    assert probe(video["video_url"])[3:] == (256, 256, 5)
+    (one,) = run({"job_id": "one", "job_request_params": [small(reference_image_url=picture_url)]})["videos"]
+    assert one["sha256"] != video["sha256"]
+
+
+def test_video_to_video_runs_the_last_steps_on_both_experts(run: Runner, clip_url: Callable[[int, int], str]) -> None:
+    request = small(reference_video_url=clip_url(20, 16), num_frames=17, num_inference_steps=10, strength=0.8)
+    (video,) = run({"job_id": "v", "job_request_params": [request]})["videos"]
+    assert video["mode"] == "video_to_video"
+    assert video["parameters"]["strength"] == 0.8
+    assert probe(video["video_url"])[5] == 17
+    with ExpertCounter(run.worker.engine, "t2v") as ran:
+        run({"job_id": "w", "job_request_params": [{**request, "guidance_scale": 1.0, "guidance_scale_2": 1.0}]})
+    assert len(ran.high) + len(ran.low) == 8
+    assert ran.high
+    assert ran.low
+    assert min(ran.high) >= 875.0 > max(ran.low)
+
+
+def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[int, int], str]) -> None:
+    url = clip_url(9, 16)
+    shas = set()
+    for strength in (0.1, 0.5, 1.0):
+        request = small(reference_video_url=url, num_inference_steps=10, strength=strength)
+        (video,) = run({"job_id": f"s{strength}", "job_request_params": [request]})["videos"]
+        shas.add(video["sha256"])
+    assert len(shas) == 3
+
+
+@pytest.mark.parametrize(("frames", "fps", "made"), [(8, 8, 13), (40, 16, 21), (10, 16, 9)])
+def test_the_video_is_resampled_and_its_length_bounds_the_answer(
+    run: Runner, clip_url: Callable[[int, int], str], frames: int, fps: int, made: int
+) -> None:
+    request = small(reference_video_url=clip_url(frames, fps), num_frames=21, num_inference_steps=1)
+    (video,) = run(request)["videos"]
+    assert video["num_frames"] == made
+    lowered = [warning for warning in video["warnings"] if "the length of the reference video" in warning]
+    assert len(lowered) == (made < 21)
+
+
+def test_a_video_that_is_too_short_is_refused(run: Runner, clip_url: Callable[[int, int], str]) -> None:
+    answer = run(small(reference_video_url=clip_url(3, 16)))
+    error = json.loads(answer["error"])
+    assert (error["code"], error["path"]) == ("input_invalid", "reference_video_url")
+
+
+def test_turbo_from_a_video(run: Runner, clip_url: Callable[[int, int], str]) -> None:
+    request = small(reference_video_url=clip_url(9, 16), quality_preset="turbo", strength=0.75)
+    run({"job_id": "warm", "job_request_params": [request]})
+    with ExpertCounter(run.worker.engine, "t2v") as ran:
+        run({"job_id": "turbo", "job_request_params": [request]})
+    assert ran.high + ran.low == pytest.approx([937.5, 833.3, 625.0], abs=0.05)
