@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check fix docs lock image bench soak clean
+.PHONY: help setup setup-dev run test check fix docs lock image bench bench-faults soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,13 @@ image:               ## build the image with docker, podman or buildah
 bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.encode
+	@$(BIN)/python -m benchmarks.lora
+	@$(BIN)/python -m benchmarks.memory
+
+bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but the soak
+	@$(BIN)/python -m benchmarks.uploads --count 200
+	@$(BIN)/python -m benchmarks.kills --times 10
+	@$(BIN)/python -m benchmarks.hostile_images --count 20000
 
 soak: setup-dev      ## 60 minutes of mixed jobs under random faults
 	@$(BIN)/python -m benchmarks.soak

@@ -25,8 +25,9 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.engine import Engine
-    from worker.job import Report, Worker
+    from worker.job import Report
     from worker.progress import ProgressEvent
+    from worker.services import Worker
 
 logger = logging.getLogger("handler")
 # The SDK's id for every run of test_input.json; each gets an id of its own, or the second would be the first again.
@@ -55,20 +56,22 @@ def build_engine(settings: Settings) -> Engine:
 
 def build_worker(settings: Settings) -> Worker:
     """Everything a job needs, with the models of PRELOAD in memory."""
-    from worker import job, journal, loras, net, outbox, spool, storage
+    from worker import journal, loras, net, outbox, spool, storage
+    from worker.services import Worker
     from worker.shutdown import Shutdown
     from worker.statefiles import StateFolder
     from worker.stop import Stop
 
+    # What can be refused in a moment comes before minutes of loading.
     state = StateFolder(settings_module.state_dir(settings))
-    engine = build_engine(settings)
-    engine.preload(settings.preload, Stop())
     opener = net.Opener(settings.private_url_allowlist)
     target = storage.open_storage(settings)
+    engine = build_engine(settings)
+    engine.preload(settings.preload, Stop())
     logger.info(
         "ready on %s after %.1f s; videos go to %s", engine.gpu, time.perf_counter() - _STARTED, target.describe()
     )
-    return job.Worker(
+    return Worker(
         settings=settings,
         engine=engine,
         opener=opener,

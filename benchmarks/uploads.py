@@ -29,17 +29,21 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.unit.s3_double import Double, Fault, Handler, lose_the_answer, reset, serving, status
 from worker import job
 from worker.engine import Engine
 from worker.journal import Journal
+from worker.services import Worker
 from worker.spool import Spool
 from worker.statefiles import StateFolder
 from worker.storage.spaces import SpacesStorage
 from worker.storage.spaces_client import TOTAL_MAX_ATTEMPTS, make_client
 from worker.storage.spaces_place import place_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 RESULTS = Path(__file__).parent / "results"
 BUCKET = "videos-bucket"
@@ -145,32 +149,34 @@ def request(number: int) -> dict[str, Any]:
     return {"job_id": f"upload-{number:04d}", "job_request_params": [{**video, "num_frames": frames, "seed": number}]}
 
 
-def measure(
-    worker: job.Worker, state_dir: Path, *, count: int, seed: int, attempts: int = TOTAL_MAX_ATTEMPTS
-) -> Report:
+def measure(worker: Worker, state_dir: Path, *, count: int, seed: int, attempts: int = TOTAL_MAX_ATTEMPTS) -> Report:
     """Run `count` jobs against bad weather. `worker` gives the engine and all else but the storage; see the module."""
     began = time.perf_counter()
     engine = Counting(worker.engine)
     with serving() as double:
         weather = Weather(double, seed, plan=count * 50)
-        clients = [
-            make_client(place_of(double.endpoint_url, BUCKET), "key", "secret", total_max_attempts=attempts)
-            for _ in range(2)
-        ]
+        place = place_of(double.endpoint_url, BUCKET)
+        clients: list[S3Client] = []
+
+        def connect() -> S3Client:
+            clients.append(make_client(place, "key", "secret", total_max_attempts=attempts))
+            return clients[-1]
+
         first, second = (
             replace(
                 worker,
                 engine=engine,  # type: ignore[arg-type]
                 storage=SpacesStorage(
-                    client,
-                    place_of(double.endpoint_url, BUCKET),
+                    connect(),
+                    place,
                     multipart_threshold_bytes=THRESHOLD_BYTES,
                     part_bytes=PART_BYTES,
+                    renew=connect,
                 ),
                 spool=Spool(StateFolder(state_dir)),
                 journal=Journal(StateFolder(state_dir)),
             )
-            for client in clients
+            for _ in range(2)
         )
         answers, failed = asyncio.run(_run(first, second, weather, count, random.Random(seed + 1)))
         for client in clients:
@@ -193,11 +199,11 @@ def measure(
 
 
 async def _run(
-    first: job.Worker, second: job.Worker, weather: Weather, count: int, draw: random.Random
+    first: Worker, second: Worker, weather: Weather, count: int, draw: random.Random
 ) -> tuple[list[dict[str, Any]], int]:
     at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int, worker: job.Worker) -> dict[str, Any]:
+    async def one(number: int, worker: Worker) -> dict[str, Any]:
         async with at_once:
             payload = request(number)
             answer = await job.run({"id": payload["job_id"], "input": payload}, worker, lambda _: None)

@@ -12,66 +12,32 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from worker import answers, earlier, encode, postman, prepare, prompt
+from worker import answers, earlier, making, postman, prepare
 from worker.answers import Stopwatch
-from worker.artifacts import Delivery, VideoFile
+from worker.delivering import Deliveries
 from worker.earlier import Earlier
-from worker.engine import DeviceLost, Engine, Rendering
-from worker.errors import Cancelled, Internal, JobTimeout, UploadFailed, WorkerError
-from worker.journal import Entry, Journal, payload_digest
-from worker.log import fingerprint, job_scope
-from worker.loras import LoraStore
-from worker.net import Opener
-from worker.outbox import Outbox
+from worker.engine import DeviceLost
+from worker.errors import Cancelled, Internal, JobTimeout
+from worker.journal import Entry, payload_digest
+from worker.log import job_scope
+from worker.making import Made
 from worker.payload import Limits
 from worker.prepare import Prepared
 from worker.progress import Progress, ProgressEvent
 from worker.request import Job, VideoRequest, contact, parse
-from worker.settings import Settings
-from worker.shutdown import Shutdown, ShuttingDown
-from worker.spool import Found, Spool
-from worker.stop import Stop
-from worker.storage import Storage, video_key
+from worker.services import Worker
+from worker.stop import Stop, as_worker_error
 from worker.webhooks import Channel
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 Report = Callable[[ProgressEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """What every job needs, made once for the process."""
-
-    settings: Settings
-    engine: Engine
-    opener: Opener
-    loras: LoraStore
-    storage: Storage
-    journal: Journal
-    outbox: Outbox
-    spool: Spool
-    gpu: ThreadPoolExecutor
-    shutdown: Shutdown
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A video that is encoded and waits to be stored. `gpu_seconds`: how long it held the GPU's thread and its turn."""
-
-    request: VideoRequest
-    prompt: str
-    rendering: Rendering
-    file: VideoFile
-    stopwatch: Stopwatch
-    gpu_seconds: float
 
 
 async def run(event: Mapping[str, Any], worker: Worker, report: Report) -> dict[str, Any]:
@@ -119,7 +85,7 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
     try:
         digest = payload_digest(payload)
     except (RecursionError, TypeError, ValueError) as failure:  # nothing that JSON of a sane depth can hold
-        error = _translated(failure, job_id, stop)
+        error = as_worker_error(failure, job_id, stop)
         return answers.refused_answer(job_id, error, stopwatch.total())
     with job_scope(job_id, private=_private(payload)):
         channel = Channel(
@@ -145,7 +111,7 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
                 job, entry = await _accept(payload, job_id, digest, worker)
                 return await _JobRun(job, entry, worker, channel, report, stop).answer(stopwatch)
         except Exception as failure:
-            error = _translated(failure, job_id, stop)
+            error = as_worker_error(failure, job_id, stop)
             await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
             return answers.refused_answer(job_id, error, stopwatch.total())
         finally:
@@ -180,7 +146,7 @@ class _JobRun:
         self._progress = Progress(len(job.videos), [channel.progress, report])
         self._preparing: dict[int, asyncio.Task[Prepared]] = {}
         self._earlier: dict[int, Earlier] = {}
-        self._left = 0
+        self._deliveries = Deliveries(entry, worker, channel, self._progress, stop)
         self._device_lost = False
 
     async def answer(self, stopwatch: Stopwatch) -> dict[str, Any]:
@@ -193,8 +159,8 @@ class _JobRun:
                 delivery = await self._one(video, Path(folder), deliveries[-1] if deliveries else None)
                 deliveries.append(delivery)
             results = await asyncio.gather(*deliveries)
-        if self._left:
-            logger.warning("%d video(s) are left for the next delivery of the job", self._left)
+        if self._deliveries.left:
+            logger.warning("%d video(s) are left for the next delivery of the job", self._deliveries.left)
             raise asyncio.CancelledError
         answer = answers.job_answer(self._job.job_id, results, stopwatch.total())
         if self._device_lost:
@@ -207,7 +173,7 @@ class _JobRun:
     ) -> asyncio.Task[dict[str, Any]]:
         left = self._earlier.get(video.index)
         if left is not None:
-            return asyncio.create_task(self._deliver_again(video.index, left, previous))
+            return asyncio.create_task(self._deliveries.again(video.index, left, previous))
         stopwatch = Stopwatch()
         try:
             self._stop.check()
@@ -217,16 +183,24 @@ class _JobRun:
             with stopwatch.stage("inputs"):
                 prepared = await self._prepared(video)
             self._prepare_next(video.index + 1)
-            made = await self._on_gpu(self._make, prepared, folder, stopwatch)
+            made = await self._on_gpu(prepared, folder, stopwatch)
         except Exception as failure:
             self._device_lost = self._device_lost or isinstance(failure, DeviceLost)
-            error = _translated(failure, self._job.job_id, self._stop)
-            return asyncio.create_task(self._fail(video.index, error, previous))
-        return asyncio.create_task(self._deliver(made, previous))
+            error = as_worker_error(failure, self._job.job_id, self._stop)
+            return asyncio.create_task(self._deliveries.failed(video.index, error, previous))
+        return asyncio.create_task(self._deliveries.made(made, previous))
 
-    async def _on_gpu(self, work: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker.gpu, copy_context().run, work, *arguments)
+    async def _on_gpu(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
+        work = partial(
+            making.make,
+            prepared,
+            folder,
+            stopwatch,
+            engine=self._worker.engine,
+            progress=self._progress,
+            stop=self._stop,
+        )
+        return await asyncio.get_running_loop().run_in_executor(self._worker.gpu, copy_context().run, work)
 
     def _prepare_next(self, index: int) -> None:
         if index < len(self._job.videos) and index not in self._earlier:
@@ -247,85 +221,6 @@ class _JobRun:
             self._prepare_next(video.index)
         return await self._preparing.pop(video.index)
 
-    def _make(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
-        """Generate and encode one video. Runs in the GPU's thread."""
-        video, engine = prepared.request, self._worker.engine
-        text = prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
-        logger.info("video %d: %s, prompt %s", video.index, video.mode, fingerprint(text))
-        watcher = _Watcher(self._progress, video.index)
-        rendering = engine.generate(
-            video, text, prepared.conditioning, loras=prepared.loras, watcher=watcher, stop=self._stop
-        )
-        for stage, seconds in rendering.seconds.items():
-            stopwatch.add(stage, seconds)
-
-        def on_frame(done: int) -> None:
-            self._stop.check()
-            self._progress.stage(video.index, "encoding", done / rendering.num_frames)
-
-        with stopwatch.stage("encode"):
-            file = encode.encode(
-                rendering.frames(),
-                path=folder / f"{video.index}.mp4",
-                width=rendering.width,
-                height=rendering.height,
-                num_frames=rendering.num_frames,
-                fps=video.fps,
-                poster=folder / f"{video.index}.jpg" if video.thumbnail else None,
-                on_frame=on_frame,
-            )
-        return Made(video, text, rendering, file, stopwatch, stopwatch.total())
-
-    async def _deliver(self, made: Made, previous: asyncio.Task[dict[str, Any]] | None) -> dict[str, Any]:
-        """Store, record, tell."""
-        index, job_id = made.request.index, self._job.job_id
-        self._progress.stage(index, "uploading")
-        try:
-            try:
-                with made.stopwatch.stage("upload"):
-                    delivery = await asyncio.to_thread(self._worker.storage.store, made.file, self._key(index))
-            except UploadFailed:
-                await self._keep(made)
-                raise
-            result = self._result(made, delivery)
-            await asyncio.to_thread(self._worker.journal.record_result, job_id, index, result)
-        except Exception as failure:
-            return await self._fail(index, _translated(failure, job_id, self._stop), previous)
-        logger.info("video %d: stored, %d bytes, %s", index, made.file.size_bytes, made.stopwatch.read())
-        return await self._tell(result, previous)
-
-    def _result(self, made: Made, delivery: Delivery) -> dict[str, Any]:
-        engine = self._worker.engine
-        return answers.video_result(
-            job_id=self._job.job_id,
-            request=made.request,
-            spec=engine.spec_for(made.request),
-            prompt=made.prompt,
-            parameters=made.rendering.parameters,
-            warnings=made.rendering.warnings,
-            video=made.file,
-            delivery=delivery,
-            timings=made.stopwatch.read(),
-            gpu=engine.gpu,
-            cost_usd=answers.cost_usd(made.gpu_seconds, self._worker.settings.gpu_hourly_usd),
-        )
-
-    def _key(self, index: int) -> str:
-        return video_key(self._job.job_id, index, self._entry.accepted_on)
-
-    async def _keep(self, made: Made) -> None:
-        """Keep what the storage did not take, for the next delivery of the job or any worker's `tidy`."""
-        index = made.request.index
-        await asyncio.to_thread(
-            self._worker.spool.keep,
-            made.file,
-            job_id=self._job.job_id,
-            payload_digest=self._entry.payload_digest,
-            index=index,
-            key=self._key(index),
-            result=self._result(made, Delivery("", None)),
-        )
-
     async def _left_by_earlier_deliveries(self) -> dict[int, Earlier]:
         """What need not be made again, by the video's index."""
         worker = self._worker
@@ -337,57 +232,6 @@ class _JobRun:
 
         left = await asyncio.gather(*(asyncio.to_thread(find, video.index) for video in self._job.videos))
         return {video.index: found for video, found in zip(self._job.videos, left, strict=True) if found is not None}
-
-    async def _deliver_again(
-        self, index: int, left: Earlier, previous: asyncio.Task[dict[str, Any]] | None
-    ) -> dict[str, Any]:
-        """Tell what an earlier delivery of the job made, stored first where it waits for that."""
-        if isinstance(left, Found):
-            worker = self._worker
-            self._progress.stage(index, "uploading")
-            try:
-                left = await asyncio.to_thread(
-                    worker.spool.upload, left, worker.storage, worker.journal, stop=self._stop.event
-                )
-            except Exception as failure:
-                return await self._fail(index, _translated(failure, self._job.job_id, self._stop), previous)
-        return await self._tell(left, previous)
-
-    async def _tell(self, result: dict[str, Any], previous: asyncio.Task[dict[str, Any]] | None) -> dict[str, Any]:
-        """Send the final event of a finished video, after that of the video before it."""
-        if previous is not None:
-            await previous
-        self._progress.finished(result["index"])
-        await self._channel.completed(result["index"], result)
-        return result
-
-    async def _fail(
-        self, index: int, error: WorkerError, previous: asyncio.Task[dict[str, Any]] | None
-    ) -> dict[str, Any]:
-        if previous is not None:
-            await previous
-        if isinstance(error, ShuttingDown):
-            self._left += 1
-            return {}
-        logger.warning("video %d failed: %s", index, error.code)
-        failure = answers.video_failure(self._job.job_id, index, error)
-        self._progress.finished(index)
-        await self._channel.failed(index, failure, error.http_code, str(error))
-        return failure
-
-
-class _Watcher:
-    """Passes what the engine does on to the progress of one video."""
-
-    def __init__(self, progress: Progress, index: int) -> None:
-        self._progress = progress
-        self._index = index
-
-    def loading(self, fraction: float) -> None:
-        self._progress.stage(self._index, "loading", fraction)
-
-    def generating(self, fraction: float) -> None:
-        self._progress.stage(self._index, "generating", fraction)
 
 
 def _private(payload: object) -> list[str]:
@@ -403,13 +247,3 @@ def _private(payload: object) -> list[str]:
 def _count(payload: object) -> int:
     videos = payload.get("job_request_params") if isinstance(payload, Mapping) else None
     return len(videos) if isinstance(videos, list) else 1
-
-
-def _translated(failure: Exception, job_id: str, stop: Stop) -> WorkerError:
-    """Every exception as an error of the contract; what was not foreseen is logged whole and told without detail."""
-    if isinstance(failure, Cancelled) and stop.requested:
-        return stop.reason
-    if isinstance(failure, WorkerError):
-        return failure
-    logger.error("unforeseen failure", exc_info=failure)
-    return Internal(job_id)

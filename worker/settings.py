@@ -162,7 +162,9 @@ class Settings(BaseSettings):
         None, description="Signs webhooks: whsec_ and base64; several, with spaces between, while one replaces another"
     )
     state_dir: Path | None = Field(
-        None, description="Journal and outbox. Unset: state beside the model cache on a volume, else ./.state"
+        None,
+        description="Journal, outbox and videos that wait for the storage (5 GiB at most). "
+        "Unset: state beside the model cache on a volume, else ./.state",
     )
     private_url_allowlist: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -387,7 +389,7 @@ def model_cache_dir(settings: Settings) -> Path:
 
 
 def state_dir(settings: Settings) -> Path:
-    """Where the journal and the outbox lie: `STATE_DIR`, or `state` beside the model cache on a volume, or ./.state."""
+    """Where journal, outbox and spool lie: `STATE_DIR`, or `state` beside the model cache on a volume, or ./.state."""
     if settings.state_dir is not None:
         return settings.state_dir
     cache = model_cache_dir(settings)

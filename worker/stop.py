@@ -6,9 +6,12 @@ and in every blocking stage, which is given `event`.
 
 from __future__ import annotations
 
+import logging
 import threading
 
-from worker.errors import Cancelled, WorkerError
+from worker.errors import Cancelled, Internal, WorkerError
+
+logger = logging.getLogger(__name__)
 
 
 class Stop:
@@ -36,3 +39,13 @@ class Stop:
         """Raise the reason if the job is to end."""
         if self.event.is_set():
             raise self._reason
+
+
+def as_worker_error(failure: Exception, job_id: str, stop: Stop) -> WorkerError:
+    """Every exception as an error of the contract; what was not foreseen is logged whole and told without detail."""
+    if isinstance(failure, Cancelled) and stop.requested:
+        return stop.reason
+    if isinstance(failure, WorkerError):
+        return failure
+    logger.error("unforeseen failure", exc_info=failure)
+    return Internal(job_id)

@@ -27,6 +27,7 @@ from worker import job
 from worker.artifacts import VideoFile
 from worker.engine import Engine
 from worker.journal import Journal
+from worker.services import Worker
 from worker.spool import Spool
 from worker.statefiles import StateFolder
 from worker.storage import video_key
@@ -72,7 +73,7 @@ class Scene:
         folder = self.state / "spool"
         return sorted(folder.glob("*.mp4")) if folder.is_dir() else []
 
-    def another_worker(self) -> job.Worker:
+    def another_worker(self) -> Worker:
         state = StateFolder(self.state)
         return replace(self.run.worker, journal=Journal(state), spool=Spool(state))
 

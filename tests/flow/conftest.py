@@ -19,6 +19,7 @@ from worker import demo, job, journal, loras, net, outbox, settings, spool, stor
 from worker.engine import Engine
 from worker.planning import Planner
 from worker.progress import ProgressEvent
+from worker.services import Worker
 from worker.shutdown import Shutdown
 from worker.statefiles import StateFolder
 
@@ -72,7 +73,7 @@ def picture_url(httpserver: HTTPServer) -> str:
 class Runner:
     """Runs payloads through the whole flow in this process."""
 
-    worker: job.Worker
+    worker: Worker
     reports: list[ProgressEvent] = field(default_factory=list)
 
     def __call__(self, payload: object, *, job_id: str = "rp-1") -> Answer:
@@ -95,7 +96,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         opener = net.Opener(loaded.private_url_allowlist)
         pools.append(ThreadPoolExecutor(1, thread_name_prefix="gpu"))
         return Runner(
-            job.Worker(
+            Worker(
                 settings=loaded,
                 engine=engine,
                 opener=opener,

@@ -95,3 +95,17 @@ def test_what_a_worker_stored_since_the_job_was_accepted_counts(scene: Scene) ->
     left = scene.find()
     assert isinstance(left, dict)
     assert left["sha256"] == scene.video.sha256
+
+
+def test_what_a_worker_stores_while_the_job_looks_counts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.keep()
+    find = scene.spool.find
+
+    def late(**video: Any) -> Found | None:
+        assert scene.spool.drain(scene.storage, scene.journal) == 1
+        return find(**video)
+
+    monkeypatch.setattr(scene.spool, "find", late)
+    left = scene.find()
+    assert isinstance(left, dict)
+    assert left["sha256"] == scene.video.sha256

@@ -39,9 +39,10 @@ def nothing_left_behind() -> Iterator[None]:
     """No encode, good or bad, leaves a thread, a process (zombies count) or a descriptor behind."""
     process = psutil.Process()
     threads, descriptors = set(threading.enumerate()), process.num_fds()
+    children = set(process.children(recursive=True))  # another test's fork server may be among them
     yield
     assert set(threading.enumerate()) == threads
-    assert process.children(recursive=True) == []
+    assert set(process.children(recursive=True)) == children
     assert process.num_fds() == descriptors
 
 

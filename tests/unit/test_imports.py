@@ -14,9 +14,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "runpod", "accelerate", "peft")
 LIGHT_MODULES = [
-    *("answers", "artifacts", "encode", "envelopes", "errors", "gate", "image_decode", "inputs", "journal", "log"),
+    *(
+        "answers",
+        "artifacts",
+        "encode",
+        "envelopes",
+        "errors",
+        "gate",
+        "image_decode",
+        "inputs",
+        "journal",
+        "kept",
+        "log",
+    ),
     *("models", "net", "outbox", "payload", "postman", "progress", "prompt", "request", "schema", "settings"),
-    *("statefiles", "stop", "storage", "terminal", "video_decode", "webhooks", "wire"),
+    *("spool", "statefiles", "stop", "storage", "terminal", "video_decode", "webhooks", "wire"),
 ]
 REPORT = """
 import importlib, json, sys

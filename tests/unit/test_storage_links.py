@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,7 +19,7 @@ from worker.settings import Settings
 from worker.storage import Storage, open_storage
 from worker.storage.local import LocalStorage
 from worker.storage.spaces import ASKING_ATTEMPTS, SpacesStorage
-from worker.storage.spaces_client import make_client
+from worker.storage.spaces_client import TOTAL_MAX_ATTEMPTS, make_client
 from worker.storage.spaces_place import place_of
 
 BUCKET = "videos-bucket"
@@ -167,6 +169,33 @@ def test_a_job_does_not_wait_long_for_the_answer(double: Double) -> None:
     assert double.operations() == ["head"] * ASKING_ATTEMPTS
     config: Any = storage._asking.meta.config  # type: ignore[attr-defined]
     assert (config.connect_timeout, config.read_timeout) == (5.0, 5.0)
+
+
+# --- after an outage
+
+
+def test_an_outage_does_not_use_up_the_retries_of_later_uploads(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None, time=time.time))
+    settings = Settings(
+        storage_endpoint_url=double.endpoint_url,
+        storage_access_key="access-key-value",
+        storage_secret_key="secret-key-value",
+        storage_bucket=BUCKET,
+    )
+    storage = open_storage(settings)
+    video = make_video(tmp_path, poster=None)
+    dead(double, status(503, "ServiceUnavailable"))
+    for _ in range(12):
+        with pytest.raises(UploadFailed):
+            storage.store(video, KEY)
+    assert double.operations() == ["put"] * 12 * TOTAL_MAX_ATTEMPTS
+    double.always.clear()
+    double.seen.clear()
+    double.faults["put"] = [status(503, "ServiceUnavailable")] * (TOTAL_MAX_ATTEMPTS - 1)
+    storage.store(video, KEY)
+    assert double.operations() == [*["put"] * TOTAL_MAX_ATTEMPTS, "head"]
 
 
 # --- parts that a dead storage kept

@@ -15,7 +15,8 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
@@ -60,7 +61,9 @@ class SpacesStorage:
 
     `public_base_url` is the public or CDN base of the URLs, None for the bucket's own address. With acl `private` every
     URL is presigned for `presign_expiry_s` and points at the bucket, because a CDN does not check signatures. `asking`
-    is a less patient client for `holds`, `client` itself by default.
+    is a less patient client for `holds`, `client` itself by default. `renew` makes another client like `client`, which
+    takes its place after an upload that failed: botocore's retries draw on a quota of the client's whole life, which
+    one outage uses up and only many successes refill; without it the first 503 afterwards would fail an upload.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class SpacesStorage:
         multipart_threshold_bytes: int = MULTIPART_THRESHOLD_BYTES,
         part_bytes: int = PART_BYTES,
         asking: S3Client | None = None,
+        renew: Callable[[], S3Client] | None = None,
     ) -> None:
         self._client = client
         self._asking = client if asking is None else asking
+        self._renew = renew
         self._place = place
         self._acl = acl
         self._presign_expiry_s = presign_expiry_s
@@ -98,19 +103,19 @@ class SpacesStorage:
             raise SettingsError(["storage is configured in part: set all four DIGITAL_OCEAN_* variables"])
         place = place_of(endpoint_url, bucket, settings.storage_region)
         keys = access_key.get_secret_value(), secret_key.get_secret_value()
+        renew = partial(make_client, place, *keys)
         return cls(
-            make_client(place, *keys),
+            renew(),
             place,
             acl=settings.storage_acl,
             presign_expiry_s=settings.presign_expiry_s,
             public_base_url=settings.storage_public_url,
-            asking=make_client(
-                place,
-                *keys,
+            asking=renew(
                 total_max_attempts=ASKING_ATTEMPTS,
                 connect_timeout_s=ASKING_TIMEOUT_S,
                 read_timeout_s=ASKING_TIMEOUT_S,
             ),
+            renew=renew,
         )
 
     def describe(self) -> str:
@@ -118,7 +123,12 @@ class SpacesStorage:
 
     def store(self, video: VideoFile, key: str) -> Delivery:
         """See `Storage.store`."""
-        return deliver(video, key, self._put)
+        try:
+            return deliver(video, key, self._put)
+        except UploadFailed:
+            if self._renew is not None:
+                self._client = self._renew()
+            raise
 
     def holds(self, key: str, *, sha256: str) -> bool:
         """See `Storage.holds`. Where the key may not list the bucket, some servers answer 403 for what is gone."""

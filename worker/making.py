@@ -1,0 +1,78 @@
+"""One video on the GPU: prompt, latents, frames, file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker import encode, prompt
+from worker.answers import Stopwatch
+from worker.artifacts import VideoFile
+from worker.engine import Engine, Rendering
+from worker.log import fingerprint
+from worker.prepare import Prepared
+from worker.progress import Progress
+from worker.request import VideoRequest
+from worker.stop import Stop
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A video that is encoded and waits to be stored. `gpu_seconds`: how long it held the GPU's thread and its turn."""
+
+    request: VideoRequest
+    prompt: str
+    rendering: Rendering
+    file: VideoFile
+    stopwatch: Stopwatch
+    gpu_seconds: float
+
+
+def make(
+    prepared: Prepared, folder: Path, stopwatch: Stopwatch, *, engine: Engine, progress: Progress, stop: Stop
+) -> Made:
+    """Generate and encode one video into `folder`. Blocks; runs in the GPU's thread.
+
+    Raises the reason of `stop` within one step or frame, and what the engine and the encoder raise.
+    """
+    video = prepared.request
+    text = prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
+    logger.info("video %d: %s, prompt %s", video.index, video.mode, fingerprint(text))
+    watcher = _Watcher(progress, video.index)
+    rendering = engine.generate(video, text, prepared.conditioning, loras=prepared.loras, watcher=watcher, stop=stop)
+    for stage, seconds in rendering.seconds.items():
+        stopwatch.add(stage, seconds)
+
+    def on_frame(done: int) -> None:
+        stop.check()
+        progress.stage(video.index, "encoding", done / rendering.num_frames)
+
+    with stopwatch.stage("encode"):
+        file = encode.encode(
+            rendering.frames(),
+            path=folder / f"{video.index}.mp4",
+            width=rendering.width,
+            height=rendering.height,
+            num_frames=rendering.num_frames,
+            fps=video.fps,
+            poster=folder / f"{video.index}.jpg" if video.thumbnail else None,
+            on_frame=on_frame,
+        )
+    return Made(video, text, rendering, file, stopwatch, stopwatch.total())
+
+
+class _Watcher:
+    """Passes what the engine does on to the progress of one video."""
+
+    def __init__(self, progress: Progress, index: int) -> None:
+        self._progress = progress
+        self._index = index
+
+    def loading(self, fraction: float) -> None:
+        self._progress.stage(self._index, "loading", fraction)
+
+    def generating(self, fraction: float) -> None:
+        self._progress.stage(self._index, "generating", fraction)

@@ -1,0 +1,32 @@
+"""What every job needs, made once for the process."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from worker.engine import Engine
+from worker.journal import Journal
+from worker.loras import LoraStore
+from worker.net import Opener
+from worker.outbox import Outbox
+from worker.settings import Settings
+from worker.shutdown import Shutdown
+from worker.spool import Spool
+from worker.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """`gpu` has a single thread: whatever touches the device runs there, one video after the other."""
+
+    settings: Settings
+    engine: Engine
+    opener: Opener
+    loras: LoraStore
+    storage: Storage
+    journal: Journal
+    outbox: Outbox
+    spool: Spool
+    gpu: ThreadPoolExecutor
+    shutdown: Shutdown
