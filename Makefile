@@ -49,6 +49,7 @@ bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.memory
 
 bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but the soak
+	@$(BIN)/python -m benchmarks.webhooks --events 500
 	@$(BIN)/python -m benchmarks.uploads --count 200
 	@$(BIN)/python -m benchmarks.kills --times 10
 	@$(BIN)/python -m benchmarks.hostile_images --count 20000

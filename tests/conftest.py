@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when transformers is first imported
 
 from worker.settings import Settings, variables_of
 
