@@ -17,7 +17,7 @@ run: setup           ## make the video of test_input.json with the small built-i
 	@$(BIN)/python handler.py
 
 test: setup-dev      ## run all tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/ruff format --check .
