@@ -5,6 +5,7 @@ The parts are the same for every mode of a model; a pipeline is a thin wrapper t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,27 @@ def load_shared(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Sh
         )
 
 
-def load(folder: Path, spec: ModelSpec, shared: SharedParts, *, device: torch.device, dtype: torch.dtype) -> Components:
+def load(
+    folder: Path,
+    spec: ModelSpec,
+    shared: SharedParts,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    finish: Callable[[WanTransformer3DModel], None] = lambda _: None,
+) -> Components:
     """Load the experts of `spec` from a Diffusers folder beside parts that are already there.
 
-    Raises ModelUnavailable where a file is missing or cannot be read.
+    `finish` is called with each expert before the next is read: quantised one by one, two experts never lie in memory
+    at full size. Raises ModelUnavailable where a file is missing or cannot be read.
     """
     experts = ["transformer"] if spec.boundary_ratio is None else ["transformer", "transformer_2"]
     with _readable(folder):
-        loaded = [WanTransformer3DModel.from_pretrained(folder / name, dtype=dtype).to(device) for name in experts]
+        loaded: list[WanTransformer3DModel] = []
+        for name in experts:
+            expert = WanTransformer3DModel.from_pretrained(folder / name, dtype=dtype).to(device)
+            finish(expert)
+            loaded.append(expert)
         scheduler_config = UniPCMultistepScheduler.load_config(folder / "scheduler")
     return Components(
         shared=shared,
