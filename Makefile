@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check fix docs lock image bench bench-faults soak clean
+.PHONY: help setup setup-dev run test check fix docs lock image bench bench-faults hostile-urls soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but t
 	@$(BIN)/python -m benchmarks.uploads --count 200
 	@$(BIN)/python -m benchmarks.kills --times 10
 	@$(BIN)/python -m benchmarks.hostile_images --count 20000
+
+hostile-urls: setup-dev ## the matrix of hostile URLs in a private network namespace (needs root)
+	@unshare -n sh -c "ip link set lo up && $(BIN)/python -m pytest -q tests/faults/test_hostile_urls.py"
 
 soak: setup-dev      ## 60 minutes of mixed jobs under random faults
 	@$(BIN)/python -m benchmarks.soak

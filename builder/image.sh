@@ -4,7 +4,7 @@
 #   builder/image.sh [--tag NAME] [further arguments of the build command]
 #
 # For an image without CUDA, good for tests, where that index has the wheel of the lock:
-#   builder/image.sh --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+#   builder/image.sh --build-arg PIP_EXTRA_INDEX_URL=ADDRESS_OF_A_CPU_INDEX
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

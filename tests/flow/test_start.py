@@ -1,0 +1,55 @@
+"""How `python handler.py` starts, and when it refuses to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "handler.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_platform_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # also on a machine that has one
+    done = start(tmp_path, RUNPOD_WEBHOOK_GET_JOB="http://127.0.0.1:9/job-take/$ID", **hidden)
+    assert done.returncode == 1
+    assert "the worker cannot start: no CUDA GPU is visible" in done.stderr
+    assert "demo" not in done.stderr
+
+
+def test_every_unreadable_value_is_told_at_once(tmp_path: Path) -> None:
+    done = start(
+        tmp_path, MAX_FRAMES="many", PRELOAD="i2v,t3v", DIGITAL_OCEAN_BUCKET_NAME="videos", QUANTIZATION="int4"
+    )
+    assert done.returncode == 1
+    for variable in ("MAX_FRAMES", "PRELOAD", "QUANTIZATION", "DIGITAL_OCEAN_ENDPOINT_URL"):
+        assert variable in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_gpu_the_demo_model_is_said_in_one_line_and_runs_test_input(tmp_path: Path) -> None:
+    (tmp_path / "test_input.json").write_bytes((ROOT / "test_input.json").read_bytes())
+    done = start(tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("serving the small built-in demo model") == 1
+    assert "made by   demo, text_to_video" in done.stdout
+    assert list((tmp_path / "outputs").rglob("0.mp4"))
+
+
+def test_a_failed_local_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
+    done = start(tmp_path, "--test_input", '{"input": {"prompt": "a", "fps": 61}}', MODEL_PROFILE="demo")
+    assert done.returncode == 1
+    assert "invalid_request: fps: must be less than or equal to 60" in done.stdout
