@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -109,14 +108,12 @@ class LoadedModels:
         shared = self._shared_with(spec)
         if shared is None:
             shared = loading.load_shared(folder, device=torch.device("cpu"), dtype=self._dtype)
-        components = loading.load(
-            folder,
-            spec,
-            shared,
-            device=device,
-            dtype=self._dtype,
-            finish=partial(quantize.apply, plan=plan, compute_dtype=self._dtype),
-        )
+
+        def finish(expert: WanTransformer3DModel) -> None:
+            stop.check()
+            quantize.apply(expert, plan, self._dtype)
+
+        components = loading.load(folder, spec, shared, device=device, dtype=self._dtype, finish=finish)
         stop.check()
         logger.info("loaded %s (%s) in %.1f s", spec.version, plan.rung, time.perf_counter() - began)
         return components

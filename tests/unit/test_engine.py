@@ -254,3 +254,24 @@ def test_every_demo_model_is_made_in_seconds_and_says_that_it_is_one() -> None:
     for spec in CATALOGUE:
         assert by_key[spec.key].boundary_ratio == spec.boundary_ratio
         assert by_key[spec.key].size_stride == spec.size_stride
+
+
+def test_a_stop_while_a_model_is_fetched_ends_it_and_the_next_load_works() -> None:
+    source = demo.DemoSource()
+    engine = Engine(source, demo.catalogue(), PLANNER)
+    stop = Stop()
+
+    class StoppingSource:
+        def folder(self, spec: ModelSpec, event: Any, prepared: str) -> Any:
+            folder = source.folder(spec, event, prepared)
+            if not stop.requested:
+                stop.request(Cancelled())
+            return folder
+
+    engine.models._source = StoppingSource()  # type: ignore[assignment]
+    with pytest.raises(Cancelled):
+        render(engine, request(), stop=stop)
+    with pytest.raises(KeyError):
+        engine.models["t2v"]
+    assert len(pixels(render(engine, request()))) == 5
+    source.close()
