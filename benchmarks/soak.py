@@ -46,6 +46,7 @@ RESULTS = Path(__file__).parent / "results"
 WARM_UP = 0.3  # the share of the run in which caches and pools fill
 MAX_GROWTH = 0.10
 MAX_MORE_FILES = 8
+REDELIVERED = 25  # a redelivery is of one of so many jobs before it
 
 
 @dataclass
@@ -159,7 +160,7 @@ async def soak(minutes: float, seed: int, bar: tqdm[Any]) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     finals: list[tuple[str, int | None, str]] = []
     payloads: list[dict[str, Any]] = []
-    delivered: dict[str, str] = {}
+    videos = wrong = 0
     with around(world) as base, s3_double.serving() as storage:
         for operation in ("put", "head"):
             storage.always[operation] = a_fault(world)
@@ -168,7 +169,7 @@ async def soak(minutes: float, seed: int, bar: tqdm[Any]) -> dict[str, Any]:
         ends = time.monotonic() + minutes * 60
         while (left := ends - time.monotonic()) > 0:
             again = bool(payloads) and chance.random() < 0.2
-            payload = chance.choice(payloads[-50:]) if again else a_payload(len(payloads), base, chance)
+            payload = chance.choice(payloads[-REDELIVERED:]) if again else a_payload(len(payloads), base, chance)
             if not again:
                 payloads.append(payload)
             stop_after_s = chance.uniform(0.0, 1.0) if chance.random() < 0.1 else None
@@ -178,16 +179,17 @@ async def soak(minutes: float, seed: int, bar: tqdm[Any]) -> dict[str, Any]:
             for video in answer["videos"]:
                 finals.append((answer["job_id"], video["index"], video["status"]))
                 if video["status"] == "completed":
-                    delivered[video["video_url"]] = video["sha256"]
+                    videos += 1
+                    wrong += digest(storage, video["video_url"]) != video["sha256"]
             if not answer["videos"]:
                 finals.append((answer["job_id"], None, "failed"))
+            forget(storage, payloads[: -2 * REDELIVERED])
             samples.append((process.memory_info().rss / 2**20, process.num_fds()))
             bar.update(minutes * 60 - left - bar.n)
         world.trouble = 0.0
         await drained(worker, world, finals)
         lost = [final for final in finals if final not in world.told]
         twice = [final for final, ids in world.told.items() if len(ids) > 1]
-        wrong = [url for url, sha256 in delivered.items() if digest(storage, url) != sha256]
     return {
         "jobs": sum(outcomes.values()),
         "outcomes": dict(outcomes),
@@ -195,8 +197,8 @@ async def soak(minutes: float, seed: int, bar: tqdm[Any]) -> dict[str, Any]:
         "lost_events": len(lost),
         "events_under_two_ids": len(twice),
         "webhook_attempts": world.attempts,
-        "videos": len(delivered),
-        "wrong_objects": len(wrong),
+        "videos": videos,
+        "wrong_objects": wrong,
         **growth(samples),
     }
 
@@ -213,6 +215,14 @@ async def drained(worker: Worker, world: World, finals: list[tuple[str, int | No
 def digest(storage: s3_double.Double, url: str) -> str | None:
     found = [stored for key, stored in storage.objects.items() if url.endswith(key.removeprefix("/"))]
     return hashlib.sha256(found[0].body).hexdigest() if found else None
+
+
+def forget(storage: s3_double.Double, old: list[dict[str, Any]]) -> None:
+    """The double lives in the same process: what it holds of jobs that will not come again is not the worker's."""
+    storage.seen.clear()
+    for payload in old[-2:]:
+        for key in [key for key in storage.objects if f"/{payload['job_id']}/" in key]:
+            del storage.objects[key]
 
 
 def growth(samples: list[tuple[float, int]]) -> dict[str, Any]:
