@@ -1,4 +1,4 @@
-"""The worker's entry: reads the settings, checks the start, makes the engine and hands the job flow to RunPod.
+"""The worker's entry: reads the settings, has the worker put together and hands the job flow to RunPod.
 
 `python handler.py` serves a RunPod endpoint on the platform. Anywhere else RunPod's SDK runs `test_input.json` (or
 `--test_input '{...}'`) once, or serves an HTTP API with `--rp_serve_api`. Only this module imports runpod.
@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,65 +23,13 @@ from worker.errors import SettingsError, WorkerError
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.engine import Engine
     from worker.job import Report
     from worker.progress import ProgressEvent
-    from worker.services import Worker
 
 logger = logging.getLogger("handler")
 # The SDK's id for every run of test_input.json; each gets an id of its own, or the second would be the first again.
 LOCAL_RUN = "local_test"
 PROGRESS_LANDS_WITHIN_S = 5.0
-_STARTED = time.perf_counter()
-
-
-def build_engine(settings: Settings) -> Engine:
-    """The engine of MODEL_PROFILE. Raises WorkerError where the platform lacks what it needs: there is no fallback."""
-    from worker import demo, engine, models, volume
-    from worker.planning import Planner
-
-    planner = Planner.here(settings)
-    profile = settings.model_profile
-    if profile is None:
-        local_without_gpu = not settings.on_platform and planner.gpu is None
-        profile = "demo" if local_without_gpu else "wan2.2"
-        if local_without_gpu:
-            logger.info("no CUDA GPU here: serving the small built-in demo model (set MODEL_PROFILE to choose)")
-    if profile == "demo":
-        return engine.Engine(demo.DemoSource(), demo.catalogue(), planner)
-    engine.require_gpu()
-    return engine.Engine(volume.VolumeSource(settings), models.CATALOGUE, planner)
-
-
-def build_worker(settings: Settings) -> Worker:
-    """Everything a job needs, with the models of PRELOAD in memory."""
-    from worker import journal, loras, net, outbox, spool, storage
-    from worker.services import Worker
-    from worker.shutdown import Shutdown
-    from worker.statefiles import StateFolder
-    from worker.stop import Stop
-
-    # What can be refused in a moment comes before minutes of loading.
-    state = StateFolder(settings_module.state_dir(settings))
-    opener = net.Opener(settings.private_url_allowlist)
-    target = storage.open_storage(settings)
-    engine = build_engine(settings)
-    engine.preload(settings.preload, Stop())
-    logger.info(
-        "ready on %s after %.1f s; videos go to %s", engine.gpu, time.perf_counter() - _STARTED, target.describe()
-    )
-    return Worker(
-        settings=settings,
-        engine=engine,
-        opener=opener,
-        loras=loras.LoraStore(settings_module.model_cache_dir(settings), opener, token=settings.hub_token),
-        storage=target,
-        journal=journal.Journal(state),
-        outbox=outbox.Outbox(state),
-        spool=spool.Spool(state),
-        gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
-        shutdown=Shutdown(settings.shutdown_grace_s),
-    )
 
 
 def main() -> int:
@@ -94,11 +41,12 @@ def main() -> int:
         return 1
     _configure_logs(settings)
     try:
-        worker = build_worker(settings)
+        from worker import job, start  # torch and Diffusers with them: not before the settings are known to be good
+
+        worker = start.build_worker(settings)
     except (SettingsError, WorkerError) as failure:
         logger.error("the worker cannot start: %s", failure)
         return 1
-    from worker import job
 
     def tidy() -> None:
         threading.Thread(target=asyncio.run, args=(job.tidy(worker),), name="tidy", daemon=True).start()

@@ -36,9 +36,8 @@ import psutil
 from PIL import Image
 from tqdm import tqdm
 
-import handler
 from tests.unit import s3_double
-from worker import job, outbox, settings
+from worker import folders, job, outbox, settings, start
 from worker.services import Worker
 from worker.statefiles import StateFolder
 
@@ -165,7 +164,7 @@ async def soak(minutes: float, seed: int, bar: tqdm[Any]) -> dict[str, Any]:
         for operation in ("put", "head"):
             storage.always[operation] = a_fault(world)
         os.environ["DIGITAL_OCEAN_ENDPOINT_URL"] = storage.endpoint_url
-        worker = handler.build_worker(settings.load())
+        worker = start.build_worker(settings.load())
         ends = time.monotonic() + minutes * 60
         while (left := ends - time.monotonic()) > 0:
             again = bool(payloads) and chance.random() < 0.2
@@ -207,7 +206,7 @@ async def drained(worker: Worker, world: World, finals: list[tuple[str, int | No
     """Deliver what waits in the outbox, as the next worker would."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(final not in world.told for final in finals):
-        fresh = outbox.Outbox(StateFolder(settings.state_dir(worker.settings)))  # as the next worker begins
+        fresh = outbox.Outbox(StateFolder(folders.state_dir(worker.settings)))  # as the next worker begins
         await job.tidy(replace(worker, outbox=fresh))
         await asyncio.sleep(0.2)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from huggingface_hub.utils.tqdm import tqdm
 
-from worker import log, settings
+from worker import folders, log, settings
 from worker.errors import ModelUnavailable, SettingsError
 from worker.weights import ModelFolder, ensure, locate
 from worker.weights.acquire import lock_path
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure(level=configured.log_level, layout=configured.log_format, secrets=configured.secret_values())
     names = {"i2v": configured.i2v_model_id, "t2v": configured.t2v_model_id, "5b": configured.ti2v_model_id}
     model_id = names.get(options.model, options.model)
-    cache_dir = settings.model_cache_dir(configured)
+    cache_dir = folders.model_cache_dir(configured)
     token = configured.hf_token.get_secret_value() if configured.hf_token is not None else None
     try:
         prepared = prepare_model(

@@ -18,8 +18,6 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from worker.errors import SettingsError
 
 MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
-POD_VOLUME = Path("/workspace")
-SERVERLESS_VOLUME = Path("/runpod-volume")
 PRELOADABLE = ("i2v", "t2v", "5b")
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
 _SECRET = re.compile(r"(whsec_)?[A-Za-z0-9+/]+={0,2}")
@@ -371,30 +369,3 @@ def variables_of(field_name: str) -> tuple[str, ...]:
     if isinstance(alias, AliasChoices):
         return tuple(str(choice) for choice in alias.choices)
     return (alias,) if isinstance(alias, str) else (field_name.upper(),)
-
-
-def model_cache_dir(settings: Settings) -> Path:
-    """Where model weights lie: `MODEL_CACHE_DIR`, or the first volume that exists, or the user's cache.
-
-    A network volume is mounted at /workspace on pods and at /runpod-volume on serverless.
-    """
-    if settings.model_cache_dir is not None and not settings.model_cache_dir.is_relative_to(POD_VOLUME):
-        return settings.model_cache_dir
-    wanted = settings.model_cache_dir or POD_VOLUME / "models"
-    if POD_VOLUME.is_dir():
-        return wanted
-    if SERVERLESS_VOLUME.is_dir():
-        return SERVERLESS_VOLUME / wanted.relative_to(POD_VOLUME)
-    return Path.home() / ".cache" / "videogen" / "models"
-
-
-def state_dir(settings: Settings) -> Path:
-    """Where journal, outbox and spool lie: `STATE_DIR`, or `state` beside the model cache on a volume, or ./.state."""
-    if settings.state_dir is not None:
-        return settings.state_dir
-    cache = model_cache_dir(settings)
-    if settings.model_cache_dir is not None or any(
-        cache.is_relative_to(volume) for volume in (POD_VOLUME, SERVERLESS_VOLUME)
-    ):
-        return cache.parent / "state"
-    return Path("./.state")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from worker import weights
+from worker.folders import model_cache_dir
 from worker.models import ModelSpec
-from worker.settings import Settings, model_cache_dir
+from worker.settings import Settings
 
 
 class VolumeSource:

@@ -15,7 +15,7 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from worker import demo, job, journal, loras, net, outbox, settings, spool, storage
+from worker import demo, folders, job, journal, loras, net, outbox, settings, spool, storage
 from worker.engine import Engine
 from worker.planning import Planner
 from worker.progress import ProgressEvent
@@ -92,7 +92,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         for name, value in {"PRIVATE_URL_ALLOWLIST": "localhost,127.0.0.1", **environment}.items():
             monkeypatch.setenv(name, value)
         loaded = settings.load()
-        state = StateFolder(settings.state_dir(loaded))
+        state = StateFolder(folders.state_dir(loaded))
         opener = net.Opener(loaded.private_url_allowlist)
         pools.append(ThreadPoolExecutor(1, thread_name_prefix="gpu"))
         return Runner(
@@ -100,7 +100,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
                 settings=loaded,
                 engine=engine,
                 opener=opener,
-                loras=loras.LoraStore(settings.model_cache_dir(loaded), opener, token=None),
+                loras=loras.LoraStore(folders.model_cache_dir(loaded), opener, token=None),
                 storage=storage.open_storage(loaded),
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),
