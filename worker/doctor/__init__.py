@@ -1,0 +1,24 @@
+"""The doctor: checks everything that a deployment needs, and says what to do: `python -m worker.doctor [--json]`.
+
+Each check is a function of a `Deployment` in the file of its subject; `checks` lists them, `runner` runs them side by
+side, `report` shows them. The start of a worker makes the cheap ones (`starting`).
+"""
+
+from worker.doctor.checks import CHECKS, Check
+from worker.doctor.deployment import Deployment, profile_of, readable_settings
+from worker.doctor.finding import Finding, Line
+from worker.doctor.runner import Running
+from worker.doctor.starting import CannotStart, watched
+
+__all__ = [
+    "CHECKS",
+    "CannotStart",
+    "Check",
+    "Deployment",
+    "Finding",
+    "Line",
+    "Running",
+    "profile_of",
+    "readable_settings",
+    "watched",
+]

@@ -1,0 +1,81 @@
+"""Every check of the doctor in the order of the report, and those that the start of a worker makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from worker.doctor import (
+    attention,
+    clock,
+    configuration,
+    disks,
+    gpu,
+    hub,
+    model_files,
+    plans,
+    storing,
+    video,
+    volumes,
+)
+from worker.doctor.deployment import Deployment
+from worker.doctor.finding import Finding, Status
+from worker.settings import PRELOADABLE
+
+_SICK_VOLUME = "the volume does not answer: check it in RunPod's console, or start a worker elsewhere"
+_NETWORK = "check the network of the worker, then run the doctor again"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`run` has `limit_s`; where it does not answer in that time, the line is `silent` with `advice`."""
+
+    name: str
+    run: Callable[[Deployment], Finding]
+    limit_s: float = 8.0
+    silent: Status = "FAIL"
+    advice: str = _SICK_VOLUME
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("settings", configuration.check),
+    Check("webhook signing", configuration.check_signing),
+    Check("gpu", gpu.check),
+    *(Check(f"plan {key}", partial(plans.check, key=key)) for key in PRELOADABLE),
+    Check("host memory", plans.check_host),
+    Check("shared memory", lambda _: disks.check_shared_memory()),
+    Check("attention", attention.check, silent="WARN", advice="importing Diffusers is slow here: run the doctor again"),
+    Check("volume", volumes.check),
+    *(Check(f"weights {key}", partial(model_files.check, key=key), limit_s=9.0) for key in PRELOADABLE),
+    Check("model disk", disks.check_models),
+    Check("state", disks.check_state),
+    Check("disk", disks.check_temporary, advice="the container's disk hangs: end this worker"),
+    Check("ffmpeg", video.check, advice="end this worker; where it happens again, check the image"),
+    Check("storage", storing.check, advice="check DIGITAL_OCEAN_ENDPOINT_URL and the network of the worker"),
+    Check("hub token", hub.check_token, silent="WARN", advice=_NETWORK),
+    Check("clock", clock.check, silent="WARN", advice=_NETWORK),
+)
+
+
+def before_loading(preload: tuple[str, ...]) -> tuple[Check, ...]:
+    """What the start judges first: it takes milliseconds, and would be in vain after minutes of loading."""
+    return (
+        Check("settings", configuration.check),
+        Check("gpu", gpu.check),
+        *(Check(f"plan {key}", partial(plans.check, key=key)) for key in preload),
+        *(Check(f"weights {key}", partial(model_files.check_presence, key=key)) for key in preload),
+    )
+
+
+# What the start looks at beside the loading: an answer of the storage and an encode take a moment.
+BESIDE_LOADING: tuple[Check, ...] = (
+    Check("webhook signing", configuration.check_signing),
+    Check("volume", volumes.check),
+    Check("state", disks.check_state),
+    Check("ffmpeg", video.check),
+    Check("storage", storing.check_accepts),
+)
+VERIFY: tuple[Check, ...] = tuple(
+    Check(f"weights {key}", partial(model_files.verify, key=key), limit_s=float("inf")) for key in PRELOADABLE
+)

@@ -1,0 +1,67 @@
+"""The clock against that of the storage or the hub: signatures of requests, URLs and webhooks hold for minutes."""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+
+import urllib3
+
+from worker.doctor import hub
+from worker.doctor.deployment import Deployment
+from worker.doctor.finding import Finding, fail, ok, warn
+from worker.errors import SettingsError
+from worker.storage.spaces_place import place_of
+
+WARN_ABOVE_S = 60.0
+FAIL_ABOVE_S = 300.0  # what receivers of Standard Webhooks allow; S3 servers allow 900 s
+_TIMEOUT_S = 3.0
+_ADVICE = "end this worker, so that the platform starts another on another machine; on your own machine, run NTP"
+
+
+def check(deployment: Deployment) -> Finding:
+    """Asks the first of storage and hub that answers."""
+    for name, url in _sources(deployment):
+        try:
+            offset_s = offset_of(url)
+        except (urllib3.exceptions.HTTPError, ValueError):
+            continue
+        return judge(offset_s, name)
+    return warn(
+        "could not be compared: neither storage nor hub told the time",
+        "compare the output of `date -u` with a clock that is right",
+    )
+
+
+def judge(offset_s: float, source: str) -> Finding:
+    """`offset_s`: how far this clock is ahead of that of `source`, to the second."""
+    found = f"{abs(offset_s):.0f} s {'ahead of' if offset_s > 0 else 'behind'} the clock of the {source}"
+    if abs(offset_s) > FAIL_ABOVE_S:
+        return fail(f"{found}: signatures of uploads, URLs and webhooks are refused", _ADVICE)
+    if abs(offset_s) > WARN_ABOVE_S:
+        return warn(f"{found}: signatures are refused above 300 s", _ADVICE)
+    return ok(f"within {max(abs(offset_s), 1.0):.0f} s of the clock of the {source}")
+
+
+def offset_of(url: str) -> float:
+    """Seconds that this clock is ahead of the server's Date header, whatever else it answers.
+
+    Raises ValueError where there is no such header, and what urllib3 raises.
+    """
+    began = time.time()
+    answer = urllib3.request("HEAD", url, timeout=urllib3.Timeout(_TIMEOUT_S), retries=False, redirect=False)
+    told = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    # The header is cut to the second, and was written somewhere between question and answer.
+    return (began + time.time()) / 2 - (told + 0.5)
+
+
+def _sources(deployment: Deployment) -> list[tuple[str, str]]:
+    settings = deployment.settings
+    sources = [("hub", hub.address(deployment))]
+    if settings.storage_endpoint_url is not None and settings.storage_bucket is not None:
+        try:
+            place = place_of(settings.storage_endpoint_url, settings.storage_bucket, settings.storage_region)
+        except SettingsError:
+            return sources
+        sources.insert(0, ("storage", place.endpoint_url))
+    return sources

@@ -1,0 +1,146 @@
+"""Folders that the worker writes to, tried by really writing: `df` means nothing on a network volume."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from worker import statefiles
+from worker.doctor import model_files
+from worker.doctor.deployment import Deployment
+from worker.doctor.finding import Finding, fail, ok, together, warn
+
+PROBE_BYTES = 8 * 1024**2
+_MB = 1e6
+_MIB = 1024**2
+# RunPod's SDK refuses to start a worker with less of / free (RUNPOD_MIN_DISK_PERCENT).
+_SDK_LEAST_FREE = 0.10
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_BYTES = 64 * _MIB  # what container engines give by default
+_REASONS = {
+    errno.ENOSPC: ("is full", "free space there or enlarge it"),
+    errno.EDQUOT: ("has used up its quota", "delete from the volume or enlarge it; df does not show a quota"),
+    errno.EFBIG: ("takes no file of 8 MB", "use another volume"),
+    errno.EROFS: ("is read-only", "mount it writable"),
+    errno.EACCES: ("may not be written to", "give the worker's user permission (chown, or a writable mount)"),
+    errno.EPERM: ("may not be written to", "give the worker's user permission (chown, or a writable mount)"),
+    errno.ENOTDIR: ("is not a folder", "name another folder"),
+    errno.EEXIST: ("is not a folder", "name another folder"),
+    errno.EIO: ("fails with an input/output error", "check the volume, or use another one"),
+}
+
+
+def write_probe(folder: Path, size_bytes: int = PROBE_BYTES) -> float:
+    """Write, sync and close a file of that size, and read it back; answers MB/s of the writing. Leaves nothing.
+
+    Raises OSError: a network volume may report a full quota only when the file is synced or closed.
+    """
+    content = os.urandom(size_bytes)
+    handle, name = tempfile.mkstemp(prefix=".doctor-", dir=folder)
+    try:
+        began = time.monotonic()
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        seconds = max(time.monotonic() - began, 1e-6)
+        if Path(name).read_bytes() != content:
+            raise OSError(errno.EIO, "what was read is not what was written")
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return size_bytes / _MB / seconds
+
+
+def check_temporary(deployment: Deployment) -> Finding:
+    """The temporary folder, where videos are encoded, and the free space of the container's own disk."""
+    folder = deployment.temporary
+    try:
+        rate = write_probe(folder)
+    except OSError as failure:
+        reason, advice = reason_of(failure)
+        return fail(f"the temporary folder {folder} {reason}", f"{advice}, or set TMPDIR to another", stops_jobs=True)
+    written = ok(f"the temporary folder {folder} takes {rate:.0f} MB/s")
+    disk = shutil.disk_usage("/")
+    share = disk.free / disk.total
+    if share < _SDK_LEAST_FREE:
+        advice = "RunPod's SDK refuses to start with less than 10%: give the endpoint a larger container disk"
+        return together([written, warn(f"{share:.0%} of the container's disk are free", advice)])
+    return together([written, ok(f"{share:.0%} of the container's disk are free")])
+
+
+def check_models(deployment: Deployment) -> Finding:
+    """Whether downloads and prepared weights can be written to MODEL_CACHE_DIR."""
+    if deployment.profile == "demo":
+        return ok("not needed: the demo model is made on the spot")
+    cache = deployment.model_cache
+    folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    try:
+        rate = write_probe(folder)
+    except OSError as failure:
+        reason, advice = reason_of(failure)
+        found = f"MODEL_CACHE_DIR {cache} {reason}"
+        if all(model_files.search(deployment, key).folder for key in deployment.settings.preload):
+            return warn(f"{found}: the models of PRELOAD are there, others cannot be downloaded", advice)
+        return fail(found, f"{advice}, or set MODEL_CACHE_DIR to another folder")
+    made = "" if folder == cache else f" (to be made in {folder})"
+    return ok(f"MODEL_CACHE_DIR {cache}{made} takes {rate:.0f} MB/s")
+
+
+def check_state(deployment: Deployment) -> Finding:
+    """STATE_DIR takes small files, and its locks keep a second holder out."""
+    try:
+        deployment.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Names of its own: several workers of one volume may be looked at at the same time.
+        record, lock = (deployment.state / f".doctor-{uuid.uuid4().hex}.{kind}" for kind in ("json", "lock"))
+        try:
+            statefiles.write_atomically(record, b"{}")
+            held = record.read_bytes() == b"{}" and _keeps_out(lock)
+        finally:
+            for path in (record, lock):
+                path.unlink(missing_ok=True)
+    except OSError as failure:
+        reason, advice = reason_of(failure)
+        return fail(
+            f"STATE_DIR {deployment.state} {reason}: a job delivered again is made again, and missed webhooks are lost",
+            f"{advice}, or set STATE_DIR to another folder",
+        )
+    if not held:
+        return fail(
+            f"locks do not hold in STATE_DIR {deployment.state}: two workers may make the same job",
+            "set STATE_DIR to a folder on a volume that has file locks (flock)",
+        )
+    return ok(f"{deployment.state} takes files, and its locks hold")
+
+
+def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Finding:
+    """Locks between processes, which RunPod's SDK uses for its heartbeat, live in shared memory."""
+    advice = "start the container with a larger shared memory, such as --shm-size=1g"
+    try:
+        size_bytes = shutil.disk_usage(folder).total
+        write_probe(folder, _MIB)
+    except OSError as failure:
+        return warn(f"{folder} {reason_of(failure)[0]}", advice)
+    found = f"{folder} has {size_bytes / _MIB:.0f} MiB"
+    return ok(found) if size_bytes >= _SHARED_MEMORY_BYTES else warn(found, advice)
+
+
+def _keeps_out(lock: Path) -> bool:
+    with statefiles.locked(lock, wait_s=0.0):
+        try:
+            with statefiles.locked(lock, wait_s=0.0):
+                return False
+        except TimeoutError:
+            return True
+
+
+def reason_of(failure: OSError) -> tuple[str, str]:
+    """What a folder that cannot be written to is like, and what to do."""
+    known = _REASONS.get(failure.errno) if failure.errno is not None else None
+    if known is not None:
+        return known
+    return f"cannot be used ({errno.errorcode.get(failure.errno or 0, type(failure).__name__)})", "check the folder"
