@@ -1,10 +1,14 @@
-"""What a person at a terminal sees of a local run: a progress bar and a summary of the answer."""
+"""What a person at a terminal sees of a run: a progress bar, aligned lines, and a summary of the answer."""
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+import threading
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,22 +16,75 @@ from tqdm import tqdm
 
 from worker.progress import ProgressEvent
 
+_TICK_S = 1.0
+_LABEL_WIDTH = 10
+_FORMAT = "  {desc:<12}{percentage:3.0f}%|{bar:30}| {elapsed}"
+
 
 class Bar:
     """A sink for progress events that draws a bar on standard error; draws nothing where that is not a terminal."""
 
     def __enter__(self) -> Bar:
-        self._bar = tqdm(total=100, desc="queued", unit="%", disable=None, leave=False, file=sys.stderr)
+        self._bar = tqdm(
+            total=100, desc="queued", disable=None, leave=False, file=sys.stderr, bar_format=_FORMAT, mininterval=0
+        )
+        self._closed = threading.Event()
+        # A step of a large video takes half a minute: the clock shows that something still happens.
+        self._clock = threading.Thread(target=self._tick, name="bar", daemon=True)
+        self._clock.start()
         return self
 
     def __call__(self, event: ProgressEvent) -> None:
-        self._bar.set_description(event.status, refresh=False)
-        self._bar.update(event.progress - self._bar.n)
+        self.show(event.status, event.progress)
+
+    def show(self, status: str, progress: int | None = None) -> None:
+        """Show what is being done, and how much of the job is done: 0 to 100, None for no change."""
+        self._bar.set_description_str(status, refresh=False)
+        self._bar.update(0 if progress is None else progress - self._bar.n)
+
+    def _tick(self) -> None:
+        while not self._bar.disable and not self._closed.wait(_TICK_S):
+            self._bar.refresh()
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed.set()
+        self._clock.join()
         self._bar.close()
+
+
+class BesideBar(io.StringIO):
+    """A stream for log lines that stand above the bar instead of in it."""
+
+    def write(self, text: str) -> int:
+        tqdm.write(text, file=sys.stderr, end="")
+        return len(text)
+
+
+def show(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """One message on standard error, without what a terminal would take for a command."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text)
+
+
+def row(label: str, text: str) -> list[str]:
+    """`text` behind its label; wrapped to the width of a terminal, one line where there is none."""
+    head = f"  {label:<{_LABEL_WIDTH}}"
+    if not sys.stdout.isatty():
+        return [head + text]
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    indent = " " * len(head)
+    return textwrap.wrap(text, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False) or [head]
 
 
 def summarise(answer: Mapping[str, Any]) -> None:
@@ -37,22 +94,30 @@ def summarise(answer: Mapping[str, Any]) -> None:
         lines += _completed(video) if video["status"] == "completed" else [_failed(video["index"], video["error"])]
     if not answer["videos"]:
         lines.append(_failed(None, json.loads(answer["error"])))
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    show(printable(line) for line in lines)
 
 
 def _completed(video: Mapping[str, Any]) -> list[str]:
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in video["timings"].items())
-    lines = [
+    poster, cost = video["thumbnail_url"], video.get("cost_usd")
+    return [
         f"  video {video['index']}   {video['video_url']}",
-        *([f"  poster    {video['thumbnail_url']}"] if video["thumbnail_url"] is not None else []),
+        *([f"  poster    {poster}"] if poster is not None else []),
         f"  what      {video['resolution']}, {video['num_frames']} frames at {video['fps']} fps "
         f"({video['duration_seconds']:.2f} s), {video['size_bytes'] / 1e6:.2f} MB",
         f"  made by   {video['model_version']}, {video['mode']}, seed {video['seed']}, on {video['gpu']}",
-        f"  prompt    {video['prompt']}",
-        f"  seconds   {seconds}",
+        *row("prompt", video["prompt"]),
+        *row("seconds", seconds),
+        *([f"  cost      {dollars(cost)}"] if cost is not None else []),
+        *(line for warning in video["warnings"] for line in row("warning", warning)),
     ]
-    return lines + [f"  warning   {warning}" for warning in video["warnings"]]
+
+
+def dollars(amount: float) -> str:
+    """Two digits behind the point, or two that say something."""
+    if 0 < amount < 0.005:
+        return f"${amount:.2g}" if amount >= 0.0001 else "under $0.0001"
+    return f"${amount:.2f}"
 
 
 def _failed(index: int | None, error: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -51,8 +52,8 @@ def test_a_terminal_sees_the_stage_and_the_percentage(monkeypatch: pytest.Monkey
             bar(event)
             bar._bar.refresh()
     text = screen.getvalue()
-    assert "generating:  42%" in text
-    assert "uploading: 100%" in text
+    assert "generating   42%" in text
+    assert "uploading   100%" in text
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +85,7 @@ def shown(answer: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_delivered_video_is_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
-    text = shown(answers.job_answer("j-1", [VIDEO], 2.25), capsys)
+    text = shown(answers.job_answer("j-1", [VIDEO], {"total": 2.25}), capsys)
     assert text.splitlines()[0] == "job j-1: completed in 2.2 s"
     for part in (
         "file:///outputs/videos/0.mp4",
@@ -99,20 +100,83 @@ def test_a_delivered_video_is_summed_up(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_video_without_poster_has_no_line_for_it(capsys: pytest.CaptureFixture[str]) -> None:
-    text = shown(answers.job_answer("j-1", [{**VIDEO, "thumbnail_url": None}], 2.0), capsys)
+    text = shown(answers.job_answer("j-1", [{**VIDEO, "thumbnail_url": None}], {"total": 2.0}), capsys)
     assert "poster" not in text
     assert "None" not in text
 
 
 def test_a_failed_video_beside_a_good_one(capsys: pytest.CaptureFixture[str]) -> None:
     failure = answers.video_failure("j-1", 1, JobTimeout("took too long"))
-    text = shown(answers.job_answer("j-1", [VIDEO, failure], 2.0), capsys)
+    text = shown(answers.job_answer("j-1", [VIDEO, failure], {"total": 2.0}), capsys)
     assert "job j-1: partial" in text
     assert "video 1 failed: timeout: took too long" in text
 
 
 def test_a_refused_job(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = answers.refused_answer("j-1", InvalidRequest("is missing", path="prompt"), 0.01)
+    answer = answers.refused_answer("j-1", InvalidRequest("is missing", path="prompt"), {"total": 0.01})
     text = shown(answer, capsys)
     assert text == "job j-1: failed in 0.0 s\n  job failed: invalid_request: prompt: is missing\n"
     assert json.loads(answer["error"])["path"] == "prompt"
+
+
+def test_the_clock_goes_on_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_TICK_S", 0.001)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.Bar() as bar:
+        bar(events()[1])
+        deadline = time.monotonic() + 30
+        while screen.getvalue().count("generating   42%") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    assert not bar._clock.is_alive()
+
+
+def test_a_stage_may_be_shown_without_a_percentage(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.Bar() as bar:
+        bar(events()[1])
+        bar.show("stopping")
+        bar._bar.refresh()
+    assert "stopping     42%" in screen.getvalue()
+
+
+def test_a_log_line_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.Bar() as bar:
+        bar(events()[1])
+        bar._bar.refresh()
+        terminal.BesideBar().write("out of memory: trying again\n")
+    before, line, after = screen.getvalue().partition("out of memory: trying again\n")
+    assert line
+    assert before.endswith("\r")  # the bar was wiped before
+    assert "generating   42%" in after
+
+
+def test_a_label_and_its_text_are_wrapped_at_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "word " * 40
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert terminal.row("prompt", text) == [f"  prompt    {text}"]
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = terminal.row("prompt", text)
+    assert lines[0].startswith("  prompt    word word")
+    assert all(line.startswith(" " * 12 + "word") for line in lines[1:])
+    assert max(map(len, lines)) < 60
+    assert terminal.row("prompt", "") == ["  prompt    "]
+
+
+def test_what_a_terminal_would_take_for_a_command_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    shown_video = {**VIDEO, "gpu": "\x1b[2J\x07evil"}
+    text = shown(answers.job_answer("j-1", [shown_video], {"total": 1.0}), capsys)
+    assert "on  [2J evil" in text
+    terminal.complain("a\x1b]0;title\x07\nb")
+    assert capsys.readouterr().err == "a ]0;title \nb\n"
+
+
+def test_the_cost_is_shown_where_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(answers.job_answer("j-1", [{**VIDEO, "cost_usd": 0.2311}], {"total": 1.0}), capsys)
+    assert "  cost      $0.23" in text.splitlines()
+    assert "cost" not in shown(answers.job_answer("j-1", [{**VIDEO, "cost_usd": None}], {"total": 1.0}), capsys)

@@ -1,0 +1,158 @@
+"""The flags of a video request, one for each field of the contract, and back: messages in the words of the flags."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from worker.errors import WorkerError
+from worker.models import ModelName
+from worker.payload import CameraMotion, QualityPreset, StepCacheMode, TurboVariant, VideoInput
+
+# The first name is the one that messages use; the field's own name is always accepted.
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("--prompt",),
+    "negative_prompt": ("--negative-prompt",),
+    "reference_image_url": ("--image", "--reference-image-url"),
+    "last_image_url": ("--last-image", "--last-image-url"),
+    "reference_video_url": ("--video", "--reference-video-url"),
+    "strength": ("--strength",),
+    "width": ("--width",),
+    "height": ("--height",),
+    "num_frames": ("--num-frames", "--frames"),
+    "fps": ("--fps",),
+    "num_inference_steps": ("--steps", "--num-inference-steps"),
+    "guidance_scale": ("--guidance-scale",),
+    "guidance_scale_2": ("--guidance-scale-2",),
+    "flow_shift": ("--flow-shift",),
+    "seed": ("--seed",),
+    "camera_motion": ("--camera-motion",),
+    "enhance_prompt": ("--no-enhance", "--no-enhance-prompt"),
+    "quality_preset": ("--preset", "--quality-preset"),
+    "turbo_variant": ("--turbo-variant",),
+    "step_cache": ("--step-cache",),
+    "model": ("--model",),
+    "loras": ("--lora",),
+    "thumbnail": ("--no-thumbnail",),
+}
+_INTEGERS = ("width", "height", "num_frames", "fps", "num_inference_steps", "seed")
+_NUMBERS = ("strength", "guidance_scale", "guidance_scale_2", "flow_shift")
+_OFF = ("enhance_prompt", "thumbnail")
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "camera_motion": get_args(CameraMotion),
+    "quality_preset": get_args(QualityPreset),
+    "turbo_variant": get_args(TurboVariant),
+    "step_cache": get_args(StepCacheMode),
+    "model": get_args(ModelName),
+}
+_HELP: Mapping[str, str] = {
+    "negative_prompt": 'what to avoid; Wan\'s own list where not given, "" for none',
+    "reference_image_url": "the first frame: a file, or an http(s) URL; makes it image-to-video",
+    "last_image_url": "the last frame, beside --image: a file or a URL",
+    "reference_video_url": "video-to-video: a file (generate only) or an http(s) URL",
+    "num_frames": "81 where not given, about 5 seconds; 4k + 1",
+    "num_inference_steps": "denoising steps; 50 where not given",
+    "guidance_scale": "high-noise expert; 5.0 where not given, 1 for no guidance",
+    "guidance_scale_2": "low-noise expert; as --guidance-scale where not given",
+    "camera_motion": "a camera move, put into the words that the model knows",
+    "enhance_prompt": "leave the prompt as it is",
+    "quality_preset": "steps and guidance at once, which overrules both",
+    "turbo_variant": "with --preset turbo; hybrid leaves the high-noise expert undistilled and guided, for more motion",
+    "step_cache": "leave out work in steps that change little: faster, and not exact",
+    "model": "the model, a14b where not given",
+    "loras": "a LoRA, with its scale and expert (high, low, both); may be given several times",
+    "thumbnail": "no JPEG poster beside the video",
+}
+_LORA = re.compile(r"(?P<source>.+?)(?::(?P<scale>[-+]?(?:\d+\.?\d*|\.\d+))(?::(?P<expert>high|low|both))?)?")
+# A field as the worker's messages name it: `loras[0].source`; a name of one word only where a message begins with it.
+_WORDS = "|".join(sorted((name for name in FLAGS if "_" not in name), key=len, reverse=True))
+_NAMES = "|".join(sorted((name for name in FLAGS if "_" in name), key=len, reverse=True))
+_FIELD = re.compile(
+    rf"(?<![\w./-])(?:({_NAMES})(?![\w-])|(?:(?<=^)|(?<=; ))({_WORDS})(?=[:.\[]))((?:\[\d+\])?(?:\.\w+)?)"
+)
+
+
+def add_to(parser: argparse.ArgumentParser, *, prompt_required: bool) -> None:
+    """Add a flag for every field of a video request."""
+    group = parser.add_argument_group("the video")
+    for field, names in FLAGS.items():
+        description = VideoInput.model_fields[field].description or ""
+        text = _HELP.get(field, description[:1].lower() + description[1:]).replace("%", "%%")
+        options: dict[str, Any] = {"dest": field, "help": text, "default": None}
+        if field in _OFF:
+            options |= {"action": "store_const", "const": False}
+        elif field == "loras":
+            options |= {"action": "append", "type": lora, "metavar": "SOURCE[:SCALE[:EXPERT]]"}
+        elif field in _CHOICES:
+            names_of = ", ".join(_CHOICES[field])
+            options |= {"choices": _CHOICES[field], "metavar": "NAME", "help": f"{text}: {names_of}"}
+        else:
+            kind = int if field in _INTEGERS else number if field in _NUMBERS else str
+            options |= {"type": kind, "metavar": _metavar(field, kind)}
+        group.add_argument(*names, required=field == "prompt" and prompt_required, **options)
+
+
+def _metavar(field: str, kind: Any) -> str:
+    if field.endswith("_url"):
+        return "PATH|URL"
+    return "TEXT" if kind is str else "N"
+
+
+def number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
+    return value
+
+
+def price(text: str) -> float:
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def lora(text: str) -> dict[str, Any]:
+    """SOURCE[:SCALE[:EXPERT]] as an entry of `loras`. The source may be a URL with a port."""
+    found = _LORA.fullmatch(text)
+    if found is None or ":" in found["source"].rpartition("/")[2]:
+        raise argparse.ArgumentTypeError(
+            f"write SOURCE[:SCALE[:EXPERT]], such as style.safetensors:0.8:high, not {text!r}"
+        )
+    entry: dict[str, Any] = {"source": found["source"]}
+    if found["scale"] is not None:
+        entry["scale"] = float(found["scale"])
+    if found["expert"] is not None:
+        entry["expert"] = found["expert"]
+    return entry
+
+
+def given(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The fields that the command gives, as they stand in a payload; files are still paths."""
+    return {field: value for field in FLAGS if (value := getattr(chosen, field)) is not None}
+
+
+def in_flags(text: str) -> str:
+    """A message of the worker with its fields named as the flags that set them."""
+    return _FIELD.sub(lambda found: FLAGS[found[1] or found[2]][0], text)
+
+
+def told(error: WorkerError) -> str:
+    """What went wrong, a line for each problem."""
+    problems = getattr(error, "problems", None) or (error,)
+    return "\n".join(f"error: {in_flags(str(problem))}" for problem in problems)
+
+
+def is_file(source: str) -> bool:
+    """Whether an image or video is meant as a file of this machine: everything but http, https and data URLs."""
+    return re.match(r"(?:https?|data):", source, re.IGNORECASE) is None

@@ -1,0 +1,201 @@
+"""`generate`: a video made on this machine, through the very flow that serves RunPod's jobs.
+
+Nothing is sent anywhere and no port is opened, but one on loopback where a reference video is a file. The video is
+stored in OUTPUT_DIR, whatever bucket the settings name, then copied to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from worker import folders, log, terminal
+from worker import settings as settings_module
+from worker.cli import flags, media, overview, places
+from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
+from worker.errors import WorkerError
+from worker.payload import Limits
+from worker.request import VideoRequest, draw_seed, parse
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.progress import ProgressEvent
+    from worker.services import Worker
+
+_STATE = "command-line"
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Exit status of the command. Raises CommandFailed, SettingsError and KeyboardInterrupt."""
+    if chosen.gpu is not None and not chosen.dry_run:
+        raise usage("--gpu is for --dry-run: a video is made on the GPU that is here")
+    settings = _settings(chosen)
+    log.configure(
+        level="INFO" if chosen.verbose else "ERROR",
+        layout=settings.log_format,
+        secrets=settings.secret_values(),
+        stream=terminal.BesideBar(),
+    )
+    out = places.Out.of(chosen.out, force=chosen.force) if chosen.out is not None else None
+    with media.FileServer() as server:
+        # Drawn here, so that what is shown is what is made.
+        payload = media.filled({"seed": draw_seed(), **flags.given(chosen)}, serve=server.serve)
+        try:
+            video = _parsed(payload, settings)
+            if chosen.dry_run:
+                return _dry_run(overview.dry(video, settings, chosen.gpu), as_json=chosen.json)
+            if out is not None:
+                out.check_free(1, posters=video.thumbnail)
+            if server.address is not None:
+                opened = (*settings.private_url_allowlist, server.address)
+                settings = settings.model_copy(update={"private_url_allowlist": opened})
+            return _generate(payload, video, settings, out, chosen)
+        except WorkerError as failure:
+            return _failed(failure.as_dict(), flags.told(failure), as_json=chosen.json)
+
+
+def _settings(chosen: argparse.Namespace) -> Settings:
+    """The operator's settings, with a local folder for storage and nothing loaded ahead.
+
+    The state is kept apart from a worker's: videos that wait there for its bucket must not land in OUTPUT_DIR.
+    """
+    settings = settings_module.load()
+    changed: dict[str, Any] = {
+        "storage_endpoint_url": None,
+        "storage_access_key": None,
+        "storage_secret_key": None,
+        "storage_bucket": None,
+        "preload": (),
+        "state_dir": folders.state_dir(settings) / _STATE,
+    }
+    if chosen.gpu_hourly_usd is not None:
+        changed["gpu_hourly_usd"] = chosen.gpu_hourly_usd
+    return settings.model_copy(update=changed)
+
+
+def _parsed(payload: Mapping[str, Any], settings: Settings) -> VideoRequest:
+    limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
+    (video,) = parse(payload, default_job_id="cli", limits=limits).videos
+    return video
+
+
+def _dry_run(seen: overview.Overview, *, as_json: bool) -> int:
+    if as_json:
+        terminal.show([json.dumps(seen.as_dict(), ensure_ascii=False)])
+    else:
+        terminal.show(flags.in_flags(line) for line in seen.lines())
+    return DONE
+
+
+def _generate(
+    payload: Mapping[str, Any],
+    video: VideoRequest,
+    settings: Settings,
+    out: places.Out | None,
+    chosen: argparse.Namespace,
+) -> int:
+    settings_module.quiet_imports()
+    from worker import start  # torch and Diffusers with it: not before the request is known to be good
+    from worker.planning import Planner
+
+    worker = start.build_worker(settings)
+    try:
+        spec = worker.engine.spec_for(video)
+        video, notes = overview.settled(video, spec, opener=worker.opener)
+        plan = worker.engine.plan_for(video)
+        seen = overview.of_plan(video, spec, Planner.here(settings).gpu, plan, settings, notes)
+        if not chosen.json:
+            terminal.show(flags.in_flags(line) for line in seen.lines())
+        if chosen.confirm and not _confirmed():
+            raise CommandFailed("nothing was made")
+        answer = asyncio.run(_run(payload, worker))
+    finally:
+        worker.gpu.shutdown(wait=False)
+    return _conclude(answer, settings, out, chosen)
+
+
+def _confirmed() -> bool:
+    sys.stderr.write("go on? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def _run(payload: Mapping[str, Any], worker: Worker) -> dict[str, Any]:
+    """The answer of the job. Ctrl-C stops it within a step."""
+    from worker import job
+
+    with terminal.Bar() as bar:
+        stopping = False
+
+        def report(event: ProgressEvent) -> None:
+            bar.show("stopping" if stopping else event.status, event.progress)
+
+        event = {"id": f"cli-{uuid.uuid4().hex[:8]}", "input": dict(payload)}
+        flow = asyncio.create_task(job.run(event, worker, report))
+        try:
+            return await asyncio.shield(flow)
+        except asyncio.CancelledError:
+            stopping = True
+            bar.show("stopping")
+            flow.cancel()
+            return await flow
+
+
+def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None, chosen: argparse.Namespace) -> int:
+    if answer["status"] != "completed":
+        error = answer["videos"][0]["error"] if answer["videos"] else json.loads(answer["error"])
+        message = f"error: {flags.in_flags(error['message'])}"
+        if error["code"] == "upload_failed":
+            kept = folders.state_dir(settings)
+            message += f"\nthe video is kept in {kept}: the next generate stores it in {settings.output_dir}"
+        return _failed(error, message, as_json=chosen.json)
+    (video,) = answer["videos"]
+    video["warnings"] = [flags.in_flags(warning) for warning in video["warnings"]]
+    files = {name: _path_of(video[name]) for name in ("video_url", "thumbnail_url") if video[name] is not None}
+    if out is not None:
+        files = _copied(files, out.place(answer["job_id"], 0, 1), force=out.force)
+    if chosen.json:
+        terminal.show([json.dumps({**answer, "files": [str(path) for path in files.values()]}, ensure_ascii=False)])
+    else:
+        shown = {**video, **{name: _relative(path) for name, path in files.items()}}
+        terminal.summarise({**answer, "videos": [shown]})
+    return DONE
+
+
+def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> dict[str, Path]:
+    targets = {"video_url": place.video, "thumbnail_url": place.poster}
+    for name, source in files.items():
+        try:
+            places.copy(source, targets[name], force=force)
+        except OSError as failure:
+            reason = failure.strerror or str(failure)
+            raise CommandFailed(
+                f"error: --out: {targets[name]} could not be written: {reason}\n"
+                f"the video is there: {files['video_url']}"
+            ) from failure
+    return {name: targets[name] for name in files}
+
+
+def _failed(error: Mapping[str, Any], message: str, *, as_json: bool) -> int:
+    cancelled = error["code"] == "cancelled"
+    if as_json:
+        terminal.show([json.dumps({"error": error}, ensure_ascii=False)])
+    terminal.complain("cancelled" if cancelled else message)
+    return CANCELLED if cancelled else FAILED
+
+
+def _path_of(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path))
+
+
+def _relative(path: Path) -> str:
+    """As short as it can be written from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

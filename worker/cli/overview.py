@@ -1,0 +1,204 @@
+"""What a command is about to do: the video, the memory plan, how long it should take, and what that costs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from worker import estimate, inputs, memory, models, prompt
+from worker.cli.failures import usage
+from worker.errors import Unsupported
+from worker.estimate import Estimate, Span
+from worker.memory import Gpu, MemoryPlan, Shape
+from worker.models import ModelSpec
+from worker.net import Opener
+from worker.request import DEFAULT_HEIGHT, DEFAULT_WIDTH, VideoRequest
+from worker.settings import Settings
+from worker.terminal import dollars, row
+
+_GB = 1e9
+_DEMO = "the built-in demo model makes coloured noise in seconds: no estimate"
+_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`request` has its size settled. `plan` and `estimate` are None where there is none to tell; `notes` say why."""
+
+    request: VideoRequest
+    spec: ModelSpec
+    gpu: Gpu | None
+    plan: MemoryPlan | None
+    estimate: Estimate | None
+    gpu_hourly_usd: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def prompt(self) -> str:
+        video = self.request
+        return prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        video = self.request
+        guidance = f"guidance {video.guidance_scale:g}"
+        if self.spec.boundary_ratio is not None and video.guidance_scale_2 != video.guidance_scale:
+            guidance += f" and {video.guidance_scale_2:g}"
+        rows = [
+            (
+                "video",
+                f"{video.mode}, {video.width}x{video.height}, {video.num_frames} frames at {video.fps} fps "
+                f"({video.num_frames / video.fps:.2f} s)",
+            ),
+            ("model", f"{self.spec.version}, {video.num_inference_steps} steps, {guidance}, seed {video.seed}"),
+            ("prompt", self.prompt),
+            *([("memory", self._memory(self.plan))] if self.plan is not None else []),
+            *_estimated(self.estimate, self.gpu_hourly_usd),
+            *(("note", note) for note in self.notes),
+        ]
+        return [line for label, text in rows for line in row(label, text)]
+
+    def _memory(self, plan: MemoryPlan) -> str:
+        if self.gpu is None or not estimate.is_published(self.spec):
+            return str(plan.rung)
+        peak, budget = plan.estimated_peak_bytes / _GB, self.gpu.budget_bytes / _GB
+        return f"{plan.rung}: {peak:.0f} of {budget:.0f} GB on {self.gpu.name}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` prints of a dry run."""
+        video, made = self.request, self.estimate
+        return {
+            "mode": video.mode,
+            "model_version": self.spec.version,
+            "resolution": f"{video.width}x{video.height}",
+            "num_frames": video.num_frames,
+            "fps": video.fps,
+            "num_inference_steps": video.num_inference_steps,
+            "seed": video.seed,
+            "prompt": self.prompt,
+            "gpu": self.gpu.name if self.gpu is not None else None,
+            "memory_plan": str(self.plan.rung) if self.plan is not None else None,
+            "estimate": _as_dict(made, self.gpu_hourly_usd) if made is not None else None,
+            "notes": list(self.notes),
+        }
+
+
+def _estimated(made: Estimate | None, gpu_hourly_usd: float | None) -> list[tuple[str, str]]:
+    if made is None:
+        return []
+    rows = [
+        ("estimate", f"{duration(made.total)} on {made.gpu}, {made.tflop:,.0f} TFLOP in {made.forwards} passes"),
+        ("", f"and {duration(made.load)} before, to load the model from a network volume"),
+    ]
+    if gpu_hourly_usd is not None:
+        spent = estimate.cost_usd(made.total, gpu_hourly_usd)
+        loading = estimate.cost_usd(made.load, gpu_hourly_usd)
+        rows.append(("cost", f"{_between(spent)}, loading {_between(loading)} (${gpu_hourly_usd:g} an hour)"))
+    return rows
+
+
+def _as_dict(made: Estimate, gpu_hourly_usd: float | None) -> dict[str, Any]:
+    def pair(span: Span, digits: int = 1) -> list[float]:
+        return [round(span.low, digits), round(span.high, digits)]
+
+    stages: Mapping[str, Span] = {**made.stages, "total": made.total, "load": made.load}
+    cost = None if gpu_hourly_usd is None else pair(estimate.cost_usd(made.total, gpu_hourly_usd), 4)
+    return {
+        "tflop": round(made.tflop),
+        "seconds": {name: pair(span) for name, span in stages.items()},
+        "cost_usd": cost,
+    }
+
+
+def _between(span: Span) -> str:
+    return f"{dollars(span.low)} to {dollars(span.high)}"
+
+
+def duration(span: Span) -> str:
+    """`35 to 60 s`, `4.4 to 8.2 min`, `2.1 to 3.9 h`: in the unit that fits the larger end."""
+    if span.high < 120:
+        return f"{span.low:.0f} to {span.high:.0f} s"
+    unit, name = (60, "min") if span.high < 7200 else (3600, "h")
+    low, high = span.low / unit, span.high / unit
+    digits = 0 if low >= 10 else 1
+    return f"{low:.{digits}f} to {high:.{digits}f} {name}"
+
+
+def settled(video: VideoRequest, spec: ModelSpec, *, opener: Opener) -> tuple[VideoRequest, tuple[str, ...]]:
+    """The request with the size that it will have, and what is to be said about that.
+
+    An image of this machine is decoded for it; one behind a URL is not fetched. Raises what `load_image` raises.
+    """
+    if video.width is not None and video.height is not None:
+        return video, ()
+    source = video.reference_image_url
+    if source is None or source[:5].lower() != "data:":
+        note = f"the size follows the image; the estimate is for {DEFAULT_WIDTH}x{DEFAULT_HEIGHT}"
+        return replace(video, width=DEFAULT_WIDTH, height=DEFAULT_HEIGHT), (note,)
+    image = inputs.load_image(source, opener=opener, path=video.at("reference_image_url"))
+    width, height = inputs.size_for(image.size, area=DEFAULT_WIDTH * DEFAULT_HEIGHT, stride=spec.size_stride)
+    return replace(video, width=width, height=height), ()
+
+
+def of_plan(
+    video: VideoRequest, spec: ModelSpec, gpu: Gpu | None, plan: MemoryPlan, settings: Settings, notes: tuple[str, ...]
+) -> Overview:
+    """`video` has its size settled."""
+    made = estimate.of_request(video, spec, gpu, plan) if gpu is not None else None
+    if not estimate.is_published(spec):
+        notes = (*notes, _DEMO)
+    elif made is None:
+        notes = (*notes, f"no estimate: the speed of {gpu.name if gpu is not None else 'this CPU'} is not known")
+    elif made.total.low + made.load.low > settings.job_timeout_s:
+        notes = (*notes, f"JOB_TIMEOUT_S={settings.job_timeout_s:g} will stop it before it is done")
+    elif made.total.high + made.load.high > settings.job_timeout_s:
+        notes = (*notes, f"JOB_TIMEOUT_S={settings.job_timeout_s:g} may stop it before it is done")
+    return Overview(video, spec, gpu, plan, made, settings.gpu_hourly_usd, (*video.warnings, *notes))
+
+
+def dry(video: VideoRequest, settings: Settings, gpu_name: str | None) -> Overview:
+    """The overview without torch and without a look at the weights; for the GPU of that name, or the one that is here.
+
+    Raises the errors of the contract for a request that no model serves, or that does not fit on the GPU.
+    """
+    gpu = _of_table(gpu_name) if gpu_name is not None else _here()
+    spec = models.find(video.model, video.mode)
+    if spec is None:
+        served = ", ".join(
+            sorted({mode for each in models.CATALOGUE if each.name == video.model for mode in each.modes})
+        )
+        raise Unsupported(
+            f"model {video.model} does not serve {video.mode}; it serves {served}", path=video.at("model")
+        )
+    video, notes = settled(video, spec, opener=Opener(settings.private_url_allowlist))
+    if gpu_name is None and (settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)):
+        hint = f"{_DEMO}; for the real one name a GPU, such as --gpu H100"
+        demo = replace(spec, version="demo")
+        return Overview(video, demo, gpu, None, None, settings.gpu_hourly_usd, (*video.warnings, *notes, hint))
+    if video.quality_preset == "turbo" and not spec.turbo:
+        raise Unsupported(f"turbo is not served for {video.mode} with model {video.model}", path="quality_preset")
+    if gpu is None:
+        raise Unsupported("no GPU is here: name one with --gpu, such as --gpu H100")
+    distilled = video.quality_preset == "turbo" and bool(spec.distilled)
+    shape = Shape(video.width or 0, video.height or 0, video.num_frames, loras=len(video.loras) + distilled)
+    return of_plan(video, spec, gpu, memory.plan(gpu, spec, settings, shape, path=video.at("width")), settings, notes)
+
+
+def _of_table(name: str) -> Gpu:
+    try:
+        return memory.from_name(name)
+    except KeyError:
+        raise usage(f"--gpu: no GPU {name!r} in the table: {', '.join(gpu.name for gpu in memory.GPUS)}") from None
+
+
+def _here() -> Gpu | None:
+    """The first GPU that the driver's own tool names; None where there is no such tool or GPU."""
+    try:
+        done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=10, check=True)
+        name, mebibytes, capability = done.stdout.splitlines()[0].split(", ")
+        major, minor = capability.split(".")
+        return Gpu(name, int(mebibytes) * 1024**2, (int(major), int(minor)))
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
