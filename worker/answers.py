@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,30 +16,61 @@ from worker.errors import WorkerError
 from worker.models import ModelSpec
 from worker.request import VideoRequest
 
+WAITING = "waiting"
+
 
 class Stopwatch:
-    """Seconds by stage, in the order in which the stages began; `total` counts from the making of the stopwatch."""
+    """Where the seconds of one video, or of one job, went: each moment from its making on belongs to one stage.
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
+    What no stage claims is `waiting`: for the GPU's turn, for a thread. Used by one thread at a time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._mark = clock()
         self._seconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Everything since the last lap was `stage`."""
+        self._add(stage, self._since_mark())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        """What happens inside is the stage, also where it fails."""
+        self.lap(WAITING)
         try:
             yield
         finally:
-            self.add(name, time.perf_counter() - began)
+            self.lap(name)
 
-    def add(self, name: str, seconds: float) -> None:
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+    def split(self, stages: Mapping[str, float]) -> None:
+        """Everything since the last lap was these stages, measured by whoever did them, and waiting around them."""
+        lap_s = self._since_mark()
+        for stage, seconds in stages.items():
+            self._add(stage, seconds)
+        self._add(WAITING, max(0.0, lap_s - sum(stages.values())))
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, up to the last lap, unrounded."""
+        return dict(self._seconds)
+
+    def worked_s(self) -> float:
+        """Seconds of all stages but waiting, up to the last lap."""
+        return sum(seconds for stage, seconds in self._seconds.items() if stage != WAITING)
 
     def read(self) -> dict[str, float]:
-        return {**{name: round(s, 3) for name, s in self._seconds.items()}, "total": round(self.total(), 3)}
+        """Seconds in the order in which the stages began, then `waiting`, then `total`, their sum; in milliseconds."""
+        rounded = {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
+        waiting = rounded.pop(WAITING, 0.0)
+        return {**rounded, WAITING: waiting, "total": round(sum(rounded.values()) + waiting, 3)}
 
-    def total(self) -> float:
-        return time.perf_counter() - self._began
+    def _since_mark(self) -> float:
+        now = self._clock()
+        seconds, self._mark = now - self._mark, now
+        return seconds
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
 
 def video_result(
@@ -56,7 +87,12 @@ def video_result(
     gpu: str,
     cost_usd: float | None,
 ) -> dict[str, Any]:
-    """The result of one delivered video. `parameters` is what the engine settled itself."""
+    """The result of one delivered video. `parameters` is what the engine settled itself.
+
+    How the first video's model came into memory (`cold_start`) is no parameter of it, and stands by itself.
+    """
+    settled = dict(parameters)
+    start = {"cold_start": settled.pop("cold_start")} if "cold_start" in settled else {}
     return {
         "index": request.index,
         "status": "completed",
@@ -72,13 +108,14 @@ def video_result(
         "negative_prompt": request.negative_prompt,
         "model_version": spec.version,
         "mode": request.mode,
-        "parameters": {**_requested(request, video), **parameters},
+        "parameters": {**_requested(request, video), **settled},
         "warnings": [*request.warnings, *warnings],
         "size_bytes": video.size_bytes,
         "sha256": video.sha256,
         "timings": dict(timings),
         "gpu": gpu,
         "cost_usd": cost_usd,
+        **start,
     }
 
 
@@ -115,7 +152,7 @@ def video_failure(job_id: str, index: int | None, error: WorkerError) -> dict[st
     return {"index": index, "status": "failed", "job_id": job_id, "error": error.as_dict()}
 
 
-def job_answer(job_id: str, videos: Sequence[Mapping[str, Any]], total_s: float) -> dict[str, Any]:
+def job_answer(job_id: str, videos: Sequence[Mapping[str, Any]], timings: Mapping[str, float]) -> dict[str, Any]:
     """The answer of a job that started. `error` is a JSON string, the only form that RunPod takes for one."""
     delivered = sum(video["status"] == "completed" for video in videos)
     status = "completed" if delivered == len(videos) else "partial" if delivered else "failed"
@@ -123,19 +160,19 @@ def job_answer(job_id: str, videos: Sequence[Mapping[str, Any]], total_s: float)
         "job_id": job_id,
         "status": status,
         "videos": [dict(video) for video in videos],
-        "timings": {"total": round(total_s, 3)},
+        "timings": dict(timings),
     }
     if not delivered:
         answer["error"] = json.dumps(videos[0]["error"], ensure_ascii=False)
     return answer
 
 
-def refused_answer(job_id: str, error: WorkerError, total_s: float) -> dict[str, Any]:
+def refused_answer(job_id: str, error: WorkerError, timings: Mapping[str, float]) -> dict[str, Any]:
     """The answer of a job that could not start."""
     return {
         "job_id": job_id,
         "status": "failed",
         "videos": [],
-        "timings": {"total": round(total_s, 3)},
+        "timings": dict(timings),
         "error": json.dumps(error.as_dict(), ensure_ascii=False),
     }

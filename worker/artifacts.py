@@ -5,8 +5,8 @@ Nothing here imports torch; a `Conditioning` carries Pillow images, a latent sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +50,3 @@ class Delivery:
 
     video_url: str
     thumbnail_url: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds by stage, in the order in which the stages ran."""
-
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, float]:
-        return {stage: round(value, 3) for stage, value in self.seconds.items()}

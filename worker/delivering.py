@@ -7,16 +7,17 @@ it, so that the final events of a job go out in order. A video that the storage 
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
-from worker import answers
+from worker import answers, stages
+from worker.answers import Stopwatch
 from worker.artifacts import Delivery
 from worker.earlier import Earlier
 from worker.errors import UploadFailed, WorkerError
 from worker.journal import Entry
 from worker.making import Made
 from worker.progress import Progress
+from worker.request import VideoRequest
 from worker.services import Worker
 from worker.shutdown import ShuttingDown
 from worker.spool import Found
@@ -24,7 +25,6 @@ from worker.stop import Stop, as_worker_error
 from worker.storage import video_key
 from worker.webhooks import Channel
 
-logger = logging.getLogger(__name__)
 Outcome = dict[str, Any]
 Told = asyncio.Task[Outcome] | None
 
@@ -42,27 +42,37 @@ class Deliveries:
         self._channel = channel
         self._progress = progress
         self._stop = stop
+        self._gpu_seconds = 0.0
         self.left = 0
 
-    async def made(self, made: Made, previous: Told) -> dict[str, Any]:
+    async def made(self, made: Made, previous: Told) -> Outcome:
         """Store, record, tell."""
-        index, job_id = made.request.index, self._job_id
+        index, job_id, worker = made.request.index, self._job_id, self._worker
         self._progress.stage(index, "uploading")
         try:
             try:
-                with made.stopwatch.stage("upload"):
-                    delivery = await asyncio.to_thread(self._worker.storage.store, made.file, self._key(index))
+                with made.stopwatch.stage("upload"), stages.timed(index, "upload", size_bytes=made.file.size_bytes):
+                    delivery = await asyncio.to_thread(worker.storage.store, made.file, self._key(index))
             except UploadFailed:
                 await self._keep(made)
                 raise
             result = self._result(made, delivery)
-            await asyncio.to_thread(self._worker.journal.record_result, job_id, index, result)
+            # Of a video that an earlier delivery recorded, and that is gone, the new record takes the place.
+            gone = self._entry.finished.get(index)
+            await asyncio.to_thread(worker.journal.record_result, job_id, index, result, replacing=gone)
         except Exception as failure:
-            return await self.failed(index, as_worker_error(failure, job_id, self._stop), previous)
-        logger.info("video %d: stored, %d bytes, %s", index, made.file.size_bytes, made.stopwatch.read())
-        return await self._tell(result, previous)
+            error = as_worker_error(failure, job_id, self._stop)
+            return await self.failed(made.request, error, previous, made.stopwatch, gpu_seconds=made.gpu_seconds)
+        await self._tell(result, previous)
+        self._gpu_seconds += made.gpu_seconds
+        stages.video_completed(made.request, result, gpu_seconds=made.gpu_seconds, peak_vram_bytes=made.peak_vram_bytes)
+        return result
 
-    def _result(self, made: Made, delivery: Delivery) -> dict[str, Any]:
+    def cost_usd(self) -> float | None:
+        """What the GPU cost for the videos so far, those that failed included."""
+        return answers.cost_usd(self._gpu_seconds, self._worker.settings.gpu_hourly_usd)
+
+    def _result(self, made: Made, delivery: Delivery) -> Outcome:
         engine = self._worker.engine
         return answers.video_result(
             job_id=self._job_id,
@@ -94,35 +104,51 @@ class Deliveries:
             result=self._result(made, Delivery("", None)),
         )
 
-    async def again(self, index: int, left: Earlier, previous: Told) -> dict[str, Any]:
+    async def again(self, video: VideoRequest, left: Earlier, previous: Told) -> Outcome:
         """Tell what an earlier delivery of the job made, stored first where it waits for that."""
         if isinstance(left, Found):
-            worker = self._worker
-            self._progress.stage(index, "uploading")
+            worker, stopwatch = self._worker, Stopwatch()
+            self._progress.stage(video.index, "uploading")
             try:
-                left = await asyncio.to_thread(
-                    worker.spool.upload, left, worker.storage, worker.journal, stop=self._stop.event
-                )
+                with stopwatch.stage("upload"):
+                    left = await asyncio.to_thread(
+                        worker.spool.upload, left, worker.storage, worker.journal, stop=self._stop.event
+                    )
             except Exception as failure:
-                return await self.failed(index, as_worker_error(failure, self._job_id, self._stop), previous)
-        return await self._tell(left, previous)
+                error = as_worker_error(failure, self._job_id, self._stop)
+                return await self.failed(video, error, previous, stopwatch, gpu_seconds=0.0)
+        await self._tell(left, previous)
+        stages.video_again(video)
+        return left
 
-    async def _tell(self, result: dict[str, Any], previous: Told) -> dict[str, Any]:
+    async def _tell(self, result: Outcome, previous: Told) -> None:
         """Send the final event of a finished video, after that of the video before it."""
         if previous is not None:
             await previous
         self._progress.finished(result["index"])
         await self._channel.completed(result["index"], result)
-        return result
 
-    async def failed(self, index: int, error: WorkerError, previous: Told) -> dict[str, Any]:
+    async def failed(
+        self,
+        video: VideoRequest,
+        error: WorkerError,
+        previous: Told,
+        stopwatch: Stopwatch,
+        *,
+        gpu_seconds: float | None = None,
+    ) -> Outcome:
+        """Tell a failure. `gpu_seconds` is what the video held the GPU for; None where it was not made: all of it."""
+        held_s = stopwatch.worked_s() if gpu_seconds is None else gpu_seconds
         if previous is not None:
             await previous
+        self._gpu_seconds += held_s
+        cost_usd = answers.cost_usd(held_s, self._worker.settings.gpu_hourly_usd)
         if isinstance(error, ShuttingDown):
             self.left += 1
+            stages.video_left(video, gpu_seconds=held_s, cost_usd=cost_usd)
             return {}
-        logger.warning("video %d failed: %s", index, error.code)
-        failure = answers.video_failure(self._job_id, index, error)
-        self._progress.finished(index)
-        await self._channel.failed(index, failure, error.http_code, str(error))
+        failure = answers.video_failure(self._job_id, video.index, error)
+        self._progress.finished(video.index)
+        await self._channel.failed(video.index, failure, error.http_code, str(error))
+        stages.video_failed(video, error.code, stopwatch.read(), gpu_seconds=held_s, cost_usd=cost_usd)
         return failure

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from worker import metrics
 from worker.errors import UploadFailed
 from worker.journal import Entry, Journal
 from worker.spool import Found, Spool, refreshed
@@ -24,6 +25,12 @@ def find(index: int, *, entry: Entry, journal: Journal, spool: Spool, storage: S
 
     A storage that cannot be asked counts as holding what the journal says.
     """
+    left = _find(index, entry, journal, spool, storage)
+    metrics.cache("journal", hit=left is not None)
+    return left
+
+
+def _find(index: int, entry: Entry, journal: Journal, spool: Spool, storage: Storage) -> Earlier | None:
     job_id = entry.job_id
     key = video_key(job_id, index, entry.accepted_on)
     kept = spool.find(job_id=job_id, payload_digest=entry.payload_digest, index=index, key=key)

@@ -7,7 +7,7 @@ under one job id is an error.
 
 Several workers may write: every change is read, merged and replaced under a lock. Two workers that run one job at the
 same time (RunPod took the first for dead) both draw on the entry of the first, so their seeds, storage keys and event
-ids are equal; the first result recorded for a video stays.
+ids are equal; the first result recorded for a video stays, until a worker finds its video gone and replaces both.
 """
 
 from __future__ import annotations
@@ -95,9 +95,21 @@ class Journal:
             self._state.cannot(failure)
             return None
 
-    def record_result(self, job_id: str, index: int, result: Mapping[str, Any]) -> None:
-        """Video `index` is stored and `result` is what the caller is told. The first record of a video stays."""
-        self._change(job_id, lambda entry: {"finished": {index: dict(result), **entry.finished}})
+    def record_result(
+        self, job_id: str, index: int, result: Mapping[str, Any], *, replacing: Mapping[str, Any] | None = None
+    ) -> None:
+        """Video `index` is stored and `result` is what the caller is told.
+
+        The first record of a video stays, unless it equals `replacing`: the record whose video is gone from the
+        storage, as it was when that was seen.
+        """
+
+        def recorded(entry: Entry) -> dict[str, object]:
+            known = entry.finished.get(index)
+            stays = known is not None and known != replacing
+            return {"finished": entry.finished if stays else {**entry.finished, index: dict(result)}}
+
+        self._change(job_id, recorded)
 
     def is_told(self, job_id: str, event_id: str) -> bool:
         """The event is known to have arrived."""

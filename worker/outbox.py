@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker import statefiles
+from worker.log import job_scope
 
 _log = logging.getLogger(__name__)
 
@@ -184,6 +185,14 @@ class Outbox:
             self._state.cannot(failure)
         return settled
 
+    def count(self) -> int:
+        """How many events wait, of every job and worker. Raises nothing."""
+        try:
+            return sum(1 for _ in self._state.folder(_FOLDER).glob("*.json"))
+        except OSError as failure:
+            self._state.cannot(failure)
+            return 0
+
     def sweep(self) -> int:
         """Remove what is too old to be sent; bounded in time. Answers how many files went."""
         try:
@@ -200,18 +209,24 @@ class Outbox:
             with self.claim(place) as letter:
                 if letter is None:
                     return _Step.GOES_ON
-                if self._now() - letter.created_at > statefiles.KEEP_S:
-                    _log.warning("webhook %s is given up: it could not be delivered for 7 days", letter.event_id)
-                    place.unlink(missing_ok=True)
-                    return _Step.GOES_ON
-                if letter.not_before > self._now() or (patient and self._rests_now(letter)):
-                    return _Step.WAITS
-                outcome = send(letter, attempt_s)
-                self.settle(place, letter, outcome)
+                with job_scope(letter.job_id):  # that of the letter, which is seldom the job that is running
+                    return self._forward_claimed(place, letter, send, attempt_s, told, patient=patient)
         except FileNotFoundError:
             return _Step.GOES_ON
         except BlockingIOError:
             return _Step.WAITS
+
+    def _forward_claimed(
+        self, place: Path, letter: Letter, send: Send, attempt_s: float, told: Told | None, *, patient: bool
+    ) -> Outcome | _Step:
+        if self._now() - letter.created_at > statefiles.KEEP_S:
+            _log.warning("webhook %s is given up: it could not be delivered for 7 days", letter.event_id)
+            place.unlink(missing_ok=True)
+            return _Step.GOES_ON
+        if letter.not_before > self._now() or (patient and self._rests_now(letter)):
+            return _Step.WAITS
+        outcome = send(letter, attempt_s)
+        self.settle(place, letter, outcome)
         if not outcome.settled:
             if patient:
                 self._rest(letter)

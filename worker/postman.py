@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
-from worker import envelopes
+from worker import envelopes, metrics
 from worker.errors import Cancelled, InputBlocked, InvalidRequest
 from worker.net import PostAnswer, PostFailed
 from worker.outbox import Letter, Outbox, Outcome, Told
@@ -48,7 +48,7 @@ class Patience:
 
     `waits_s` lie between the attempts of a final event (shortened at random by up to a quarter); all of its attempts
     and waits fit into `event_s`, and failures in a row of one job into `job_s`. An attempt that could take less than
-    `least_s` is not begun.
+    `least_s` is not begun. Once a shutdown's grace is over an event has `last_s`.
     """
 
     waits_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
@@ -56,6 +56,7 @@ class Patience:
     event_s: float = 35.0
     job_s: float = 60.0
     least_s: float = 0.5
+    last_s: float = 1.0
     progress_s: float = 3.0
     progress_every_s: float = 2.0
     close_s: float = 5.0
@@ -71,8 +72,14 @@ class Postman:
     opener: Poster
     secrets: Sequence[str]
     stop: threading.Event
+    kind: Literal["final", "progress"] = "final"
 
     def __call__(self, letter: Letter, timeout_s: float) -> Outcome:
+        outcome = self._attempt(letter, timeout_s)
+        metrics.webhook_attempt(self.kind, "stopped" if outcome is _STOPPED else outcome.kind)
+        return outcome
+
+    def _attempt(self, letter: Letter, timeout_s: float) -> Outcome:
         now = datetime.now(UTC)
         try:
             signed = envelopes.headers(letter.body, event_id=letter.event_id, now=now, secrets=self.secrets)

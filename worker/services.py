@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from worker import metrics
 from worker.engine import Engine
 from worker.journal import Journal
 from worker.loras import LoraStore
@@ -30,3 +31,13 @@ class Worker:
     spool: Spool
     gpu: ThreadPoolExecutor
     shutdown: Shutdown
+
+    def __post_init__(self) -> None:
+        """What waits on STATE_DIR is counted when the metrics are scraped: other workers put there and take too."""
+        metrics.watch(
+            {
+                "videogen_outbox_events": self.outbox.count,
+                "videogen_spool_videos": lambda: self.spool.held()[0],
+                "videogen_spool_bytes": lambda: self.spool.held()[1],
+            }
+        )

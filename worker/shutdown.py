@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -25,14 +26,20 @@ class ShuttingDown(Cancelled):
     """The reason of a stop that leaves the job to another worker: nobody is told."""
 
 
+def leave_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is the signal's
+    """What SIGTERM does before there is a job: a worker that is process 1 would not even notice it otherwise."""
+    os._exit(128 + number)
+
+
 class Shutdown:
     """Ends running jobs after SIGTERM. `install` once, in the main thread, with the event loop running."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
-        self._running: set[Stop] = set()
+        self._running: dict[Stop, Callable[[], None]] = {}
         self._installed = False
         self._begun = False
+        self._over = False
         self._leave: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -51,7 +58,7 @@ class Shutdown:
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self.begin)
-            if callable(previous):
+            if callable(previous) and previous is not leave_at_once:
                 previous(number, frame)
 
         signal.signal(signal.SIGTERM, on_signal)
@@ -68,16 +75,23 @@ class Shutdown:
             self._leaving = asyncio.create_task(self._leave())
 
     def _end(self) -> None:
-        for stop in self._running:
+        self._over = True
+        for stop, hurry in self._running.items():
             stop.request(ShuttingDown())
+            hurry()
 
     @contextmanager
-    def watching(self, stop: Stop) -> Iterator[None]:
-        """While inside, a shutdown ends the job through `stop`; at once where it has begun before the job."""
+    def watching(self, stop: Stop, hurry: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """While inside, a shutdown ends the job through `stop`; at once where it has begun before the job.
+
+        `hurry` is called when the grace is over: what is still under way has no more time. It must return at once.
+        """
         if self._begun:
             stop.request(ShuttingDown())
-        self._running.add(stop)
+        if self._over:
+            hurry()
+        self._running[stop] = hurry
         try:
             yield
         finally:
-            self._running.discard(stop)
+            self._running.pop(stop, None)

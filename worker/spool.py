@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker import kept as kept_files
-from worker import statefiles
+from worker import stages, statefiles
 from worker.artifacts import Delivery, VideoFile
 from worker.errors import UploadFailed
 from worker.kept import ENTRY, Damaged, Kept
+from worker.log import job_scope
 
 if TYPE_CHECKING:
     from worker.journal import Entry
@@ -57,7 +58,9 @@ class Results(Protocol):
 
     def entry(self, job_id: str) -> Entry | None: ...
 
-    def record_result(self, job_id: str, index: int, result: Mapping[str, Any]) -> None: ...
+    def record_result(
+        self, job_id: str, index: int, result: Mapping[str, Any], *, replacing: Mapping[str, Any] | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +178,22 @@ class Spool:
                     kept = kept_files.read(place)
                     # A job that the journal does not know could not be answered: its video waits for the job.
                     if kept is not None and journal.entry(kept.job_id) is not None:
-                        stored += self._forward(place, storage, journal) is not None
+                        with job_scope(kept.job_id):
+                            stored += self._forward(place, storage, journal) is not None
         except UploadFailed:
             _log.info("the storage does not take kept videos yet")
         except OSError as failure:
             self._state.cannot(failure)
         return stored
+
+    def held(self) -> tuple[int, int]:
+        """How many videos are kept, by every worker, and the bytes of all files there. Raises nothing."""
+        try:
+            files = kept_files.sizes(self._folder())
+        except OSError as failure:
+            self._state.cannot(failure)
+            return 0, 0
+        return sum(path.suffix == ENTRY for path in files), sum(status.st_size for status in files.values())
 
     def sweep(self) -> int:
         """Remove entries older than 7 days and what was never finished; answers how many files went. Raises nothing."""
@@ -270,7 +283,7 @@ class Spool:
             if video is None:
                 return None
             result = _store(kept, video, storage)
-            journal.record_result(kept.job_id, kept.index, result)
+            journal.record_result(kept.job_id, kept.index, result, replacing=known)
             entry = journal.entry(kept.job_id)
             if entry is not None and kept.index in entry.finished:
                 kept_files.remove(place)
@@ -295,7 +308,8 @@ def refreshed(result: Mapping[str, Any], key: str, storage: Storage) -> dict[str
 
 def _store(kept: Kept, video: VideoFile, storage: Storage) -> dict[str, Any]:
     began = time.perf_counter()
-    delivery = storage.store(video, kept.key)
+    with stages.timed(kept.index, "upload", size_bytes=video.size_bytes):
+        delivery = storage.store(video, kept.key)
     seconds = time.perf_counter() - began
     timings = dict(kept.result["timings"])
     for stage in ("upload", "total"):  # the attempts that failed stay counted, the time in the spool does not count

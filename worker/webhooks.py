@@ -21,7 +21,7 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from worker import envelopes
+from worker import envelopes, stages
 from worker.outbox import Letter, Outbox, Outcome, Told
 from worker.postman import PATIENCE, Patience, Poster, Postman
 from worker.progress import ProgressEvent, ProgressSender
@@ -62,8 +62,11 @@ class Channel:
         self._outbox = outbox
         self._journal = journal
         self._patience = patience
+        self._opener = opener
+        self._secrets = secrets
         self._stop = threading.Event()
-        self._send = Postman(opener, secrets, self._stop)
+        self._closed = False
+        self._hurried = False
         self._progress = ProgressSender(self._send_progress, every_s=patience.progress_every_s)
         # A thread of its own: slow receivers must not take threads from uploads, and one thread keeps the order.
         self._finals = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhook")
@@ -100,10 +103,20 @@ class Channel:
 
         return await self._in_turn(index, "failed", envelope)
 
+    def hurry(self) -> None:
+        """The worker's time is up: end the attempt under way, whose event stays in the outbox; returns at once.
+
+        Each later event gets one attempt of `last_s`, and none after the first failure.
+        """
+        self._hurried = True
+        under_way, self._stop = self._stop, threading.Event()
+        under_way.set()
+
     async def close(self) -> None:
         """End the channel. A final event that is still under way stays in the outbox. Waits a few seconds at most."""
-        if self._stop.is_set():
+        if self._closed:
             return
+        self._closed = True
         self._stop.set()
         closing = self._finals.submit(self._progress.close, wait_s=self._patience.close_s)
         self._finals.shutdown(wait=False)
@@ -126,11 +139,13 @@ class Channel:
         # A failure is tried anew on redelivery and may end otherwise: it is always told.
         if kind == "completed" and self._is_told(event_id):
             return True
+        began, arrived = time.perf_counter(), False
         try:
-            return self._deliver(self._letter(self._url, event_id, envelope))
+            arrived = self._deliver(self._letter(self._url, event_id, envelope))
         except Exception as failure:  # noqa: BLE001 - a webhook never fails a job; the text may hold the URL or a prompt
             _log.error("webhook %s could not be sent: %s", event_id, type(failure).__name__)
-            return False
+        stages.took(index, "webhook", time.perf_counter() - began, event=kind, arrived=arrived)
+        return arrived
 
     def _deliver(self, letter: Letter) -> bool:
         outbox = self._outbox
@@ -150,14 +165,14 @@ class Channel:
 
     def _deliver_in_line(self, letter: Letter, outbox: Outbox) -> bool:
         """Earlier events of the job wait: send them and then this one, up to the first that fails."""
-        began = time.monotonic()
+        began, stop = time.monotonic(), self._stop
         outcome = outbox.drain(
-            self._send,
+            Postman(self._opener, self._secrets, stop),
             told=self._journal,
-            budget_s=min(self._patience.event_s, self._left_s),
+            budget_s=self._budget_s(),
             attempt_s=self._patience.attempt_s,
             job_id=self._job_id,
-            stop=self._stop,
+            stop=stop,
         ).get(letter.event_id)
         self._note(outcome is not None, time.monotonic() - began)
         if outcome is None:
@@ -169,20 +184,29 @@ class Channel:
     def _attempts(self, letter: Letter) -> Outcome:
         if letter.not_before > time.time():
             return Outcome("failed", "the receiver asked to be left alone")
-        began = time.monotonic()
-        deadline = began + min(self._patience.event_s, self._left_s)
+        # The event before the flag: who reads of no hurry after it holds the event that a hurry sets.
+        began, stop = time.monotonic(), self._stop
+        deadline = began + self._budget_s()
+        send = Postman(self._opener, self._secrets, stop)
         outcome = Outcome("failed", "not tried after earlier failures")
-        for number, wait_s in enumerate((0.0, *(() if self._silent else self._patience.waits_s)), start=1):
+        waits_s = () if self._silent or self._hurried else self._patience.waits_s
+        for number, wait_s in enumerate((0.0, *waits_s), start=1):
             pause_s = max(wait_s * random.uniform(0.75, 1.0), outcome.retry_after_s)
-            if time.monotonic() + pause_s + self._patience.least_s > deadline or self._stop.wait(pause_s):
+            if time.monotonic() + pause_s + self._patience.least_s > deadline or stop.wait(pause_s):
                 break
             left_s = deadline - time.monotonic()
-            outcome = self._send(letter, min(self._patience.attempt_s, left_s))
+            outcome = send(letter, min(self._patience.attempt_s, left_s))
             if outcome.settled:
                 break
             _log.info("webhook %s, attempt %d: %s", letter.event_id, number, outcome.reason)
         self._note(outcome.settled, time.monotonic() - began)
         return outcome
+
+    def _budget_s(self) -> float:
+        """Seconds that an event has which is begun now."""
+        if not self._hurried:
+            return min(self._patience.event_s, self._left_s)
+        return 0.0 if self._silent else min(self._patience.last_s, self._left_s)
 
     def _note(self, arrived: bool, seconds: float) -> None:
         self._silent = not arrived
@@ -214,7 +238,8 @@ class Channel:
             return envelopes.progress(event, job_id=self._job_id, event_id=event_id, timestamp=now, total=self._total)
 
         letter = self._letter(self._url, envelopes.progress_event_id(), envelope)
-        self._end_if_unwanted(self._send(letter, self._patience.progress_s))
+        send = Postman(self._opener, self._secrets, self._stop, "progress")
+        self._end_if_unwanted(send(letter, self._patience.progress_s))
 
     def _letter(self, url: str, event_id: str, envelope: Envelope) -> Letter:
         now = datetime.now(UTC)

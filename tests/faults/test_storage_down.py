@@ -148,7 +148,9 @@ def test_a_dead_storage_fails_the_job_and_keeps_the_video_for_its_redelivery(sce
     assert video["sha256"] == sha256 == hashlib.sha256(scene.object("one")).hexdigest()
     assert video["video_url"].startswith(scene.double.endpoint_url)
     assert video["thumbnail_url"].endswith("/one/0.jpg")
-    assert set(video["timings"]) == {"inputs", "load", "text", "generate", "encode", "upload", "total"}
+    stages = {"inputs", "load", "text", "generate", "encode", "upload", "waiting"}
+    assert set(video["timings"]) == {*stages, "total"}
+    assert video["timings"]["total"] == pytest.approx(sum(video["timings"][stage] for stage in stages), abs=0.005)
     assert scene.made == [0]
     (event,) = receiver.of_type("completed")
     assert event["data"] == video

@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -497,3 +498,64 @@ async def test_two_workers_that_empty_the_outbox_at_once_send_each_event_once(
         await volume.redeliver()  # a line that was busy is left to the next round
         assert sorted(receiver.ids) == sorted(event_id(index, f"job-{job}") for job in range(6) for index in range(4))
     assert volume.waiting() == []
+
+
+# --- a worker that must end
+
+PATIENT = Patience(waits_s=(0.5,) * 4, attempt_s=60.0, event_s=120.0, job_s=200.0, last_s=5.0, progress_every_s=0.0)
+
+
+async def test_a_hurry_ends_the_attempt_under_way_and_keeps_its_event(volume: Volume, open_channel: Open) -> None:
+    let_go = threading.Event()
+
+    def silent(handler: Handler, received: Received, number: int) -> None:
+        let_go.wait(60)
+
+    with Receiver(silent) as receiver:
+        channel = open_channel(receiver.url, patience=PATIENT)
+        telling = asyncio.create_task(channel.completed(0, {"n": 1}))
+        await first_request(receiver)
+        channel.hurry()
+        assert await asyncio.wait_for(telling, 20) is False  # the attempt alone had 60 s
+        assert await asyncio.wait_for(channel.completed(1, {"n": 2}), 20) is False  # no other after a failure
+        assert len(receiver.received) == 1
+        let_go.set()
+    assert volume.waiting() == [event_id(0), event_id(1)]
+
+
+async def test_a_hurry_ends_the_wait_before_the_next_attempt(volume: Volume, open_channel: Open) -> None:
+    with Receiver(failing(50)) as receiver:
+        channel = open_channel(receiver.url, patience=replace(PATIENT, waits_s=(60.0,) * 4))
+        telling = asyncio.create_task(channel.completed(0, {"n": 1}))
+        await first_request(receiver)
+        channel.hurry()
+        assert await asyncio.wait_for(telling, 20) is False
+        assert len(receiver.received) == 1
+    assert volume.waiting() == [event_id(0)]
+
+
+async def test_after_a_hurry_a_receiver_that_works_is_told(volume: Volume, open_channel: Open) -> None:
+    with Receiver(works) as receiver:
+        channel = open_channel(receiver.url, patience=PATIENT)
+        channel.hurry()
+        assert [await channel.completed(index, {"n": index}) for index in range(3)] == [True] * 3
+        assert receiver.ids == [event_id(index) for index in range(3)]
+    assert volume.waiting() == []
+
+
+async def test_after_a_hurry_each_event_has_one_attempt(volume: Volume, open_channel: Open) -> None:
+    with Receiver(failing(1)) as receiver:
+        channel = open_channel(receiver.url, patience=PATIENT)
+        channel.hurry()
+        assert await channel.completed(0, {"n": 0}) is False
+        assert len(receiver.received) == 1
+    assert volume.waiting() == [event_id(0)]
+
+
+async def test_a_channel_that_was_hurried_closes_as_ever(open_channel: Open) -> None:
+    with Receiver(works) as receiver:
+        channel = open_channel(receiver.url)
+        channel.hurry()
+        await channel.close()
+        assert await channel.completed(0, {}) is False
+        assert receiver.received == []

@@ -11,7 +11,7 @@ import pytest
 
 from worker import answers
 from worker.answers import Stopwatch
-from worker.artifacts import Delivery, Timings, VideoFile
+from worker.artifacts import Delivery, VideoFile
 from worker.errors import Cancelled, InvalidRequest, JobTimeout
 from worker.models import I2V_A14B, T2V_A14B
 from worker.request import VideoRequest, parse
@@ -160,11 +160,11 @@ STOPPED = answers.video_failure("j", 2, Cancelled())
     ],
 )
 def test_the_answer_of_a_job(videos: list[dict[str, Any]], status: str) -> None:
-    answer = answers.job_answer("j", videos, 312.3999)
+    answer = answers.job_answer("j", videos, {"accept": 0.4, "total": 312.4})
     assert answer["job_id"] == "j"
     assert answer["status"] == status
     assert answer["videos"] == videos
-    assert answer["timings"] == {"total": 312.4}
+    assert answer["timings"] == {"accept": 0.4, "total": 312.4}
     if status == "failed":
         assert isinstance(answer["error"], str)  # RunPod marks a job FAILED for a string alone
         assert json.loads(answer["error"]) == FAILED["error"]
@@ -174,12 +174,14 @@ def test_the_answer_of_a_job(videos: list[dict[str, Any]], status: str) -> None:
 
 
 def test_the_answer_of_a_job_that_could_not_start() -> None:
-    answer = answers.refused_answer("j", InvalidRequest("is missing, 猫", path="prompt"), 0.00123)
+    answer = answers.refused_answer(
+        "j", InvalidRequest("is missing, 猫", path="prompt"), {"accept": 0.001, "total": 0.001}
+    )
     assert {key: answer[key] for key in ("job_id", "status", "videos", "timings")} == {
         "job_id": "j",
         "status": "failed",
         "videos": [],
-        "timings": {"total": 0.001},
+        "timings": {"accept": 0.001, "total": 0.001},
     }
     assert json.loads(answer["error"]) == {
         "code": "invalid_request",
@@ -196,25 +198,104 @@ def test_cost() -> None:
     assert answers.cost_usd(1, 3.59) == 0.000997
 
 
-def test_a_stopwatch_keeps_the_stages_in_their_order() -> None:
-    watch = Stopwatch()
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_every_moment_belongs_to_one_stage(clock: Clock) -> None:
+    watch = Stopwatch(clock)
     with watch.stage("inputs"):
-        time.sleep(0.02)
-    watch.add("generate", 1.23456)
+        clock.passes(0.5)
+    clock.passes(0.25)  # for the GPU's turn
+    watch.lap("waiting")
+    clock.passes(10.0)
+    watch.split({"load": 1.0, "text": 2.0, "generate": 6.5})
+    clock.passes(0.125)  # for a thread
+    with watch.stage("upload"):
+        clock.passes(3.0)
+    assert watch.read() == {
+        "inputs": 0.5,
+        "load": 1.0,
+        "text": 2.0,
+        "generate": 6.5,
+        "upload": 3.0,
+        "waiting": 0.875,  # 0.25, what the engine did not name of its 10 s, and 0.125
+        "total": 13.875,
+    }
+    assert watch.worked_s() == 13.0
+
+
+def test_waiting_and_total_stand_last_and_are_always_there(clock: Clock) -> None:
+    watch = Stopwatch(clock)
+    assert watch.read() == {"waiting": 0.0, "total": 0.0}
+    clock.passes(1.0)
+    watch.lap("waiting")
     with watch.stage("inputs"):
         pass
-    read = watch.read()
-    assert list(read) == ["inputs", "generate", "total"]
-    assert read["generate"] == 1.235
-    assert 0.019 <= read["inputs"] <= read["total"]
+    assert list(watch.read()) == ["inputs", "waiting", "total"]
 
 
-def test_a_stage_that_fails_is_counted_all_the_same() -> None:
-    watch = Stopwatch()
-    with pytest.raises(KeyError), watch.stage("upload"):
+def test_a_stage_that_fails_is_counted_all_the_same(clock: Clock) -> None:
+    watch = Stopwatch(clock)
+
+    def fails() -> None:
+        clock.passes(2.0)
         raise KeyError("x")
-    assert "upload" in watch.read()
+
+    with pytest.raises(KeyError), watch.stage("upload"):
+        fails()
+    assert watch.read() == {"upload": 2.0, "waiting": 0.0, "total": 2.0}
 
 
-def test_timings_are_rounded_to_milliseconds() -> None:
-    assert Timings({"load": 0.12345, "generate": 2.0}).as_dict() == {"load": 0.123, "generate": 2.0}
+def test_a_stage_that_comes_again_adds_up(clock: Clock) -> None:
+    watch = Stopwatch(clock)
+    for _ in range(2):
+        with watch.stage("upload"):
+            clock.passes(2.0)
+    assert watch.read()["upload"] == 4.0
+
+
+def test_stages_that_ran_longer_than_the_lap_leave_no_negative_wait(clock: Clock) -> None:
+    watch = Stopwatch(clock)
+    clock.passes(1.0)
+    watch.split({"generate": 1.0000001})
+    assert watch.seconds()["waiting"] == 0.0
+
+
+def test_the_total_is_the_sum_of_what_is_told(clock: Clock) -> None:
+    watch = Stopwatch(clock)
+    for stage in ("inputs", "load", "text", "generate", "encode", "upload"):
+        clock.passes(0.0004999)
+        watch.lap(stage)
+    read = watch.read()
+    assert read["total"] == sum(seconds for stage, seconds in read.items() if stage != "total") == 0.0
+    assert sum(watch.seconds().values()) == pytest.approx(6 * 0.0004999)
+
+
+def test_the_stopwatch_runs_by_the_machines_clock() -> None:
+    watch = Stopwatch()
+    began = time.perf_counter()
+    with watch.stage("inputs"):
+        time.sleep(0.02)
+    assert 0.02 <= watch.seconds()["inputs"] <= time.perf_counter() - began
+
+
+def test_the_cold_start_of_the_first_video_stands_beside_its_parameters() -> None:
+    told = {"begun": 4.2, "waited": 0.1}
+    first = result_of(request_of(), parameters={"dtype": "bfloat16", "cold_start": told})
+    assert first["cold_start"] == told
+    assert first["parameters"]["dtype"] == "bfloat16"
+    assert "cold_start" not in first["parameters"]
+    assert "cold_start" not in result_of(request_of(), parameters={"dtype": "bfloat16"})

@@ -80,6 +80,27 @@ def test_the_first_result_of_a_video_stays(tmp_path: Path) -> None:
     assert entry.finished == {0: {"n": 1}}
 
 
+def test_the_record_of_a_video_that_is_gone_is_replaced_once(tmp_path: Path) -> None:
+    journal = journal_in(tmp_path)
+    journal.accept("abc", "d1", today=DAY, seeds=[1])
+    gone = {"n": 1, "seconds": 0.1}
+    journal.record_result("abc", 0, gone)
+    journal.record_result("abc", 0, {"n": 2}, replacing=dict(gone))
+    journal.record_result("abc", 0, {"n": 3}, replacing=dict(gone))  # another worker that found it gone too
+    entry = journal.entry("abc")
+    assert entry is not None
+    assert entry.finished == {0: {"n": 2}}
+
+
+def test_what_was_to_be_replaced_need_not_be_there(tmp_path: Path) -> None:
+    journal = journal_in(tmp_path)
+    journal.accept("abc", "d1", today=DAY, seeds=[1])
+    journal.record_result("abc", 0, {"n": 2}, replacing={"n": 1})
+    entry = journal.entry("abc")
+    assert entry is not None
+    assert entry.finished == {0: {"n": 2}}
+
+
 @pytest.mark.parametrize(("age_s", "kept"), [(7 * 86400 - 1, True), (7 * 86400 + 1, False)])
 def test_an_entry_expires_after_seven_days(tmp_path: Path, age_s: float, kept: bool) -> None:
     journal_in(tmp_path, 1000.0).accept("abc", "d1", today=DAY, seeds=[1])

@@ -282,3 +282,49 @@ def test_fingerprints_tell_prompts_apart_and_do_not_show_them() -> None:
     assert len(log.fingerprint("a cat" * 1000)) == 8
     assert int(log.fingerprint("a cat"), 16) >= 0
     assert len(log.fingerprint("\ud800")) == 8
+
+
+# --- figures beside the message
+
+
+def test_figures_stand_beside_the_message_in_json_and_not_in_text(begin: Begin) -> None:
+    figures = log.fields(stage="generate", seconds=1.5, video=0, cost_usd=None)
+    stream = begin(layout="json")
+    logger().info("video 0: generate took 1.5 s", extra=figures)
+    (entry,) = entries(stream)
+    assert {name: entry[name] for name in ("stage", "seconds", "video")} == {
+        "stage": "generate",
+        "seconds": 1.5,
+        "video": 0,
+    }
+    assert "cost_usd" not in entry
+    stream = begin()
+    logger().info("took 1.5 s", extra=figures)
+    assert stream.getvalue().endswith("INFO    took 1.5 s\n")
+
+
+def test_a_field_never_takes_the_place_of_the_records_own(begin: Begin) -> None:
+    stream = begin(layout="json")
+    with log.job_scope("job-1"):
+        logger().info("x", extra=log.fields(level="none", message="other", job_id="job-2", time=0))
+    (entry,) = entries(stream)
+    assert (entry["level"], entry["message"], entry["job_id"]) == ("INFO", "x", "job-1")
+    assert entry["time"].endswith("Z")
+
+
+def test_texts_in_fields_are_redacted_and_what_is_no_json_is_written_all_the_same(begin: Begin) -> None:
+    stream = begin(layout="json", secrets=["hf_abcdef"])
+    inner = {"token": "hf_abcdef", "seconds": 1.0}
+    logger().info("x", extra=log.fields(url=SIGNED, token="my hf_abcdef", inner=inner, odd={1}))
+    (entry,) = entries(stream)
+    assert "abc123" not in stream.getvalue()
+    assert "hf_abcdef" not in stream.getvalue()
+    assert entry["inner"] == {"token": "[hidden]", "seconds": 1.0}
+    assert entry["odd"] == "{1}"
+
+
+def test_a_scope_inside_another_hides_the_texts_of_both(begin: Begin) -> None:
+    stream = begin()
+    with log.job_scope("job-1", private=["a heron in the reeds"]), log.job_scope("job-2", private=["a boat at dawn"]):
+        logger().info("a heron in the reeds, a boat at dawn")
+    assert stream.getvalue().endswith("[hidden], [hidden]  job=job-2\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from worker.log import current_job_id, job_scope
 from worker.outbox import Letter, Outbox, Outcome
 from worker.statefiles import StateFolder
 
@@ -302,3 +303,36 @@ def test_neither_the_url_nor_the_body_is_logged_or_shown(
     assert "evt_1" in caplog.text
     assert "one.example" not in shown
     assert "é" not in shown
+
+
+def test_what_waits_is_counted(tmp_path: Path, outbox: Outbox, times: Times) -> None:
+    assert outbox.count() == 0
+    for job_id in ("abc", "abd"):
+        for number in range(2):
+            outbox.put(letter(job_id, f"evt_{number}", times))
+    assert outbox.count() == 4
+    drain(outbox, Receiver(), job_id="abc")
+    assert outbox.count() == 2
+    (tmp_path / "file").write_text("in the way")
+    assert Outbox(StateFolder(tmp_path / "file")).count() == 0
+
+
+def test_an_event_of_another_job_is_logged_under_its_own(
+    outbox: Outbox, times: Times, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    seen: list[str | None] = []
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(current_job_id())
+
+    outbox.put(letter("abc", "evt_1", times))
+    noting = Noting()
+    logging.getLogger("worker.outbox").addHandler(noting)
+    try:
+        with job_scope("running"):
+            drain(outbox, Receiver())
+    finally:
+        logging.getLogger("worker.outbox").removeHandler(noting)
+    assert seen == ["abc"]

@@ -680,3 +680,29 @@ def test_a_file_that_is_being_written_is_left_alone_for_an_hour(place: Place, tm
     assert place.spool.sweep() == 0
     os.utime(folder / ".tmp-abc", (time.time() - 3700,) * 2)
     assert place.spool.sweep() == 1
+
+
+def test_what_is_held_is_counted(place: Place, tmp_path: Path) -> None:
+    place.accept()
+    assert place.spool.held() == (0, 0)
+    for index in range(2):
+        keep(place, make_video(tmp_path / str(index), b"v" * (1000 + index)), index=index)
+    folder = tmp_path / "state" / "spool"
+    assert place.spool.held() == (2, sum(file.stat().st_size for file in folder.iterdir()))
+    assert place.spool.drain(LocalStorage(tmp_path / "out"), place.journal) == 2
+    assert place.spool.held() == (0, 0)
+    (tmp_path / "file").write_text("in the way")
+    assert Spool(StateFolder(tmp_path / "file")).held() == (0, 0)
+
+
+def test_the_record_of_a_video_that_is_gone_gives_way_to_the_kept_one(place: Place, tmp_path: Path) -> None:
+    """It was stored and deleted, made again, and could not be stored: what is stored at last is what is recorded."""
+    place.accept()
+    place.journal.record_result(JOB, 0, {**result_of(make_video(tmp_path / "old", b"old bytes")), "seed": 1})
+    video = make_video(tmp_path / "new", b"new bytes")
+    keep(place, video)
+    assert place.spool.drain(LocalStorage(tmp_path / "out"), place.journal) == 1
+    entry = place.journal.entry(JOB)
+    assert entry is not None
+    assert (entry.finished[0]["sha256"], entry.finished[0]["seed"]) == (video.sha256, 7)
+    assert place.files == []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
+import multiprocessing
 import os
 import resource
 import stat
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -171,3 +174,93 @@ def test_a_lost_video_is_an_upload_that_failed(tmp_path: Path) -> None:
     with pytest.raises(UploadFailed):
         LocalStorage(tmp_path / "out").store(video, KEY)
     assert files_below(tmp_path / "out") == []
+
+
+# --- what a killed worker leaves
+
+FORK = multiprocessing.get_context("fork")
+DAY_S = 24 * 3600.0
+
+
+def _die_while_copying(folder: Path, video: VideoFile) -> None:
+    def die(_descriptor: int) -> None:
+        os.kill(os.getpid(), 9)
+
+    local.os.fsync = die  # type: ignore[assignment]
+    LocalStorage(folder).store(video, KEY)
+
+
+def part_left_behind(tmp_path: Path) -> Path:
+    """The unfinished file of a process that was killed with -9 while it stored a video."""
+    process = FORK.Process(target=_die_while_copying, args=(tmp_path / "out", make_video(tmp_path / "temp")))
+    process.start()
+    process.join(30)
+    assert process.exitcode == -9
+    process.close()
+    (part,) = (tmp_path / "out").rglob("*.part")
+    return part
+
+
+def aged(part: Path, age_s: float) -> Path:
+    then = time.time() - age_s
+    os.utime(part, (then, then))
+    return part
+
+
+@pytest.mark.parametrize(("age_s", "goes"), [(DAY_S - 60, False), (DAY_S + 60, True)])
+def test_the_unfinished_file_of_a_killed_worker_goes_after_a_day(
+    tmp_path: Path, age_s: float, goes: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    part = aged(part_left_behind(tmp_path), age_s)
+    storage = LocalStorage(tmp_path / "out")
+    storage.store(make_video(tmp_path / "temp"), KEY)
+    assert storage.sweep() == int(goes)
+    assert part.exists() != goes
+    assert ("removed 1 unfinished file(s)" in caplog.text) == goes
+    assert {f"{KEY}.jpg", f"{KEY}.mp4"} <= set(files_below(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("passed_s", "found"), [(3599.0, 0), (3601.0, 1)])
+def test_it_is_looked_for_once_an_hour(
+    tmp_path: Path, passed_s: float, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path / "out")
+    assert storage.sweep() == 0
+    aged(part_left_behind(tmp_path), 2 * DAY_S)
+    began = time.monotonic()
+    monkeypatch.setattr(local.time, "monotonic", lambda: began + passed_s)
+    assert storage.sweep() == found
+
+
+def test_a_file_that_is_being_written_stays_however_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(tmp_path / "out")
+    swept: list[int] = []
+
+    def while_writing(_descriptor: int) -> None:
+        for part in (tmp_path / "out").rglob("*.part"):
+            aged(part, 30 * DAY_S)
+        swept.append(LocalStorage(tmp_path / "out").sweep())
+
+    monkeypatch.setattr(local.os, "fsync", while_writing)
+    storage.store(make_video(tmp_path / "temp"), KEY)
+    assert swept == [0, 0]
+    assert files_below(tmp_path / "out") == [f"{KEY}.jpg", f"{KEY}.mp4"]
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "videos" / "2026-11-21" / "abc-123"
+    folder.mkdir(parents=True)
+    for name in ("download.part", ".hidden", "0.mp4"):
+        (folder / name).write_bytes(b"x")
+        aged(folder / name, 30 * DAY_S)
+    aged_part = tmp_path / "out" / ".elsewhere.part"
+    aged_part.write_bytes(b"x")
+    aged(aged_part, 30 * DAY_S)
+    assert LocalStorage(tmp_path / "out").sweep() == 0
+
+
+def test_a_sweep_of_a_folder_that_is_not_there_stops_nothing(tmp_path: Path) -> None:
+    assert LocalStorage(tmp_path / "none").sweep() == 0
+    (tmp_path / "file").write_text("in the way")
+    assert LocalStorage(tmp_path / "file").sweep() == 0

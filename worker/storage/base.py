@@ -13,8 +13,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from worker import metrics
 from worker.artifacts import Delivery, VideoFile
 from worker.errors import UploadFailed
 from worker.settings import Settings
@@ -52,6 +53,13 @@ class Storage(Protocol):
         """
         ...
 
+    def sweep(self) -> int:
+        """Remove what killed workers left half-written, of this worker's own kind and older than a day.
+
+        Answers how much went. Bounded in time; raises nothing; may be called by several workers at once.
+        """
+        ...
+
     def describe(self) -> str:
         """The storage in words for the log of the start; holds no secret."""
         ...
@@ -86,14 +94,25 @@ def video_key(job_id: str, index: int, day: datetime.date) -> str:
 
 def deliver(video: VideoFile, key: str, put: Callable[[StoredFile], str]) -> Delivery:
     """Store a video and its poster. `put` writes one file and returns its URL, or raises UploadFailed."""
-    video_url = put(StoredFile(video.path, key + VIDEO_SUFFIX, "video/mp4", video.size_bytes, video.sha256))
+    item = StoredFile(video.path, key + VIDEO_SUFFIX, "video/mp4", video.size_bytes, video.sha256)
+    video_url = _counted(put, item, "video")
     thumbnail_url = None
     if video.poster is not None:
         try:
-            thumbnail_url = put(_poster(video.poster, key + POSTER_SUFFIX))
+            thumbnail_url = _counted(put, _poster(video.poster, key + POSTER_SUFFIX), "poster")
         except (UploadFailed, OSError) as failure:
             logger.warning("the poster %s was not stored: %s", key + POSTER_SUFFIX, type(failure).__name__)
     return Delivery(video_url, thumbnail_url)
+
+
+def _counted(put: Callable[[StoredFile], str], item: StoredFile, file: Literal["video", "poster"]) -> str:
+    try:
+        url = put(item)
+    except BaseException:
+        metrics.upload_attempt(file, None)
+        raise
+    metrics.upload_attempt(file, item.size_bytes)
+    return url
 
 
 def links(key: str, url: Callable[[str], str], *, poster: bool) -> Delivery:

@@ -141,6 +141,10 @@ class SpacesStorage:
                 raise
         return head.get("Metadata", {}).get("sha256", sha256) == sha256
 
+    def sweep(self) -> int:
+        """See `Storage.sweep`. The parts of a killed upload are left to the bucket's lifecycle rule."""
+        return 0
+
     def links(self, key: str, *, poster: bool) -> Delivery:
         """See `Storage.links`."""
         return links(key, self._url, poster=poster)
