@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from worker import memory
 from worker.memory import Gpu, MemoryPlan, Shape
 from worker.models import ModelSpec
-from worker.settings import Settings
+from worker.settings import MAX_GPUS, Settings
+
+logger = logging.getLogger(__name__)
 
 # What the process, the pipes and the page cache need beside the weights that wait in host memory.
 _HOST_SHARE = 0.85
@@ -30,12 +33,24 @@ class Planner:
     @classmethod
     def here(cls, settings: Settings) -> Planner:
         """For the first CUDA device, or the CPU where there is none."""
-        if not torch.cuda.is_available():
-            return cls(torch.device("cpu"), None, None, settings)
-        device = torch.device("cuda", 0)
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return cls.on(device, settings)
+
+    @classmethod
+    def on(cls, device: torch.device, settings: Settings) -> Planner:
+        """For a device that is one of the worker's; they have the host's memory in common."""
+        if device.type != "cuda":
+            return cls(device, None, None, settings)
         found = torch.cuda.get_device_properties(device)
         gpu = Gpu(found.name, found.total_memory, (found.major, found.minor))
-        return cls(device, gpu, int(_host_memory_bytes() * _HOST_SHARE), settings)
+        share = int(host_memory_bytes() * _HOST_SHARE)
+        return cls(device, gpu, share // crew_size(settings, torch.cuda.device_count()), settings)
+
+    @property
+    def crew_size(self) -> int:
+        """How many processes share each video. On the CPU GPUS counts processes: only good for tests."""
+        here = torch.cuda.device_count() if self.device.type == "cuda" else None
+        return crew_size(self.settings, here)
 
     def plan(self, spec: ModelSpec, shape: Shape, *, path: str | None = None) -> MemoryPlan:
         """Raises InvalidRequest or Unsupported where the shape does not fit, and says what would."""
@@ -54,7 +69,18 @@ class Planner:
         return memory.lower(plan, self.gpu, spec, self.settings, shape, host_limit_bytes=self.host_bytes)
 
 
-def _host_memory_bytes() -> int:
+def crew_size(settings: Settings, gpus_here: int | None) -> int:
+    """What GPUS asks for, and not more than there is; `gpus_here` is None on the CPU."""
+    if gpus_here is None:
+        return 1 if settings.gpus == "all" else settings.gpus
+    if settings.gpus == "all":
+        return max(1, min(gpus_here, MAX_GPUS))
+    if settings.gpus > gpus_here:
+        logger.warning("GPUS=%d, but %d are here: using these", settings.gpus, gpus_here)
+    return max(1, min(settings.gpus, gpus_here))
+
+
+def host_memory_bytes() -> int:
     """Memory of the machine, or of the container where that is less."""
     total: int = psutil.virtual_memory().total
     try:

@@ -1,0 +1,33 @@
+"""The engine of a profile, in the worker's own process and in those that follow it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from worker import demo, log, volume
+from worker.crew import ALONE, Crew
+from worker.engine import Engine
+from worker.planning import Planner
+from worker.settings import Settings
+
+Profile = Literal["wan2.2", "demo"]
+
+
+def build(settings: Settings, planner: Planner, profile: Profile, crew: Crew = ALONE) -> Engine:
+    if profile == "wan2.2":
+        return Engine(volume.VolumeSource(settings), volume.catalogue(settings), planner, crew)
+    source = demo.DemoSource(heads=crew.size)
+    if crew.size > 1:  # once the crew has met, transformers writes files in the lead only
+        for spec in demo.catalogue():
+            source.folder(spec, threading.Event(), "bf16")
+    return Engine(source, demo.catalogue(), planner, crew)
+
+
+def following(crew: Crew, device: torch.device, settings: Settings, profile: Profile) -> Callable[[object], None]:
+    """What a follower does with an order: the same engine, on the GPU that is its own. Called in a new process."""
+    log.configure(level=settings.log_level, layout=settings.log_format, secrets=settings.secret_values())
+    return build(settings, Planner.on(device, settings), profile, crew).follow
