@@ -1,6 +1,7 @@
 """Memory and time of the streamed decode and encode, against decoding and encoding whole arrays.
 
     python -m benchmarks.encode             1280x720: 81 and 161 frames streamed, 81 as whole arrays; three runs each
+    python -m benchmarks.encode --presets   x264's presets and threads: seconds, bytes, likeness
     python -m benchmarks.encode --quick     a few small frames, to see that it works
 
 Each run is a process of its own. The VAE is the real class at a tiny width, with random weights: its arithmetic is
@@ -28,6 +29,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks import encode_presets
 
 RESULTS = Path(__file__).parent / "results"
 FLAT_WITHIN = 0.10
@@ -239,6 +242,7 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a few small frames, one run each; a file only with --output"
     )
+    parser.add_argument("--presets", action="store_true", help="compare x264's presets and threads instead")
     parser.add_argument("--output", type=Path, help=f"folder of the result (default {RESULTS.name}; none with --quick)")
     parser.add_argument("--measure", nargs=4, metavar=("WAY", "FRAMES", "WIDTH", "HEIGHT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -247,6 +251,10 @@ def main() -> int:
         print(json.dumps(asdict(measure(way, int(num_frames), width=int(width), height=int(height)))))
         return 0
 
+    folder = options.output if options.output is not None else (None if options.quick else RESULTS)
+    if options.presets:
+        _write(folder, "encode-presets", encode_presets.run_all(1 if options.quick else 3, quick=options.quick))
+        return 0
     case = QUICK if options.quick else FULL
     runs = _run_all(case)
     medians = _medians(runs)
@@ -260,23 +268,25 @@ def main() -> int:
     print(f"time x {comparison['whole_time_ratio']:.2f}")
     print(f"streamed memory is flat within {FLAT_WITHIN:.0%}: {'yes' if flat else 'NO'}")
 
-    folder = options.output if options.output is not None else (None if options.quick else RESULTS)
-    if folder is not None:
-        date = datetime.now(UTC).date().isoformat()
-        result = {
-            "benchmark": "encode",
-            "date": date,
-            "machine": _machine(),
-            "case": asdict(case),
-            "flat": flat,
-            "comparison": comparison,
-            "medians": [asdict(run) for run in medians],
-            "runs": [asdict(run) for run in runs],
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"encode-{date}.json").write_text(json.dumps(result, indent=2) + "\n")
+    result = {
+        "case": asdict(case),
+        "flat": flat,
+        "comparison": comparison,
+        "medians": [asdict(run) for run in medians],
+        "runs": [asdict(run) for run in runs],
+    }
+    _write(folder, "encode", result)
     # The short runs of --quick end before ffmpeg's memory is seen for certain.
     return 0 if flat or options.quick else 1
+
+
+def _write(folder: Path | None, name: str, result: dict[str, Any]) -> None:
+    if folder is None:
+        return
+    date = datetime.now(UTC).date().isoformat()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"benchmark": name, "date": date, "machine": _machine(), **result}, indent=2)
+    (folder / f"{name}-{date}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""How long `python handler.py` takes from start to "ready" on the demo model, and which imports it spends it on.
+"""How long `python handler.py` takes until it asks the platform for a job, on the demo model, and on what it spends it.
 
-    python -m benchmarks.startup [--runs 5]
+    python -m benchmarks.startup [--runs 5] [--against another/handler.py]
 
-Each run is a process of its own (`-X importtime`). Prints medians and writes a
-dated JSON beside the other results. Seconds on a shared machine mean little: compare the shares.
+Each run is a process of its own and a worker of the platform's double on loopback; those of another handler take turns
+with the worker's own. "ready" is the line of the log, "polling" the first question for a job. The imports are those of
+further runs under `-X importtime`, which slows them. Prints medians and writes a dated JSON beside the other results.
+Seconds on a shared machine mean little: compare what was measured in one run.
 """
 
 from __future__ import annotations
@@ -17,55 +19,102 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.platform_double import Platform
+
 ROOT = Path(__file__).resolve().parent.parent
+HANDLER = ROOT / "handler.py"
 RESULTS = Path(__file__).parent / "results"
-WATCHED = ("torch", "diffusers", "transformers", "runpod", "boto3", "pydantic", "worker.engine", "worker.storage")
+WATCHED = ("torch", "diffusers", "transformers", "peft", "accelerate", "runpod", "cpuinfo", "boto3", "pydantic",
+           "worker.doctor", "worker.engine", "worker.storage")  # fmt: skip
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)")
+_GIVE_UP_S = 300.0
 
 
-def one_run(home: Path) -> tuple[float, dict[str, float]]:
-    """Seconds until the worker is ready, and the cumulative seconds of the watched imports."""
-    environment = {**os.environ, "MODEL_PROFILE": "demo", "STATE_DIR": str(home), "OUTPUT_DIR": str(home)}
-    command = [sys.executable, "-X", "importtime", str(ROOT / "handler.py"), "--test_input", "{}"]
-    began = time.perf_counter()
-    ready = None
-    imports: dict[str, float] = {}
-    with subprocess.Popen(
-        command, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stderr or ():
-            if found := _IMPORT.match(line):
-                if found[4] in WATCHED:
-                    imports[found[4]] = int(found[2]) / 1e6
-            elif " ready on " in line and ready is None:
-                ready = time.perf_counter() - began
-    if ready is None:
-        raise RuntimeError("the handler never said that it is ready")
-    return ready, imports
+def one_run(handler: Path, *, imports: bool = False) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds until the worker is ready and until it polls; with `imports`, the cumulative seconds of those watched."""
+    marks: dict[str, float] = {}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as home, Platform() as double:
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": home,
+            "PYTHONPATH": str(ROOT),
+            "MODEL_PROFILE": "demo",
+            "STATE_DIR": home,
+            "OUTPUT_DIR": home,
+            **double.environment("w"),
+        }
+        options = ("-X", "importtime") if imports else ()
+        began = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, *options, str(handler)],
+            cwd=home,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+
+            def listen() -> None:
+                for line in process.stdout or ():
+                    if match := _IMPORT.match(line):
+                        if match[4] in WATCHED:
+                            found[match[4]] = int(match[2]) / 1e6
+                    elif " ready on " in line:
+                        marks.setdefault("ready", time.perf_counter() - began)
+
+            listener = threading.Thread(target=listen)
+            listener.start()
+            while not double.has_polled("w"):
+                if process.poll() is not None or time.perf_counter() - began > _GIVE_UP_S:
+                    raise RuntimeError("the handler never asked for a job")
+                time.sleep(0.005)
+            marks["polling"] = time.perf_counter() - began
+            process.kill()
+            listener.join()
+    return marks, found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="another handler.py, to take turns with")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        runs = [one_run(Path(home)) for _ in range(options.runs + 1)][1:]  # the first warms the page cache
-    ready = statistics.median(seconds for seconds, _ in runs)
-    shares = {name: statistics.median(imports.get(name, 0.0) for _, imports in runs) for name in WATCHED}
-    print(f"start to ready, median of {options.runs}: {ready:.2f} s")
+    handlers = {"worker": HANDLER} | ({"against": options.against} if options.against is not None else {})
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in handlers}
+    for run in range(options.runs + 1):  # the first warms the page cache
+        for name, handler in handlers.items():
+            marks, _ = one_run(handler)
+            if run > 0:
+                measured[name].append(marks)
+    spent = [one_run(HANDLER, imports=True)[1] for _ in range(min(3, options.runs))]
+    medians = {
+        name: {mark: statistics.median(run[mark] for run in runs) for mark in runs[0]}
+        for name, runs in measured.items()
+    }
+    shares = {name: statistics.median(imports.get(name, 0.0) for imports in spent) for name in WATCHED}
+    for name, marks in medians.items():
+        print(f"{name}: ready {marks['ready']:.2f} s, polling {marks['polling']:.2f} s, medians of {options.runs}")
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
-        print(f"  import {name:<16} {seconds:6.2f} s  {seconds / ready:5.0%}")
+        print(f"  import {name:<16} {seconds:6.2f} s")
     options.output.mkdir(parents=True, exist_ok=True)
     target = options.output / f"startup-{datetime.now(UTC):%Y-%m-%d}.json"
     facts = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
-    target.write_text(
-        json.dumps({"ready_s": ready, "imports_s": shares, "runs": options.runs, **facts}, indent=2) + "\n"
-    )
+    result = {
+        "ready_s": medians["worker"]["ready"],
+        "polling_s": medians["worker"]["polling"],
+        "medians": medians,
+        "imports_s": shares,
+        "runs": options.runs,
+        **facts,
+    }
+    target.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,20 @@ from typing import Literal
 
 from worker import weights
 from worker.folders import model_cache_dir
-from worker.models import ModelSpec
+from worker.models import CATALOGUE, ModelSpec, with_distilled_fused
 from worker.settings import Settings
+from worker.weights import fused
+
+
+def catalogue(settings: Settings) -> tuple[ModelSpec, ...]:
+    """The models that can be served from the volume: all of them, and those with fused weights that lie there."""
+    ids, cache_dir = _ids(settings), model_cache_dir(settings)
+    lying = (
+        spec
+        for spec in CATALOGUE
+        if spec.distilled and fused.find(ids[spec.key], cache_dir=cache_dir, prepared="bf16") is not None
+    )
+    return (*CATALOGUE, *map(with_distilled_fused, lying))
 
 
 class VolumeSource:
@@ -18,12 +30,18 @@ class VolumeSource:
     def __init__(self, settings: Settings) -> None:
         self._cache_dir = model_cache_dir(settings)
         self._token = settings.hub_token
-        self._ids = {"i2v": settings.i2v_model_id, "t2v": settings.t2v_model_id, "5b": settings.ti2v_model_id}
+        self._ids = _ids(settings)
 
     def folder(self, spec: ModelSpec, stop: threading.Event, prepared: Literal["bf16", "fp8"]) -> Path:
         """A Diffusers-format folder of `spec`, verified, in the prepared precision where there is one.
 
         Raises ModelUnavailable or Cancelled.
         """
-        model_id = self._ids[spec.key]
+        model_id = self._ids[spec.key.removesuffix("-turbo")]
+        if spec.fused:
+            return fused.ensure(model_id, cache_dir=self._cache_dir, prepared=prepared).path
         return weights.ensure(model_id, cache_dir=self._cache_dir, token=self._token, prepared=prepared, stop=stop).path
+
+
+def _ids(settings: Settings) -> dict[str, str]:
+    return {"i2v": settings.i2v_model_id, "t2v": settings.t2v_model_id, "5b": settings.ti2v_model_id}

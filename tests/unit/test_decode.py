@@ -275,3 +275,31 @@ def test_sequential_offload_gives_the_same_frames(a14b: AutoencoderKLWan) -> Non
 def test_other_shapes_are_refused_at_once(a14b: AutoencoderKLWan, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"latents must be \[1, 16, T, h, w\]"):
         decode.frames(a14b, torch.zeros(shape))
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_decoding_in_half_is_near_and_leaves_the_vae_as_it_is(vae: AutoencoderKLWan, tiled: bool) -> None:
+    latents = _latents(vae, height=16, width=16) if tiled else _latents(vae)
+    exact = _stacked(vae, latents, tiled=tiled)
+    half = np.stack(list(decode.frames(vae, latents, tiled=tiled, half=True))).astype(float)
+    error = float(((half - exact) ** 2).mean())
+    assert error > 0
+    assert 10 * np.log10(255**2 / error) > 35
+    assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}
+    assert (_stacked(vae, latents, tiled=tiled) == exact).all()
+
+
+def test_the_weights_for_half_are_copied_once_and_go_with_the_vae() -> None:
+    import gc
+
+    torch.manual_seed(7)
+    vae = _lively(_vae_a14b())
+    list(decode.frames(vae, _latents(vae, count=1), half=True))
+    half = decode._HALVES[vae]
+    list(decode.frames(vae, _latents(vae, count=1), half=True))
+    assert decode._HALVES[vae] is half
+    assert set(half._modules) == {"decoder", "post_quant_conv"}
+    before = len(decode._HALVES)
+    del vae
+    gc.collect()
+    assert len(decode._HALVES) == before - 1

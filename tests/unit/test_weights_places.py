@@ -174,3 +174,26 @@ def test_what_was_looked_at_names_folders_and_only_the_log_has_paths(cache: Path
     assert f"{cache.parent / 'runpod'} (does not exist; {cache.parent} holds models)" in private
     (cache / "empty").mkdir()
     assert "(holds no model)" in places.looked_at(I2V, cache_dir=cache / "empty", runpod_cache=cache)[0]
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where builder.bake puts models into the image."""
+    monkeypatch.setattr(places, "IMAGE_MODELS", tmp_path / "image")
+    return tmp_path / "image"
+
+
+def test_weights_in_the_image_come_before_those_of_the_volume(cache: Path, image: Path) -> None:
+    put(places.home(cache, TWIN) / f"{OLD}-bf16", Record(TWIN, OLD, dtype="bf16"))
+    baked = put(places.home(image, TWIN) / f"{NEW}-bf16", Record(TWIN, NEW, dtype="bf16"))
+    assert find(cache) == ModelFolder(baked, TWIN, NEW, "image", "bf16")
+    assert "the image (holds Wan-AI--" in places.looked_at(I2V, cache_dir=cache, runpod_cache=cache)[0]
+
+
+def test_fp8_in_the_image_serves_only_where_the_volume_has_nothing_better(cache: Path, image: Path) -> None:
+    baked = put(places.home(image, TWIN) / f"{NEW}-fp8", Record(TWIN, NEW, dtype="fp8"))
+    assert find(cache) == ModelFolder(baked, TWIN, NEW, "image", "fp8")
+    original = put(places.home(cache, TWIN) / OLD, Record(TWIN, OLD))
+    found = find(cache)
+    assert found is not None
+    assert found.path == original

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +28,12 @@ _HOST = torch.device("cpu")
 
 class Residency:
     """Keeps one model's parts where a plan wants them. Call `bring` before text encoder or VAE are used; the experts
-    come by themselves when they are called."""
+    come by themselves when they are called. A part whose weights are still being read is waited for then, and takes
+    its place; only what is streamed must be there from the beginning."""
 
     def __init__(self, components: Components, plan: MemoryPlan, device: torch.device) -> None:
         shared = components.shared
-        experts = [expert for expert in (components.transformer, components.transformer_2) if expert is not None]
+        experts = list(components.modules)
         in_turn: list[nn.Module] = []
         if plan.residency != "resident" or plan.text_encoder == "offloaded":
             in_turn.append(shared.text_encoder)
@@ -44,10 +46,12 @@ class Residency:
             streamed.append(shared.text_encoder)
         in_turn = [module for module in in_turn if module not in streamed and module not in _STREAMED]
         self._device = device
+        self._components = components
         self._experts = experts
         elsewhere = {*in_turn, *streamed, *(module for module in (shared.text_encoder,) if module in _STREAMED)}
         self._always = [module for module in (shared.text_encoder, shared.vae, *experts) if module not in elsewhere]
         self._parked = {module: _parked(module, device) for module in in_turn}
+        self._unplaced: set[nn.Module] = set()
         self._current: nn.Module | None = None
         self._hooks: list[Any] = []
         self._seconds = 0.0
@@ -66,6 +70,9 @@ class Residency:
         """Have `module` on the device; what had its turn there leaves first."""
         if self._current is module:
             return
+        self._components.wait_for(module)
+        if module in self._unplaced:
+            self._place(module)
         began = time.perf_counter()
         if self._current is not None:
             self._parked[self._current].park()
@@ -86,10 +93,10 @@ class Residency:
         """Put everything in its place, after `leave` or for the first time."""
         if not self.left:
             return
-        for parked in self._parked.values():
-            parked.park()
-        for module in self._always:
-            module.to(self._device)
+        self._unplaced = {*self._parked, *self._always}
+        for module in tuple(self._unplaced):
+            if self._components.is_there(module):
+                self._place(module)
         self._hooks = [expert.register_forward_pre_hook(self._before_expert) for expert in self._experts]
         self.left = False
 
@@ -102,6 +109,13 @@ class Residency:
             self._parked[self._current].park()
             self._current = None
 
+    def _place(self, module: nn.Module) -> None:
+        if (parked := self._parked.get(module)) is not None:
+            parked.park()
+        else:
+            module.to(self._device)
+        self._unplaced.discard(module)
+
     def _before_expert(self, module: nn.Module, _arguments: object) -> None:
         self.bring(module)
 
@@ -110,21 +124,27 @@ class _Parked:
     """A module whose weights wait in host memory. Weights do not change, so that leaving the device copies nothing."""
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
-        self._module = module
+        self._module = weakref.ref(module)  # the module is the key of _PARKED, and would never go
         self._device = device
         self._host = WeakTensorKeyDictionary()
 
     def load(self) -> None:
-        for tensor in _tensors(self._module):
+        for tensor in self._tensors():
             if tensor not in self._host:
                 self._host[tensor] = self._on_host(tensor.data)
             tensor.data = self._host[tensor].to(self._device, non_blocking=True)
 
     def park(self) -> None:
-        for tensor in _tensors(self._module):
+        for tensor in self._tensors():
             if tensor not in self._host:
                 self._host[tensor] = self._on_host(tensor.data)
             tensor.data = self._host[tensor]
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        module = self._module()
+        if module is not None:
+            yield from module.parameters()
+            yield from module.buffers()
 
     def _on_host(self, data: torch.Tensor) -> torch.Tensor:
         held = data.to(_HOST)
@@ -142,11 +162,6 @@ def _parked(module: nn.Module, device: torch.device) -> _Parked:
         _PARKED[module] = _Parked(module, device)
     found: _Parked = _PARKED[module]
     return found
-
-
-def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
 
 def _stream(module: nn.Module, device: torch.device, *, by_block: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from worker import metrics
 from worker.errors import ModelUnavailable
 from worker.weights import integrity
 from worker.weights import record as records
@@ -96,12 +97,14 @@ def ensure(
     abort = Abort(stop)
     try:
         if (ready := search.intact()) is not None:
+            metrics.cache("hub", hit=True)
             return ready
         if local_folder(model_id) is not None:
             raise _local_failure(search)
         with held(lock_path(cache_dir, search.repo), doing=f"downloading {search.repo}", stopped=abort.is_set):
             if (ready := search.intact()) is not None:
                 return ready
+            metrics.cache("hub", hit=False)
             _set_prepared_aside(search)
             return _fetch(search, on_bytes, abort)
     except TRANSLATED as failure:

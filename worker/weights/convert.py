@@ -4,7 +4,7 @@ The result computes what `from_pretrained(..., dtype=torch.bfloat16)` of the ori
 fp32 then (`_keep_in_fp32_modules` of the model's class) stays as it is stored. With `fp8` the 2-D weights of the
 blocks are float8_e4m3fn without a scale, which is what Diffusers' layerwise casting makes of them at run time; all
 else is as for `bf16`. The text encoder becomes bf16 where it is wider, the VAE stays fp32. Files that do not change
-are hard links to the original's.
+are hard links to the original's. LoRAs can be fused into the experts on the way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,25 @@ _INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
+class Fusion:
+    """LoRAs to be fused in. `changes` answers, for the name of an expert and the shapes of its weights by key, what
+    becomes of each weight that changes, and raises ModelUnavailable. `repo` is for the record."""
+
+    repo: str
+    changes: Callable[[str, Mapping[str, tuple[int, ...]]], Mapping[str, Callable[[torch.Tensor], torch.Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fused(StoredTensor):
+    """A stored tensor that is changed as it is read."""
+
+    change: Callable[[torch.Tensor], torch.Tensor]
+
+    def load(self) -> torch.Tensor:
+        return self.change(StoredTensor.load(self))
+
+
+@dataclass(frozen=True, slots=True)
 class _Component:
     """A part of the pipeline whose weights are rewritten. stem: `diffusion_pytorch_model` or `model`."""
 
@@ -45,7 +64,7 @@ class _Component:
 
     @property
     def changes(self) -> bool:
-        return any(self.dtypes[tensor.key] != tensor.dtype for tensor in self.tensors)
+        return any(self.dtypes[each.key] != each.dtype or isinstance(each, _Fused) for each in self.tensors)
 
     def size_of(self, tensor: StoredTensor) -> int:
         return tensor.elements * self.dtypes[tensor.key].itemsize
@@ -58,15 +77,17 @@ def prepare(
     *,
     cache_dir: Path,
     shard_bytes: int = SHARD_BYTES,
+    fusion: Fusion | None = None,
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> ModelFolder:
     """Write the prepared weights of `original` to `destination`, which must not exist.
 
     `destination` appears whole, with its record, or not at all; the caller holds the lock of the repository. Memory
     holds one tensor at a time, about 1 GB for the A14B experts. Shards have at most `shard_bytes`. Raises
-    ModelUnavailable for an original that is damaged or prepared already, OSError from the volume.
+    ModelUnavailable for an original that is damaged or prepared already (where LoRAs are fused in, bf16 weights will
+    do), OSError from the volume.
     """
-    if original.dtype is not None:
+    if original.dtype is not None and (fusion is None or original.dtype != "bf16"):
         raise ModelUnavailable(f"{original.repo}: these weights are prepared already; name the originals")
     if problems := integrity.check(original.path):
         raise ModelUnavailable(f"{original.repo} is damaged: {'; '.join(problems)}")
@@ -74,7 +95,7 @@ def prepare(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        record = _build(original, dtype, building, (cache_dir, RUNPOD_CACHE), shard_bytes, on_bytes)
+        record = _build(original, dtype, building, (cache_dir, RUNPOD_CACHE), shard_bytes, fusion, on_bytes)
         records.write(building, record)
         if problems := integrity.check(building):
             raise ModelUnavailable(f"{original.repo}: the prepared weights are damaged: {'; '.join(problems)}")
@@ -90,9 +111,10 @@ def _build(
     building: Path,
     caches: tuple[Path, ...],
     shard_bytes: int,
+    fusion: Fusion | None,
     on_bytes: Callable[[int, int], None] | None,
 ) -> Record:
-    changed = [part for part in _components(original.path, dtype) if part.changes]
+    changed = [part for part in _components(original.path, dtype, fusion) if part.changes]
     total = sum(part.size_of(tensor) for part in changed for tensor in part.tensors)
     known = records.read(original.path)
     record = Record(
@@ -100,6 +122,7 @@ def _build(
         revision=original.revision,
         requested=known.requested if known is not None else None,
         dtype=dtype,
+        fused=fusion.repo if fusion is not None else None,
     )
     rewritten = {part.name for part in changed}
     for path in integrity.present_files(original.path):
@@ -165,15 +188,28 @@ def _shards(part: _Component, shard_bytes: int) -> Iterator[list[StoredTensor]]:
     yield shard
 
 
-def _components(folder: Path, dtype: Dtype) -> Iterator[_Component]:
+def _components(folder: Path, dtype: Dtype, fusion: Fusion | None) -> Iterator[_Component]:
     for name in _CONVERTED:
         paths = sorted((folder / name).glob("*.safetensors"))
         if not paths:
             continue
         kept = _kept_in_fp32(folder / name) if name in _EXPERTS else frozenset()
         tensors = tuple(tensor for path in paths for tensor in stored_tensors(path))
+        if fusion is not None and name in _EXPERTS:
+            tensors = _fused(tensors, fusion.changes(name, {tensor.key: tensor.shape for tensor in tensors}))
         dtypes = {tensor.key: _dtype_of(tensor, name, dtype, kept) for tensor in tensors}
         yield _Component(name, paths[0].name.partition(".")[0].partition("-0")[0], tensors, dtypes)
+
+
+def _fused(
+    tensors: tuple[StoredTensor, ...], changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+) -> tuple[StoredTensor, ...]:
+    return tuple(
+        _Fused(each.key, each.path, each.offset, each.dtype, each.shape, changes[each.key])
+        if each.key in changes
+        else each
+        for each in tensors
+    )
 
 
 def _dtype_of(tensor: StoredTensor, component: str, dtype: Dtype, kept: frozenset[str]) -> torch.dtype:

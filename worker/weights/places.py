@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 # RunPod's "cached models": the hub client's layout, filled by the platform before the worker starts.
 RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
-Source = Literal["cache", "runpod", "hub", "prepared", "local"]
+# Prepared weights that were put into the image when it was built (builder/bake.py); nobody can write there.
+IMAGE_MODELS = Path("/models")
+Source = Literal["cache", "runpod", "hub", "prepared", "image", "local"]
 
 # The originals of these repositories are in Wan's own format, which Diffusers cannot load.
 _TWINS = {
@@ -87,9 +90,9 @@ def locate(
 ) -> ModelFolder | None:
     """The first folder that holds the model, or None. Neither its content is checked nor the hub asked.
 
-    Prepared weights come first, then MODEL_CACHE_DIR, then RunPod's cached models. `prepared=None` asks for the
-    originals. With `revision` (a commit, or the branch or tag that was downloaded) folders of another known revision
-    are passed over.
+    Prepared weights come first, those in the image before those of the volume, then MODEL_CACHE_DIR, then RunPod's
+    cached models. `prepared=None` asks for the originals. With `revision` (a commit, or the branch or tag that was
+    downloaded) folders of another known revision are passed over.
     """
     found = candidates(model_id, cache_dir=cache_dir, runpod_cache=runpod_cache, prepared=prepared, revision=revision)
     return next((folder for folder, complete in found if complete), None)
@@ -109,7 +112,9 @@ def candidates(
         elif local is not None:
             places = iter([(local.with_name(f"{local.name}-{dtype}"), "prepared", None)])
         else:
-            places = _prepared(home(cache_dir, repo), dtype)
+            places = chain(
+                _prepared(home(IMAGE_MODELS, repo), dtype, "image"), _prepared(home(cache_dir, repo), dtype, "prepared")
+            )
         for path, source, known_revision in places:
             record = records.read(path)
             if (record.dtype if record is not None else None) == dtype and (path / MODEL_INDEX).is_file():
@@ -124,10 +129,10 @@ def _serves(wanted: str | None, actual: str | None, record: Record | None) -> bo
     return wanted is None or actual is None or wanted in (actual, requested)
 
 
-def _prepared(folder: Path, dtype: Dtype) -> Iterator[tuple[Path, Source, str | None]]:
+def _prepared(folder: Path, dtype: Dtype, source: Source) -> Iterator[tuple[Path, Source, str | None]]:
     for path in _newest_first(folder):
         if path.name.endswith(f"-{dtype}") and (path / records.RECORD_NAME).is_file():
-            yield path, "prepared", None
+            yield path, source, None
 
 
 def _originals(
@@ -170,7 +175,7 @@ def _is_aside(path: Path) -> bool:
 
 def looked_at(model_id: str, *, cache_dir: Path, runpod_cache: Path) -> tuple[str, str]:
     """What was searched and what lies there: for the caller (names of folders only) and for the log (paths)."""
-    places = (("MODEL_CACHE_DIR", cache_dir), ("RunPod's cached models", runpod_cache))
+    places = (("MODEL_CACHE_DIR", cache_dir), ("RunPod's cached models", runpod_cache), ("the image", IMAGE_MODELS))
     public = [f"{label} ({_contents(path)})" for label, path in places]
     private = [f"{label} {path} ({_contents(path)}{_nearest(path)})" for label, path in places]
     wanted = diffusers_repo(model_id)

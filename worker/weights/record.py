@@ -38,7 +38,8 @@ class Record:
 
     complete is False while a download is under way: a folder is used only when it is True. dtype: what the experts
     were converted to, None for the originals; `fp8` means that the 2-D weights of the blocks are stored as
-    float8_e4m3fn without a scale, and are to be cast when they are used.
+    float8_e4m3fn without a scale, and are to be cast when they are used. fused: the repository of the LoRAs that were
+    fused into the experts, None where none were.
     """
 
     repo: str
@@ -46,6 +47,7 @@ class Record:
     requested: str | None = None
     complete: bool = True
     dtype: Dtype | None = None
+    fused: str | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def with_file(self, path: str, entry: FileRecord) -> Record:

@@ -1,73 +1,25 @@
-"""Safetensors files one tensor at a time: a reader and a writer that never hold more than one.
+"""Writes safetensors files one tensor at a time, never holding more than one.
 
-The library's own `save_file` needs a whole shard in memory, and its memory-mapped reader counts a whole shard as
-resident; a conversion must fit into 12 GB beside whatever else runs. The format is that of the safetensors
-README: 8 bytes of header length, a JSON header padded with spaces to 8 bytes, then the tensors without gaps.
+The library's own `save_file` needs a whole shard in memory; a conversion must fit into 12 GB beside whatever else runs.
+The format is that of the safetensors README: 8 bytes of header length, a JSON header padded with spaces to 8 bytes,
+then the tensors without gaps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-_TORCH = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_CODES = {dtype: code for code, dtype in _TORCH.items()}
+from worker.weights.headers import DTYPES, StoredTensor, stored_tensors
 
+__all__ = ["StoredTensor", "convert", "stored_tensors", "write_shard"]
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """Where a tensor lies: `offset` bytes into `path`."""
-
-    key: str
-    path: Path
-    offset: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    def load(self) -> torch.Tensor:
-        """Read the tensor into memory of its own. Raises OSError where the file ends early."""
-        content = bytearray(self.elements * self.dtype.itemsize)
-        if not content:
-            return torch.empty(self.shape, dtype=self.dtype)
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            if file.readinto(content) != len(content):
-                raise OSError(f"{self.path.name} ends within the tensor {self.key}")
-        return torch.frombuffer(content, dtype=self.dtype).reshape(self.shape)
-
-
-def stored_tensors(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, in the order in which they lie. Raises KeyError for an unknown dtype."""
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_bytes))
-    header.pop("__metadata__", None)
-    for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        offset = 8 + header_bytes + entry["data_offsets"][0]
-        yield StoredTensor(key, path, offset, _TORCH[entry["dtype"]], tuple(entry["shape"]))
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def write_shard(path: Path, tensors: Sequence[StoredTensor], dtypes: Mapping[str, torch.dtype]) -> str:

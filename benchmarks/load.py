@@ -1,0 +1,411 @@
+"""How long weights take from a cold disk, and how soon the first step runs: the worker's reading against others.
+
+    python -m benchmarks.load                    4.7 GB of a cut-down A14B expert, and a start at 300 MB/s
+    python -m benchmarks.load --candidates       the ways that were weighed up, too
+    python -m benchmarks.load --quick            a few MB, to see that it works
+
+Every run is a process of its own over files that the page cache was made to forget; the ways take turns, and medians
+are told. "from_pretrained" is followed by a copy of every weight, as `.to("cuda")` would read it: alone it returns
+before anything was read. "through staging" leaves out the fresh host memory, which weights for a GPU do not need:
+everything is read, into memory that is used again and again, as a GPU's staging blocks are.
+
+The start is that of the worker's own engine on a model of cut-down experts whose disk is paced: the time until the
+first denoising step is done, with all weights waited for and with the overlapped start.
+Prints tables and writes `benchmarks/results/load-DATE.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACE = 300e6
+OURS = "worker"
+STAGED = "from_pretrained, through staging", "worker, through staging"
+WAYS = ("cat", "from_pretrained", OURS, *STAGED)
+CANDIDATES = (
+    "safetensors, 4 files at once",
+    "mmap, warmed by 8 threads",
+    "readinto, 1 thread",
+    "worker, 1 reader",
+    "worker, 4 readers",
+    "worker, 16 readers",
+    "worker, blocks of 4 MiB",
+    "worker, blocks of 16 MiB",
+    "worker, blocks of 64 MiB",
+)
+CONVERTED = ("from_pretrained, fp32 to bf16", "worker, fp32 to bf16")
+
+
+@dataclass(frozen=True)
+class Size:
+    """blocks: of the expert that is read; start_blocks: of each expert of the model that is started."""
+
+    blocks: int
+    start_blocks: int
+    pace: float
+    repeats: int
+
+
+FULL = Size(blocks=6, start_blocks=1, pace=PACE, repeats=3)
+
+
+@dataclass(frozen=True)
+class Run:
+    way: str
+    seconds: float
+    cpu_seconds: float
+    peak_gb: float
+
+
+def load_expert(way: str, folder: Path) -> Any:
+    """Read an expert whole, into memory of its own. What is answered must be held until the time was taken."""
+    files = sorted(folder.glob("*.safetensors"))
+    if way == "cat":
+        return subprocess.run(["cat", *map(str, files)], stdout=subprocess.DEVNULL, check=True)
+    if way == "readinto, 1 thread":
+        return [_readinto(path) for path in files]
+    if way == "safetensors, 4 files at once":
+        return _by_safetensors(files)
+    if way.startswith("mmap, warmed"):
+        _warm(files)
+    if way == STAGED[0]:
+        return _staged_from_pretrained(folder)
+    if way == STAGED[1]:
+        return _staged_by_worker(folder)
+    if way.startswith(("from_pretrained", "mmap")):
+        return _by_from_pretrained(folder)
+    return _by_worker(folder, way)
+
+
+def _by_from_pretrained(folder: Path) -> Any:
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel.from_pretrained(folder, dtype=torch.bfloat16)
+    if torch.cuda.is_available():
+        return model.to("cuda")
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def _staged_from_pretrained(folder: Path) -> Any:
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel.from_pretrained(folder, dtype=torch.bfloat16)
+    block = torch.empty(2**26, dtype=torch.uint8)
+    for parameter in model.parameters():
+        flat = parameter.detach().view(-1).view(torch.uint8)
+        for begin in range(0, flat.numel(), block.numel()):
+            part = flat[begin : begin + block.numel()]
+            block[: part.numel()].copy_(part)
+    return model
+
+
+def _staged_by_worker(folder: Path) -> Any:
+    import torch
+
+    from worker import skeletons
+    from worker.weights import reading
+
+    skeleton = skeletons.expert(folder, torch.bfloat16)
+    block = torch.empty(max(tensor.nbytes for tensor in skeleton.stored.values()), dtype=torch.uint8)
+    targets = [
+        reading.Target(tensor, block[: tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+        for tensor in skeleton.stored.values()
+    ]
+    reading.read(targets)
+    return skeleton.module
+
+
+def _by_worker(folder: Path, way: str) -> Any:
+    import functools
+
+    import torch
+
+    from worker import skeletons
+    from worker.weights import reading
+
+    options: dict[str, int] = {}
+    if way.endswith(("reader", "readers")):
+        options["readers"] = int(way.split()[1])
+    if way.endswith("MiB"):
+        options["block_bytes"] = int(way.split()[-2]) * 2**20
+    skeleton = skeletons.expert(folder, torch.bfloat16)
+    place = skeletons.Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    skeleton.fill(place, functools.partial(reading.read, **options), lambda: None, lambda _: None)
+    return skeleton.module
+
+
+def _by_safetensors(files: Sequence[Path]) -> Any:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from safetensors.torch import load_file
+
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda path: {key: value.clone() for key, value in load_file(path).items()}, files))
+
+
+def _readinto(path: Path) -> bytearray:
+    content = bytearray(path.stat().st_size)
+    view, at = memoryview(content), 0
+    with path.open("rb", buffering=0) as file:
+        while at < len(view):
+            at += file.readinto(view[at : at + 2**24]) or 0
+    return content
+
+
+def _warm(files: Sequence[Path]) -> None:
+    """Have 8 threads pull the files into the page cache, 16 MiB at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def pull(part: tuple[Path, int]) -> None:
+        path, begin = part
+        with path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            buffer = bytearray(2**20)
+            for _ in range(16):
+                file.readinto(buffer)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(pull, [(path, at) for path in files for at in range(0, path.stat().st_size, 2**24)]))
+
+
+def measure(way: str, folder: Path) -> Run:
+    """One way, once, in this process, which should be fresh."""
+    import diffusers  # noqa: F401 - its import is not what is measured
+    from diffusers import WanTransformer3DModel  # noqa: F401
+
+    before, began = _cpu_seconds(), time.perf_counter()
+    held = load_expert(way, folder)
+    seconds = time.perf_counter() - began
+    cpu = _cpu_seconds() - before
+    del held
+    return Run(way, seconds, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def _cpu_seconds() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+
+
+class Pace:
+    """Positional reads at no more than so many bytes a second in all, whoever reads."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._lock = threading.Lock()
+        self._free_at = time.monotonic()
+
+    def __call__(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+        count = os.preadv(descriptor, buffers, offset)
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
+            wait_s = self._free_at - time.monotonic()
+        time.sleep(max(0.0, wait_s))
+        return count
+
+
+def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
+    """Seconds from the engine's first wish for weights until its first step is done, and until the last."""
+    import functools
+
+    from tests.unit.test_engine import request
+    from worker import demo
+    from worker.artifacts import Conditioning
+    from worker.engine import Engine
+    from worker.planning import Planner
+    from worker.settings import Settings
+    from worker.stop import Stop
+    from worker.weights import reading
+
+    class Source:
+        def folder(self, *_: object) -> Path:
+            return folder
+
+    moments: dict[str, float] = {}
+
+    class Watcher:
+        def loading(self, fraction: float) -> None: ...
+
+        def generating(self, fraction: float) -> None:
+            if fraction > 0:
+                moments.setdefault("first_step_s", time.perf_counter() - began)
+
+    engine = Engine(Source(), demo.catalogue(), Planner.here(Settings()))
+    engine.models._read = functools.partial(reading.read, preadv=Pace(pace))
+    engine.models._overlap = overlap
+    video = replace(request(num_inference_steps=4, guidance_scale=1.0), width=64, height=64)
+    began = time.perf_counter()
+    engine.generate(video, video.prompt, Conditioning(), watcher=Watcher(), stop=Stop())
+    moments["latents_s"] = time.perf_counter() - began
+    return moments
+
+
+def _in_a_process(*arguments: str) -> Any:
+    command = [sys.executable, "-m", "benchmarks.load", *arguments]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def _runs(ways: Sequence[str], folder: Path, repeats: int) -> list[Run]:
+    from benchmarks.load_files import evict
+
+    runs = []
+    for repeat in range(repeats):
+        for way in ways:
+            print(f"run {repeat + 1} of {repeats}: {way}", file=sys.stderr)
+            evict(folder)
+            runs.append(Run(**_in_a_process("--measure", way, str(folder))))
+    return runs
+
+
+def _medians(runs: Sequence[Run]) -> dict[str, Run]:
+    ways = dict.fromkeys(run.way for run in runs)
+    return {way: _median([run for run in runs if run.way == way]) for way in ways}
+
+
+def _median(runs: Sequence[Run]) -> Run:
+    def middle(value: Callable[[Run], float]) -> float:
+        return statistics.median(map(value, runs))
+
+    return Run(runs[0].way, middle(lambda r: r.seconds), middle(lambda r: r.cpu_seconds), middle(lambda r: r.peak_gb))
+
+
+def _table(medians: dict[str, Run], nbytes: int) -> str:
+    lines = ["| way | time (s) | GB/s | CPU (s) | peak (GB) |", "|---|---:|---:|---:|---:|"]
+    for run in medians.values():
+        rate = nbytes / 1e9 / run.seconds
+        lines.append(f"| {run.way} | {run.seconds:.2f} | {rate:.2f} | {run.cpu_seconds:.1f} | {run.peak_gb:.1f} |")
+    return "\n".join(lines)
+
+
+def _starts(home: Path, size: Size) -> dict[str, Any]:
+    from benchmarks.load_files import evict, write_model
+
+    folder = home / "model"
+    nbytes = write_model(folder, blocks=size.start_blocks)
+    measured: dict[str, list[dict[str, float]]] = {"whole": [], "overlapped": []}
+    for repeat in range(size.repeats):
+        for way in measured:
+            print(f"start {repeat + 1} of {size.repeats}: {way}", file=sys.stderr)
+            evict(folder)
+            measured[way].append(_in_a_process("--start", way, str(folder), str(size.pace)))
+    middles = {
+        way: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for way, runs in measured.items()
+    }
+    return {"bytes": nbytes, "pace_mb_s": size.pace / 1e6, "medians": middles, "runs": measured}
+
+
+def _experts(home: Path, size: Size, ways: Sequence[str]) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.load_files import write_expert
+
+    groups: dict[str, Any] = {}
+    for name, dtype, chosen in (("bf16", torch.bfloat16, ways), ("fp32", torch.float32, CONVERTED)):
+        folder = home / name / "transformer"
+        blocks = size.blocks if name == "bf16" else max(1, size.blocks // 2)
+        nbytes = write_expert(folder, blocks=blocks, dtype=dtype)
+        runs = _runs(chosen, folder, size.repeats)
+        medians = _medians(runs)
+        print(f"\n{nbytes / 1e9:.2f} GB of {name} in shards, cold page cache, medians of {size.repeats}\n")
+        print(_table(medians, nbytes), flush=True)
+        groups[name] = {
+            "bytes": nbytes,
+            "medians": [asdict(run) for run in medians.values()],
+            "runs": [asdict(run) for run in runs],
+        }
+    return groups
+
+
+def _summary(groups: dict[str, Any], starts: dict[str, Any]) -> dict[str, float]:
+    seconds = {run["way"]: run["seconds"] for group in groups.values() for run in group["medians"]}
+    whole, overlapped = starts["medians"]["whole"], starts["medians"]["overlapped"]
+    return {
+        "against_cat": seconds[OURS] / seconds["cat"],
+        "against_from_pretrained": seconds[OURS] / seconds["from_pretrained"],
+        "staged_against_cat": seconds[STAGED[1]] / seconds["cat"],
+        "staged_against_from_pretrained": seconds[STAGED[1]] / seconds[STAGED[0]],
+        "converted_against_from_pretrained": seconds[CONVERTED[1]] / seconds[CONVERTED[0]],
+        "first_step_whole_s": whole["first_step_s"],
+        "first_step_overlapped_s": overlapped["first_step_s"],
+        "first_step_saved_s": whole["first_step_s"] - overlapped["first_step_s"],
+        "latents_saved_s": whole["latents_s"] - overlapped["latents_s"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the loading of weights, and the start to the first step.")
+    parser.add_argument("--candidates", action="store_true", help="also the ways that were weighed up")
+    parser.add_argument("--quick", action="store_true", help="one small run of each; a file only with --output")
+    parser.add_argument("--repeats", type=int, default=FULL.repeats)
+    parser.add_argument("--folder", type=Path, help="where to write the files (default: a temporary folder)")
+    parser.add_argument("--output", type=Path, help=f"folder of the result (default {RESULTS.name}; none with --quick)")
+    parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--start", nargs=3, metavar=("WAY", "FOLDER", "PACE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        print(json.dumps(asdict(measure(options.measure[0], Path(options.measure[1])))))
+        return 0
+    if options.start is not None:
+        way, folder, pace = options.start
+        print(json.dumps(start(Path(folder), float(pace), overlap=way == "overlapped")))
+        return 0
+    size = replace(FULL, repeats=1 if options.quick else options.repeats)
+    if options.quick:
+        size = replace(size, blocks=1, pace=2 * PACE)
+    with tempfile.TemporaryDirectory(dir=options.folder) as home:
+        groups = _experts(Path(home), size, (*WAYS, *CANDIDATES) if options.candidates else WAYS)
+        starts = _starts(Path(home), size)
+    summary = _summary(groups, starts)
+    print(f"\nstart of {starts['bytes'] / 1e9:.2f} GB at {starts['pace_mb_s']:.0f} MB/s, medians of {size.repeats}:")
+    for name, value in summary.items():
+        print(f"  {name:<36} {value:6.2f}")
+    folder = options.output if options.output is not None else (None if options.quick else RESULTS)
+    if folder is not None:
+        _write(folder, size, groups, starts, summary)
+    return 0
+
+
+def _write(folder: Path, size: Size, groups: Any, starts: Any, summary: dict[str, float]) -> None:
+    date = datetime.now(UTC).date().isoformat()
+    machine = {
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "diffusers", "safetensors")},
+    }
+    result = {
+        "benchmark": "load",
+        "date": date,
+        "machine": machine,
+        "size": asdict(size),
+        "experts": groups,
+        "start": starts,
+        "summary": summary,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"load-{date}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
