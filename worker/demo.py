@@ -1,15 +1,14 @@
 """The small built-in model: the real Wan 2.2 classes at a tiny size, written as Diffusers folders on the spot.
 
 A demo folder has the layout of `Wan-AI/Wan2.2-*-Diffusers`, so everything after this module (loading, sampling,
-decoding) takes the same way as with the real weights. The weights are random, drawn from a fixed seed: the clip is
-moving colour, and the same on every machine of a kind. Nothing is downloaded; a folder takes well under a second.
+decoding) takes the same way as with the real weights. The weights are the trained ones of `worker.demo_trained`, or
+random ones, drawn from a fixed seed: then the clip is moving colour, and the same on every machine of a kind.
+Nothing is downloaded; a folder takes well under a second.
 """
 
 from __future__ import annotations
 
-import shutil
 import string
-import tempfile
 import threading
 import weakref
 from dataclasses import replace
@@ -26,7 +25,9 @@ from diffusers import (
 )
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from worker.models import CATALOGUE, ModelSpec
+from worker import demo_trained
+from worker.models import CATALOGUE, ModelSpec, with_distilled_fused
+from worker.scratch import ScratchFolder
 
 VERSION = "demo"
 _SEED = 22
@@ -49,38 +50,67 @@ _VAE_5B: dict[str, Any] = {
 }
 
 
-def catalogue() -> tuple[ModelSpec, ...]:
-    """Every model of the catalogue, saying that it is the demo. Random weights serve 4 steps as well as 50."""
-    return tuple(replace(spec, version=VERSION, turbo=spec.boundary_ratio is not None) for spec in CATALOGUE)
+def catalogue(*, trained: bool = False, weights: Path = demo_trained.WEIGHTS) -> tuple[ModelSpec, ...]:
+    """Every model of the catalogue, saying that it is the demo.
+
+    Random weights serve 4 steps as well as 50. The trained ones of `turbo`, where they are here, are models of
+    their own.
+    """
+    plain = tuple(replace(spec, version=VERSION, distilled=()) for spec in CATALOGUE)
+    if not trained:
+        return plain
+    own = [spec for spec in plain if demo_trained.has(spec, weights)]
+    fused = tuple(with_distilled_fused(spec) for spec in own if demo_trained.has_distilled(spec, weights))
+    return (*(replace(spec, turbo=spec.turbo and spec not in own) for spec in plain), *fused)
 
 
 class DemoSource:
-    """Makes a model's folder when it is first asked for; the folders go with the source, or when it is closed."""
+    """Makes a model's folder when it is first asked for; the folders go with the source, or when it is closed.
 
-    def __init__(self) -> None:
+    With `trained` the models whose trained weights lie in `weights` are those; without, or where they are missing,
+    weights are random and tiny, which is what tests of everything around them want. `blocks` and attention `heads` are
+    those of each random expert; what works across them needs more than one.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: int = 1,
+        heads: int = 1,
+        trained: bool = False,
+        weights: Path = demo_trained.WEIGHTS,
+    ) -> None:
+        self._blocks = blocks
+        self._heads = heads
+        self._trained = trained
+        self._weights = weights
         self._lock = threading.Lock()
-        self._home = Path(tempfile.mkdtemp(prefix="videogen-demo-"))
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
+        scratch = ScratchFolder("demo")  # in use while this process lives: `scratch.sweep` of a neighbour leaves it
+        self._home = scratch.path
+        self._finalizer = weakref.finalize(self, scratch.close)
 
     def folder(self, spec: ModelSpec, stop: threading.Event, prepared: str) -> Path:  # noqa: ARG002 - made at once
         """A Diffusers-format folder of the tiny model for `spec`."""
         with self._lock:
             folder = self._home / spec.key
             if not folder.exists():
-                build(spec, folder)
+                if self._trained and demo_trained.has(spec, self._weights):
+                    demo_trained.assemble(spec, folder, self._weights)
+                else:
+                    build(spec, folder, blocks=self._blocks, heads=self._heads)
             return folder
 
     def close(self) -> None:
         self._finalizer()
 
 
-def build(spec: ModelSpec, folder: Path) -> None:
+def build(spec: ModelSpec, folder: Path, *, blocks: int = 1, heads: int = 1) -> None:
     """Write the tiny twin of `spec` to `folder` in Diffusers' format."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         tokenizer = _tokenizer()
         vae = _vae(spec)
-        experts = [_transformer(spec, vae) for _ in range(1 if spec.boundary_ratio is None else 2)]
+        experts = [_transformer(spec, vae, blocks, heads) for _ in range(1 if spec.boundary_ratio is None else 2)]
         parts: dict[str, Any] = {
             "tokenizer": tokenizer,
             "text_encoder": _text_encoder(len(tokenizer)),
@@ -132,20 +162,20 @@ def _vae(spec: ModelSpec) -> AutoencoderKLWan:
     )
 
 
-def _transformer(spec: ModelSpec, vae: AutoencoderKLWan) -> WanTransformer3DModel:
+def _transformer(spec: ModelSpec, vae: AutoencoderKLWan, blocks: int, heads: int) -> WanTransformer3DModel:
     channels = vae.config.z_dim
     # Image-to-video on A14B reads the noisy latent, a 4-channel mask and the latent of the conditioning frames.
     conditioning = channels + 4 if "first_last_frame" in spec.modes else 0
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=1,
+        num_attention_heads=heads,
         attention_head_dim=24,
         in_channels=channels + conditioning,
         out_channels=channels,
         text_dim=_TEXT_DIM,
         freq_dim=32,
         ffn_dim=48,
-        num_layers=1,
+        num_layers=blocks,
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=1024,

@@ -1,0 +1,153 @@
+"""What the demo model shows of what was asked, and what each shortcut costs, as numbers.
+
+    python -m benchmarks.quality [--prompts 100] [--each 16] [--steps 50] [--only NAME ...] [--output FOLDER]
+
+Held-out scenes with fixed seeds go through the worker's own engine. Their frames are judged by `training.judging`,
+from pixels alone: is the object of the colour that was asked, does it move as it was asked. `exact`, `image` and
+`turbo` take `--prompts` scenes, every other case the first `--each` of them. Writes a dated JSON, prints a table, and
+keeps sheets of clips in docs/images. The first row, `drawn`, judges the drawn clips themselves: the most that any model
+can reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.quality_cases import CASES, SIZE, Case, Clip, Studio, asked_scenes, drawn
+from training.judging import judge
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parent / "results"
+SHEET = ROOT / "docs" / "images"
+_SHEET_FRAMES = (0, 5, 10, 16)
+_SHEET_WIDTH = 72
+_COLUMNS = 5
+_PEAK = 255.0
+
+
+def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of uint8 pictures of one shape; 99 where they are equal."""
+    error = float(np.square(one.astype(np.float32) - other.astype(np.float32)).mean())
+    return 99.0 if error == 0 else float(10 * np.log10(_PEAK**2 / error))
+
+
+def flicker(frames: np.ndarray) -> float:
+    """Mean absolute second difference over time, in levels of 255: 0 for what stands or fades evenly."""
+    return float(np.abs(np.diff(frames.astype(np.float32), n=2, axis=0)).mean())
+
+
+def saturation(frames: np.ndarray) -> float:
+    """Mean distance of the strongest from the weakest channel, 0 to 1."""
+    return float((frames.max(-1).astype(np.float32) - frames.min(-1)).mean() / _PEAK)
+
+
+def figures(clips: Sequence[Clip], exact: Sequence[Clip] | None) -> dict[str, float]:
+    """Shares of clips that show what was asked, and means over all of them."""
+    verdicts = [judge(clip.frames) for clip in clips]
+    found = {
+        "clips": len(clips),
+        "colour": _share([verdict.colour == clip.scene.colour for verdict, clip in zip(verdicts, clips, strict=True)]),
+        "motion": _share([verdict.motion == clip.scene.motion for verdict, clip in zip(verdicts, clips, strict=True)]),
+        "flicker": _mean([flicker(clip.frames) for clip in clips]),
+        "saturation": _mean([saturation(clip.frames) for clip in clips]),
+        "seconds": _mean([clip.seconds for clip in clips]),
+    }
+    firsts = [psnr_db(clip.frames[0], clip.picture) for clip in clips if clip.picture is not None]
+    if firsts:
+        found["first_frame_db"] = _mean(firsts)
+    if exact is not None:
+        pairs = zip(clips, exact[: len(clips)], strict=True)
+        found["exact_db"] = _mean([psnr_db(clip.frames, other.frames) for clip, other in pairs])
+    return found
+
+
+def sheet(clips: Sequence[Clip], target: Path) -> None:
+    """A PNG with four frames of every clip in a row of its own, `_COLUMNS` clips beside one another."""
+    rows = [_strip(clip.frames) for clip in clips]
+    height, width, _ = rows[0].shape
+    lines = -(-len(rows) // _COLUMNS)
+    canvas = np.full((lines * (height + 4), _COLUMNS * (width + 8), 3), 255, np.uint8)
+    for number, row in enumerate(rows):
+        top, left = number // _COLUMNS * (height + 4), number % _COLUMNS * (width + 8)
+        canvas[top : top + height, left : left + width] = row
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(canvas).quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def _strip(frames: np.ndarray) -> np.ndarray:
+    last = len(frames) - 1
+    shown = [
+        Image.fromarray(frames[min(number, last)]).resize((_SHEET_WIDTH, _SHEET_WIDTH)) for number in _SHEET_FRAMES
+    ]
+    return np.concatenate([np.asarray(picture) for picture in shown], 1)
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def measure(
+    studio: Studio, cases: Sequence[Case], *, prompts: int, each: int, steps: int
+) -> tuple[dict[str, dict[str, float]], dict[str, list[Clip]]]:
+    """Figures and clips by the name of the case."""
+    scenes = asked_scenes(prompts)
+    made: dict[str, list[Clip]] = {"drawn": drawn(scenes)}
+    table = {"drawn": figures(made["drawn"], None)}
+    for case in cases:
+        made[case.name] = studio.clips(case, scenes[: prompts if case.all_prompts else each], steps)
+        table[case.name] = figures(made[case.name], made.get(case.against))
+        print(_line(case.name, table[case.name]), flush=True)
+    return table, made
+
+
+def _line(name: str, found: dict[str, float]) -> str:
+    values = "  ".join(f"{key} {value:.3g}" for key, value in found.items())
+    return f"{name:<22} {values}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--each", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help=", ".join(case.name for case in CASES))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    cases = [case for case in CASES if not options.only or case.name in options.only]
+    began = time.perf_counter()
+    with Studio() as studio:
+        table, made = measure(studio, cases, prompts=options.prompts, each=options.each, steps=options.steps)
+    for name in ("exact", "image", "style"):
+        if name in made:
+            sheet(made[name], SHEET / f"demo-{name}.png")
+    day = datetime.now(UTC).date().isoformat()
+    result = {
+        "date": day,
+        "size": f"{SIZE}x{SIZE}x17",
+        "steps": options.steps,
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "cases": {name: {key: round(value, 4) for key, value in found.items()} for name, found in table.items()},
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"quality-{day}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The training set: drawn clips as latents, with captions as text embeddings, in one file a size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import T5Tokenizer, UMT5EncoderModel
+
+from training import clips, encoder, scenes, text
+from training.experts import Data
+
+_CAPTIONS = 2
+_UNASKED = 24
+# Slopes of brightness are small and rarely there: to call them as large as colour would make them all that counts.
+_LEAST_STD = 0.2
+
+
+def normalisation(size: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation [16] of the latents' channels over `count` clips."""
+    random = np.random.default_rng(seed)
+    drawn = [scenes.draw(random, held_out=False) for _ in range(count)]
+    latents = np.stack([encoder.latents_of(clips.clip(scene, height=size, width=size)) for scene in drawn])
+    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    return torch.from_numpy(mean), torch.from_numpy(std).clamp_min(_LEAST_STD)
+
+
+def draw(
+    size: int,
+    count: int,
+    *,
+    seed: int,
+    normal: tuple[torch.Tensor, torch.Tensor],
+    reader: tuple[T5Tokenizer, UMT5EncoderModel],
+) -> Data:
+    """`count` clips of size x size x 17 from the training scenes. The same arguments give the same set."""
+    random = np.random.default_rng((seed, size))
+    mean, std = (part.view(-1, 1, 1, 1) for part in normal)
+    latents, told = [], []
+    for _ in tqdm(range(count), desc=f"clips of {size}", mininterval=5):
+        scene = scenes.draw(random, held_out=False)
+        clip = encoder.latents_of(clips.clip(scene, height=size, width=size))
+        latents.append(((torch.from_numpy(clip) - mean) / std).half())
+        told += [scenes.caption(scene, random) for _ in range(_CAPTIONS)]
+    unasked = [text.unasked(random) for _ in range(_UNASKED)]
+    embedded = text.embeddings(*reader, [*told, *unasked])
+    lengths = torch.tensor([len(states) for states in embedded])
+    texts = torch.zeros(len(embedded), int(lengths.max()) + 1, text.TEXT_DIM, dtype=torch.float16)
+    for row, states in zip(texts, embedded, strict=True):
+        row[: len(states)] = states.half()
+    return Data(
+        latents=torch.stack(latents),
+        blank=-normal[0] / normal[1],
+        texts=texts,
+        lengths=lengths,
+        captions=torch.arange(count * _CAPTIONS).view(count, _CAPTIONS),
+        unasked=torch.arange(len(told), len(embedded)),
+    )
+
+
+def kept(path: Path, make: object) -> Data:
+    """The set in `path`, made by `make()` where it is not there yet."""
+    if not path.exists():
+        made = make()  # type: ignore[operator]
+        torch.save({name: getattr(made, name) for name in Data.__dataclass_fields__}, path)
+    return Data(**torch.load(path))
