@@ -2,10 +2,15 @@
 
     python -m builder.prepare --model i2v --dtype bf16
     python -m builder.prepare --model t2v --dtype fp8 --replace
+    python -m builder.prepare --model t2v --dtype bf16 --turbo
 
 The model is found, or downloaded, as a worker would do it (MODEL_CACHE_DIR, HF_TOKEN and the other variables count).
 The worker takes the prepared weights at its next start. `--replace` deletes the originals once the new ones are
 whole: no worker may be loading them at that time.
+
+`--turbo` makes another folder beside: the experts with the distilled LoRAs of turbo fused in, each expert its own. The
+LoRAs are fetched into the cache, and stay for `turbo_variant: hybrid`. It can be made of bf16 weights as well as of the
+originals. A worker that finds such a folder at its start serves turbo from it.
 """
 
 from __future__ import annotations
@@ -14,14 +19,16 @@ import argparse
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub.utils.tqdm import tqdm
 
 from worker import folders, log, settings
 from worker.errors import ModelUnavailable, SettingsError
-from worker.weights import ModelFolder, ensure, locate
+from worker.models import CATALOGUE, DistilledLoras
+from worker.weights import ModelFolder, ensure, fused, locate
 from worker.weights.acquire import lock_path
 from worker.weights.failures import TRANSLATED, unavailable
 from worker.weights.lock import held
@@ -33,7 +40,14 @@ logger = logging.getLogger("worker.prepare")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when the prepared weights are there, 1 when they could not be made."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.turbo and options.replace:
+        parser.error(
+            "--replace goes with the plain prepared weights: what --turbo makes does not replace the originals"
+        )
+    if options.turbo and not distilled_for(options.model):
+        parser.error("--turbo needs --model i2v or t2v: there are no distilled LoRAs for another model")
     try:
         configured = settings.load()
     except SettingsError as failure:
@@ -45,9 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache_dir = folders.model_cache_dir(configured)
     token = configured.hf_token.get_secret_value() if configured.hf_token is not None else None
     try:
-        prepared = prepare_model(
-            model_id, options.dtype, cache_dir=cache_dir, out=options.out, token=token, replace=options.replace
-        )
+        if options.turbo:
+            sets = distilled_for(options.model)
+            prepared = prepare_turbo(model_id, options.dtype, sets, cache_dir=cache_dir, out=options.out, token=token)
+        else:
+            prepared = prepare_model(
+                model_id, options.dtype, cache_dir=cache_dir, out=options.out, token=token, replace=options.replace
+            )
     except ModelUnavailable as failure:
         print(f"not prepared: {failure}", file=sys.stderr)
         return 1
@@ -81,12 +99,7 @@ def prepare_model(
     try:
         with held(lock_path(target_cache, original.repo), doing=f"preparing {original.repo}"):
             if not destination.exists():
-                with tqdm(unit="B", unit_scale=True, desc=f"{original.repo} to {dtype}") as bar:
-
-                    def show(written: int, total: int) -> None:
-                        bar.total = total
-                        bar.update(written - bar.n)
-
+                with _shown(f"{original.repo} to {dtype}") as show:
                     prepare(original, dtype, destination, cache_dir=target_cache, on_bytes=show)
             before, after = _gigabytes(original.path), _gigabytes(destination)
             print(f"{original.repo}: {before:.2f} GB before, {after:.2f} GB after")
@@ -95,6 +108,65 @@ def prepare_model(
     except TRANSLATED as failure:
         raise unavailable(failure, original.repo, has_token=token is not None) from failure
     return ModelFolder(destination, original.repo, original.revision, "prepared", dtype)
+
+
+def distilled_for(model: str) -> tuple[DistilledLoras, ...]:
+    """The distilled LoRAs of `i2v` or `t2v`, none for anything else."""
+    return next((spec.distilled for spec in CATALOGUE if spec.key == model), ())
+
+
+def prepare_turbo(
+    model_id: str,
+    dtype: Dtype,
+    sets: Sequence[DistilledLoras],
+    *,
+    cache_dir: Path,
+    out: Path | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> ModelFolder:
+    """Prepared weights with the first of `sets` that can be had fused in, made unless they are there.
+
+    `endpoint` is the hub that has the LoRAs, the hub client's own where None. Raises ModelUnavailable.
+    """
+    target_cache = out if out is not None else cache_dir
+    done = fused.find(model_id, cache_dir=target_cache, prepared=dtype)
+    if done is not None and done.dtype == dtype:
+        print(f"{done.repo} is there in {dtype} with its distilled LoRAs already")
+        return done
+    from worker.acceleration import fuse
+    from worker.loras import LoraStore
+    from worker.net import Opener
+    from worker.weights.convert import Fusion, prepare
+
+    files = LoraStore(target_cache, Opener(), token=token, endpoint=endpoint).fetch_distilled(sets, path="--turbo")
+    by_expert = {"transformer": files.high.path, "transformer_2": files.low.path}
+    fusion = Fusion(files.repo, lambda expert, shapes: fuse.changes(by_expert[expert], shapes))
+    lying = [locate(model_id, cache_dir=cache_dir, prepared=wanted) for wanted in (None, "bf16")]
+    usable = [folder for folder in lying if folder is not None and folder.dtype != "fp8"]
+    original = usable[0] if usable else ensure(model_id, cache_dir=cache_dir, token=token, prepared=None)
+    destination = fused.folder_for(original, dtype, target_cache)
+    try:
+        with held(lock_path(target_cache, original.repo), doing=f"preparing {original.repo}"):
+            if not destination.exists():
+                with _shown(f"{original.repo} to {dtype}, with {files.repo}") as show:
+                    prepare(original, dtype, destination, cache_dir=target_cache, fusion=fusion, on_bytes=show)
+    except TRANSLATED as failure:
+        raise unavailable(failure, original.repo, has_token=token is not None) from failure
+    print(f"{original.repo}: {_gigabytes(destination):.2f} GB with {files.repo} fused in")
+    return ModelFolder(destination, original.repo, original.revision, "prepared", dtype)
+
+
+@contextmanager
+def _shown(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, to be told the bytes that are written and those of all."""
+    with tqdm(unit="B", unit_scale=True, desc=doing) as bar:
+
+        def show(written: int, total: int) -> None:
+            bar.total = total
+            bar.update(written - bar.n)
+
+        yield show
 
 
 def _remove_original(original: ModelFolder, cache_dir: Path) -> None:
@@ -121,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, help="i2v, t2v, 5b, a model id, or the path of a folder")
     parser.add_argument("--dtype", required=True, choices=("bf16", "fp8"), help="what the experts are stored as")
+    parser.add_argument("--turbo", action="store_true", help="with the distilled LoRAs of turbo fused in (i2v, t2v)")
     parser.add_argument("--replace", action="store_true", help="delete the originals afterwards")
     parser.add_argument("--out", type=Path, help="the model cache to write to (default: MODEL_CACHE_DIR)")
     return parser

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from worker import metrics
 from worker.errors import ModelUnavailable
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class LoraCache:
             with suppress(OSError):
                 if self.sha256_of(path) == sha256:
                     _touch(path)
+                    metrics.cache("lora", hit=True)
                     return path
                 logger.warning("the cached LoRA %s is damaged: it is removed", path.name)
                 path.unlink()
@@ -83,6 +85,7 @@ class LoraCache:
         Raises what `fetch` raises, with nothing kept; an OSError of the folder is answered by a temporary folder, and
         one of that by ModelUnavailable.
         """
+        metrics.cache("lora", hit=False)
         try:
             return self._take_into(self._writable(), source, fetch)
         except OSError as failure:

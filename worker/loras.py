@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -24,12 +24,15 @@ from safetensors import SafetensorError, safe_open
 from worker.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported
 from worker.lora_cache import MAX_BYTES, LoraCache
 from worker.lora_hub import LoraHub
+from worker.models import DistilledLoras
 from worker.net import LORA_LIMITS, MEGABYTE, Opener
 
 logger = logging.getLogger(__name__)
 
 # What was fetched from a URL is used again for so long without asking its server.
 URL_FRESH_S = 900.0
+# Rank 64 on every layer of an A14B expert is 307 million numbers, published in fp32 too.
+DISTILLED_MAX_BYTES = 2_000 * MEGABYTE
 # A LoRA of every layer of the A14B experts, with biases, has a header of 0.3 MB. The parser needs many times its size.
 MAX_HEADER_BYTES = 8 * MEGABYTE
 _LISTED = 10
@@ -49,6 +52,15 @@ class LoraFile:
     path: Path
     sha256: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledFiles:
+    """The distilled LoRAs of both experts, from one repository."""
+
+    repo: str
+    high: LoraFile
+    low: LoraFile
 
 
 class LoraStore:
@@ -89,6 +101,40 @@ class LoraStore:
             )
         return self._from_hub(found["repo"], found["file"], path, stop)
 
+    def fetch_distilled(
+        self, sets: Sequence[DistilledLoras], *, path: str, stop: threading.Event | None = None
+    ) -> DistilledFiles:
+        """The first of `sets` that is in the cache, else the first that the hub gives; at least one is asked for.
+
+        What was fetched once is not asked for again: these files are named with their version. Raises ModelUnavailable
+        and Cancelled.
+        """
+        for wanted in sets:
+            kept = [self._kept(wanted.repo, file) for file in (wanted.high, wanted.low)]
+            if kept[0] is not None and kept[1] is not None:
+                return DistilledFiles(wanted.repo, kept[0], kept[1])
+        failures: list[str] = []
+        for wanted in sets:
+            try:
+                high, low = (
+                    self._from_hub(wanted.repo, file, path, stop, max_bytes=DISTILLED_MAX_BYTES)
+                    for file in (wanted.high, wanted.low)
+                )
+                return DistilledFiles(wanted.repo, high, low)
+            except (Unsupported, ModelUnavailable, InputInvalid, InputFailed) as failure:
+                logger.warning("the distilled LoRAs of %s cannot be had: %s", wanted.repo, failure.message)
+                failures.append(f"{wanted.repo}: {failure.message}")
+        raise ModelUnavailable(
+            f"the distilled LoRAs of turbo are not on this worker and cannot be fetched ({'; '.join(failures)}); its "
+            "operator can fetch them ahead with python -m builder.prepare --turbo; meanwhile use draft",
+            path=path,
+        )
+
+    def _kept(self, repo: str, file: str) -> LoraFile | None:
+        known = self._cache.known(_hub_source(repo, file))
+        kept = self._cache.find(known[0]) if known is not None else None
+        return LoraFile(kept, known[0], _short(PurePosixPath(file).name)) if known and kept else None
+
     def _from_folder(self, name: str, path: str) -> LoraFile:
         """The name is compared with those that are there, and never becomes a path itself."""
         try:
@@ -124,21 +170,26 @@ class LoraStore:
 
         return self._taken(url, download, name, path)
 
-    def _from_hub(self, repo: str, file: str, path: str, stop: threading.Event | None) -> LoraFile:
+    def _from_hub(
+        self,
+        repo: str,
+        file: str,
+        path: str,
+        stop: threading.Event | None,
+        *,
+        max_bytes: int | None = None,
+    ) -> LoraFile:
         name = _short(PurePosixPath(file).name)
-        source = f"hub:{repo}/{file}"
         try:
             entry = self._hub.find(repo, file, path=path, stop=stop)
         except ModelUnavailable as failure:
-            known = self._cache.known(source)
-            kept = self._cache.find(known[0]) if known is not None else None
-            if known is None or kept is None:
+            if (found := self._kept(repo, file)) is None:
                 raise
             logger.warning("LoRA %s: %s; the copy in the cache is used", name, failure.message)
-            return LoraFile(kept, known[0], name)
+            return found
         if entry.sha256 is not None and (kept := self._cache.find(entry.sha256)) is not None:
             return LoraFile(kept, entry.sha256, name)
-        if entry.size > LORA_LIMITS.max_bytes:
+        if entry.size > (LORA_LIMITS.max_bytes if max_bytes is None else max_bytes):
             raise _too_large(path)
 
         def download(part: Path) -> str:
@@ -146,7 +197,7 @@ class LoraStore:
             check_safetensors(part, path=path)
             return sha256
 
-        return self._taken(source, download, name, path)
+        return self._taken(_hub_source(repo, file), download, name, path)
 
     def _taken(self, source: str, fetch: Callable[[Path], str], name: str, path: str) -> LoraFile:
         try:
@@ -177,6 +228,11 @@ def check_safetensors(file: Path, *, path: str) -> None:
         raise InputInvalid(f"a damaged safetensors file: {_REMEDY} that is whole", path=path) from failure
     if empty:
         raise InputInvalid("the file holds no tensors: send a LoRA", path=path)
+
+
+def _hub_source(repo: str, file: str) -> str:
+    """What the cache knows a file of the hub by."""
+    return f"hub:{repo}/{file}"
 
 
 def _too_large(path: str) -> InputFailed:

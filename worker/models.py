@@ -1,12 +1,12 @@
 """The catalogue of models: which repository, which modes, strides, official sampling and sizes.
 
 Figures are those of Wan 2.2's own configuration files (`wan/configs/wan_*.py` of the official repository) and of
-the Diffusers repositories; see docs/decisions/.
+the Diffusers repositories; see docs/decisions/. The distilled LoRAs are lightx2v's, as their repositories list them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ModelName = Literal["a14b", "5b"]
@@ -21,15 +21,26 @@ OFFICIAL_NEGATIVE_PROMPT = (
 
 
 @dataclass(frozen=True, slots=True)
+class DistilledLoras:
+    """LoRAs that distil the two experts of a model to 4 steps: a repository of the hub and its two files."""
+
+    repo: str
+    high: str
+    low: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One set of weights and the sampling that its authors published.
 
-    `key` names the pipeline (`i2v`, `t2v`, `5b`); `size_stride` is the multiple that height and width must have
+    `key` names the weights: of a model (`i2v`, `t2v`, `5b`), or those into which distilled LoRAs were fused; these are
+    `fused` and serve nothing but `turbo`. `size_stride` is the multiple that height and width must have
     (VAE stride x patch size); `frame_stride` is the temporal stride: frames are `frame_stride` * k + 1.
-    `boundary_ratio` is None where there is a single expert. `turbo`: 4-step distilled weights are at hand.
+    `boundary_ratio` is None where there is a single expert. `turbo`: 4-step distilled weights are to be had; where
+    they are LoRAs, `distilled` names them, best first.
     """
 
-    key: Literal["i2v", "t2v", "5b"]
+    key: Literal["i2v", "t2v", "5b", "i2v-turbo", "t2v-turbo"]
     name: ModelName
     version: str
     modes: tuple[Mode, ...]
@@ -39,6 +50,8 @@ class ModelSpec:
     flow_shift: float
     boundary_ratio: float | None
     turbo: bool = False
+    distilled: tuple[DistilledLoras, ...] = ()
+    fused: bool = False
 
 
 I2V_A14B = ModelSpec(
@@ -51,6 +64,19 @@ I2V_A14B = ModelSpec(
     fps=16,
     flow_shift=5.0,
     boundary_ratio=0.900,
+    turbo=True,
+    distilled=(
+        DistilledLoras(
+            "lightx2v/Wan2.2-Lightning",
+            "Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1/high_noise_model.safetensors",
+            "Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1/low_noise_model.safetensors",
+        ),
+        DistilledLoras(
+            "lightx2v/Wan2.2-Distill-Loras",
+            "wan2.2_i2v_A14b_high_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+            "wan2.2_i2v_A14b_low_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+        ),
+    ),
 )
 T2V_A14B = ModelSpec(
     key="t2v",
@@ -62,6 +88,19 @@ T2V_A14B = ModelSpec(
     fps=16,
     flow_shift=12.0,
     boundary_ratio=0.875,
+    turbo=True,
+    distilled=(
+        DistilledLoras(
+            "lightx2v/Wan2.2-Lightning",
+            "Wan2.2-T2V-A14B-4steps-lora-rank64-Seko-V1.1/high_noise_model.safetensors",
+            "Wan2.2-T2V-A14B-4steps-lora-rank64-Seko-V1.1/low_noise_model.safetensors",
+        ),
+        DistilledLoras(
+            "lightx2v/Wan2.2-Distill-Loras",
+            "wan2.2_t2v_A14b_high_noise_lora_rank64_lightx2v_4step_1217.safetensors",
+            "wan2.2_t2v_A14b_low_noise_lora_rank64_lightx2v_4step_1217.safetensors",
+        ),
+    ),
 )
 TI2V_5B = ModelSpec(
     key="5b",
@@ -76,6 +115,12 @@ TI2V_5B = ModelSpec(
 )
 
 CATALOGUE: tuple[ModelSpec, ...] = (I2V_A14B, T2V_A14B, TI2V_5B)
+
+
+def with_distilled_fused(spec: ModelSpec) -> ModelSpec:
+    """The model of the same experts with its distilled LoRAs fused in. Raises KeyError for one that has none."""
+    keys: dict[str, Literal["i2v-turbo", "t2v-turbo"]] = {"i2v": "i2v-turbo", "t2v": "t2v-turbo"}
+    return replace(spec, key=keys[spec.key], distilled=(), fused=True)
 
 
 def find(name: ModelName, mode: Mode) -> ModelSpec | None:

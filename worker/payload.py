@@ -28,6 +28,8 @@ from worker.models import OFFICIAL_NEGATIVE_PROMPT, ModelName
 ModelT = TypeVar("ModelT", bound=BaseModel)
 WebhookEvent = Literal["progress", "completed", "failed"]
 QualityPreset = Literal["draft", "standard", "high", "ultra", "turbo"]
+TurboVariant = Literal["full", "hybrid"]
+StepCacheMode = Literal["off", "balanced", "fast"]
 CameraMotion = Literal[
     "pan_left",
     "pan_right",
@@ -145,6 +147,12 @@ class VideoInput(BaseModel):
     camera_motion: CameraMotion | None = None
     enhance_prompt: bool = True
     quality_preset: QualityPreset | None = Field(None, description="Overrides num_inference_steps and guidance")
+    turbo_variant: TurboVariant = Field(
+        "full", description="With turbo; hybrid: the high-noise expert undistilled and guided, for more motion"
+    )
+    step_cache: StepCacheMode = Field(
+        "off", description="Leaves out work in steps that change little; faster, and not exact"
+    )
     model: ModelName = "a14b"
     loras: list[LoraInput] = Field(default_factory=list, max_length=MAX_LORAS)
     thumbnail: bool = Field(True, description="A JPEG poster beside the video")

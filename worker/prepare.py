@@ -9,7 +9,7 @@ from worker import inputs
 from worker.artifacts import Conditioning
 from worker.engine import Engine
 from worker.errors import InputInvalid
-from worker.loras import LoraFile, LoraStore
+from worker.loras import DistilledFiles, LoraFile, LoraStore
 from worker.models import ModelSpec
 from worker.net import Opener
 from worker.payload import MIN_FRAMES
@@ -18,11 +18,12 @@ from worker.request import DEFAULT_HEIGHT, DEFAULT_WIDTH, VideoRequest
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request whose size is settled, with what it points to."""
+    """A request whose size is settled, with what it points to, and the distilled LoRAs where turbo needs them."""
 
     request: VideoRequest
     conditioning: Conditioning
     loras: tuple[LoraFile, ...] = ()
+    distilled: DistilledFiles | None = None
 
 
 def prepare(video: VideoRequest, engine: Engine, opener: Opener, loras: LoraStore, stop: threading.Event) -> Prepared:
@@ -46,11 +47,15 @@ def prepare(video: VideoRequest, engine: Engine, opener: Opener, loras: LoraStor
         loras.fetch(lora.source, path=video.at(f"loras[{number}].source"), stop=stop)
         for number, lora in enumerate(video.loras)
     )
+    distilled = None
+    if video.quality_preset == "turbo" and spec.distilled:
+        distilled = loras.fetch_distilled(spec.distilled, path=video.at("quality_preset"), stop=stop)
     if video.reference_video_url is not None:
         prepared = _with_video(video, video.reference_video_url, (width, height), spec, opener, stop)
-        return replace(prepared, loras=files)
+        return replace(prepared, loras=files, distilled=distilled)
     fitted = {field: inputs.fit(image, width, height) for field, image in images.items()}
-    return Prepared(video, Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url")), files)
+    conditioning = Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url"))
+    return Prepared(video, conditioning, files, distilled)
 
 
 def _with_video(

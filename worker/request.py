@@ -21,6 +21,8 @@ from worker.payload import (
     Limits,
     LoraInput,
     QualityPreset,
+    StepCacheMode,
+    TurboVariant,
     VideoInput,
     WebhookEvent,
     is_job_id,
@@ -42,6 +44,9 @@ PRESETS: Mapping[str, tuple[int, float]] = {
     "ultra": (100, 6.0),
     "turbo": (4, 1.0),
 }
+# `turbo` with `turbo_variant: hybrid`: the high-noise expert's share of this many steps, guided, and then two distilled
+# steps without guidance: (num_inference_steps, guidance_scale, guidance_scale_2).
+HYBRID = (20, 4.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class VideoRequest:
     camera_motion: CameraMotion | None
     enhance_prompt: bool
     quality_preset: QualityPreset | None
+    turbo_variant: TurboVariant
+    step_cache: StepCacheMode
     loras: tuple[Lora, ...]
     thumbnail: bool
     warnings: tuple[str, ...]
@@ -216,6 +223,8 @@ def _conflicts(item: Mapping[str, Any], path: str) -> list[Problem]:
                 "cannot stand together with reference_image_url; send one of the two",
             )
         )
+    if item.get("turbo_variant") == "hybrid" and item.get("quality_preset") != "turbo":
+        problems.append(Problem(join(path, "turbo_variant"), "needs quality_preset turbo beside it"))
     return problems
 
 
@@ -243,6 +252,8 @@ def _settle(
     if video.quality_preset is not None:
         steps, guidance = PRESETS[video.quality_preset]
         guidance_2 = guidance
+    if video.turbo_variant == "hybrid":
+        steps, guidance, guidance_2 = HYBRID
     frames = (video.num_frames - 1) // spec.frame_stride * spec.frame_stride + 1
     if frames != video.num_frames:
         warnings.append(
@@ -278,6 +289,8 @@ def _settle(
         camera_motion=video.camera_motion,
         enhance_prompt=video.enhance_prompt,
         quality_preset=video.quality_preset,
+        turbo_variant=video.turbo_variant,
+        step_cache=video.step_cache,
         loras=tuple(Lora(lora.source, float(lora.scale), lora.expert) for lora in video.loras),
         thumbnail=video.thumbnail,
         warnings=tuple(warnings),

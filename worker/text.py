@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 import torch
 
+from worker import metrics
 from worker.loaded import Loaded
 from worker.modes.base import TextPipeline
 
@@ -29,6 +30,7 @@ class TextEmbeddings:
     def embeds(self, loaded: Loaded, text: str) -> torch.Tensor:
         """Embeddings of `text`, [1, 512, text_dim] on the device in the experts' dtype; padding is zero."""
         key = (loaded.spec.name, text)
+        metrics.cache("text", hit=key in self._known)
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]

@@ -23,6 +23,7 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 
 from worker.acceleration.lora_content import Content, Contents, Pair
 from worker.acceleration.lora_keys import is_image_branch
+from worker.arrivals import LAYERS
 from worker.errors import Unsupported
 from worker.loading import Components
 
@@ -229,7 +230,7 @@ def _load(expert: WanTransformer3DModel, fit: _Fit) -> None:
         "target_modules": list(ranks),
         "lora_bias": any(key.endswith(".bias") for key in tensors),
     }
-    with warnings.catch_warnings():
+    with LAYERS, warnings.catch_warnings():
         # Several adapters are meant, and merging (of int8 weights) never happens here.
         warnings.filterwarnings("ignore", message="Already found a `peft_config`|TorchaoLoraLinear was instantiated")
         # Without low_cpu_mem_usage PEFT first draws random numbers for every layer.

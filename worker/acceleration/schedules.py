@@ -27,9 +27,11 @@ def choose(request: VideoRequest, spec: ModelSpec, config: dict[str, Any]) -> Sc
     The scheduler files of the A14B repositories say shift 3, with which the high-noise expert gets 13 of 40 steps
     instead of 26: the shift is always set.
     """
-    if request.quality_preset == "turbo":
-        ignored = request.flow_shift is not None and request.flow_shift != distilled.FLOW_SHIFT
-        note = f"{request.at('flow_shift')}: ignored, the steps of turbo are fixed at shift {distilled.FLOW_SHIFT:g}"
-        return Schedule(distilled.scheduler(), distilled.FLOW_SHIFT, (note,) if ignored else ())
     shift = spec.flow_shift if request.flow_shift is None else request.flow_shift
-    return Schedule(UniPCMultistepScheduler.from_config(config, flow_shift=shift), shift)
+    if request.quality_preset != "turbo":
+        return Schedule(UniPCMultistepScheduler.from_config(config, flow_shift=shift), shift)
+    if request.turbo_variant == "hybrid" and spec.boundary_ratio is not None:
+        return Schedule(distilled.hybrid(config, flow_shift=shift, boundary_ratio=spec.boundary_ratio), shift)
+    ignored = shift != distilled.FLOW_SHIFT and request.flow_shift is not None
+    note = f"{request.at('flow_shift')}: ignored, the steps of turbo are fixed at shift {distilled.FLOW_SHIFT:g}"
+    return Schedule(distilled.scheduler(), distilled.FLOW_SHIFT, (note,) if ignored else ())

@@ -42,12 +42,14 @@ def denoise_bytes(size: ModelSize, shape: Shape, precision: Precision) -> int:
     Per token, in bf16: at the end of a block its input, the state, the norm, both branches' outputs and three fp32
     copies (22 widths); in the feed-forward 4 widths beside the wide layer and its activation, or three wide layers
     where a LoRA makes a second product. A timestep per token adds its projection in bf16 and, in
-    fp32, its sum with the block's table (38 widths).
+    fp32, its sum with the block's table (38 widths). The step cache keeps three states for each of guidance's passes.
     """
     wide = 6 if shape.loras else 4
     per_token = max(22 * size.dim, 8 * size.dim + wide * size.ffn_dim) + 8 * size.head_dim
     if size.timestep_per_token:
         per_token += 38 * size.dim
+    if shape.step_cache:
+        per_token += 2 * 2 * 3 * size.dim
     condition = size.in_channels - size.latent_channels
     latents = 4 * (4 * _LATENT_COPIES * size.latent_channels + 2 * size.in_channels + 4 * condition)
     # fp8 weights are cast one layer at a time for the product; so are int8 weights.

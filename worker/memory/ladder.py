@@ -11,7 +11,7 @@ rungs differ only in what lies where.
 4. group_offload: the blocks stream in while others compute; then sequential: layer by layer, the last resort.
 
 fp8 (Ada, Hopper, Blackwell) or int8 (Ampere) is chosen where bf16 cannot hold a whole expert for 832x480x81, or the
-host cannot hold the bf16 weights that are swapped.
+host cannot hold the bf16 weights that are swapped, or the arithmetic is to be quantised.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def _precisions(gpu: Gpu, settings: Settings) -> tuple[Precision, ...]:
             if not gpu.has_fp8:
                 raise SettingsError([f"QUANTIZATION: {gpu.name} has no fp8: write int8, none or auto"])
             return ("fp8",)
-    return ("bf16", "fp8" if gpu.has_fp8 else "int8")
+    smaller: Precision = "fp8" if gpu.has_fp8 else "int8"
+    return (smaller,) if settings.quantized_compute != "off" else ("bf16", smaller)
 
 
 def _rungs_of(precision: Precision, size: ModelSize, settings: Settings, host_limit: int | None) -> tuple[Rung, ...]:
@@ -129,6 +130,7 @@ def _overrules(settings: Settings) -> tuple[str, ...]:
     set_ones = {
         "ENABLE_CPU_OFFLOAD": settings.enable_cpu_offload,
         "ENABLE_SEQUENTIAL_CPU_OFFLOAD": settings.enable_sequential_cpu_offload,
+        "QUANTIZED_COMPUTE": None if settings.quantized_compute == "off" else settings.quantized_compute,
         "QUANTIZATION": None if settings.quantization == "auto" else settings.quantization,
         "ENABLE_VAE_TILING": None if settings.enable_vae_tiling == "true" else settings.enable_vae_tiling,
     }

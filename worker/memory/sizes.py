@@ -15,12 +15,13 @@ _FRAME_STRIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of one video. `loras` is how many LoRAs act on one expert at once."""
+    """The size of one video. `loras` is how many LoRAs act on one expert at once; `step_cache`: residuals are kept."""
 
     width: int
     height: int
     num_frames: int
     loras: int = 0
+    step_cache: bool = False
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} with {self.num_frames} frames"
@@ -117,4 +118,4 @@ SIZES: dict[str, ModelSize] = {
 
 def size_of(spec: ModelSpec) -> ModelSize:
     """The published sizes of a model of the catalogue."""
-    return SIZES[spec.key]
+    return SIZES[spec.key.removesuffix("-turbo")]

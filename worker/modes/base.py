@@ -77,19 +77,29 @@ class VideoMode(Protocol):
 class _OurRun:
     """Two departures from Diffusers' pipelines.
 
-    Guidance runs where either expert asks for it: Diffusers looks at the high-noise expert's scale only, and would
-    drop `guidance_scale_2` = 3.5 beside `guidance_scale` = 1 without a word. And the device is given, not guessed from
-    the first part, which may wait in host memory.
+    Guidance runs on the expert that asks for it: Diffusers looks at the high-noise expert's scale only. It would drop
+    `guidance_scale_2` = 3.5 beside `guidance_scale` = 1 without a word, and the other way round make a second pass at
+    every low-noise step whose result counts nothing. And the device is given, not guessed from the first part, which
+    may wait in host memory.
     """
 
     run_device: torch.device = torch.device("cpu")
     _guidance_scale: float
     _guidance_scale_2: float | None
+    _current_timestep: torch.Tensor | None = None
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        second = self._guidance_scale if self._guidance_scale_2 is None else self._guidance_scale_2
-        return self._guidance_scale > 1 or second > 1
+        """Of the current step; before the first, whether any step is guided."""
+        high = self._guidance_scale
+        low = high if self._guidance_scale_2 is None else self._guidance_scale_2
+        boundary_ratio = self.config.boundary_ratio  # type: ignore[attr-defined]
+        if self._current_timestep is None:
+            return max(high, low) > 1
+        if boundary_ratio is None:
+            return high > 1
+        boundary = boundary_ratio * self.scheduler.config.num_train_timesteps  # type: ignore[attr-defined]
+        return (high if bool(self._current_timestep >= boundary) else low) > 1
 
     @property
     def _execution_device(self) -> torch.device:
@@ -97,8 +107,8 @@ class _OurRun:
 
 
 class TextPipeline(_OurRun, WanPipeline):  # type: ignore[misc]
-    """Diffusers' text-to-video pipeline, guided where either expert asks for it."""
+    """Diffusers' text-to-video pipeline, guided where an expert asks for it."""
 
 
 class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
-    """Diffusers' image-to-video pipeline, guided where either expert asks for it."""
+    """Diffusers' image-to-video pipeline, guided where an expert asks for it."""

@@ -7,6 +7,7 @@ runs the last 40. As in Diffusers, strength is a share of the steps, not of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin, UniPCMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
-from worker.acceleration.distilled import DistilledScheduler
+from worker.acceleration.distilled import DistilledScheduler, HybridScheduler
 from worker.artifacts import Conditioning
 from worker.models import Mode
 from worker.modes.base import Sampling, TextPipeline
@@ -57,8 +58,8 @@ class _BegunLate:
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None, **options: Any) -> None:
         super().set_timesteps(num_inference_steps, device=device, **options)  # type: ignore[misc]
-        steps = min(max(int(num_inference_steps * self.strength), 1), num_inference_steps)
-        left_out = num_inference_steps - steps
+        steps = max(int(len(self.timesteps) * self.strength), 1)
+        left_out = len(self.timesteps) - steps
         self.timesteps = self.timesteps[left_out:]
         self.sigmas = self.sigmas[left_out:]
         self.num_inference_steps = steps
@@ -72,9 +73,21 @@ class _DistilledBegunLate(_BegunLate, DistilledScheduler):  # type: ignore[misc]
     pass
 
 
+class _HybridBegunLate(_BegunLate, HybridScheduler):
+    pass
+
+
+_LATE: Mapping[type[SchedulerMixin], type[SchedulerMixin]] = {
+    UniPCMultistepScheduler: _UniPCBegunLate,
+    DistilledScheduler: _DistilledBegunLate,
+    HybridScheduler: _HybridBegunLate,
+}
+
+
 def begun_late(scheduler: SchedulerMixin, strength: float) -> SchedulerMixin:
     """A scheduler like `scheduler` that runs only the last `strength` (0 to 1) of its steps."""
-    kind = _DistilledBegunLate if isinstance(scheduler, DistilledScheduler) else _UniPCBegunLate
-    late = kind.from_config(scheduler.config)
+    late = _LATE[type(scheduler)].from_config(scheduler.config)
     late.strength = strength
+    if isinstance(scheduler, HybridScheduler):
+        late.boundary_ratio = scheduler.boundary_ratio
     return late
