@@ -4,6 +4,7 @@ docs/configuration.md   from worker/settings.py
 docs/request.md         from the JSON Schema of the payload (worker/schema.py), the presets and the camera motions
 docs/errors.md          from worker/errors.py
 README.md               what stands between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
+docs/operations.md      the same, the table of costs from worker/estimate.py
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.docs import configuration, errors, readme, request
+from builder.docs import configuration, costs, errors, readme, request
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -27,23 +28,28 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "gpus": readme.gpus,
     "files": readme.files,
 }
+# Pages that are written by hand but for these parts of them.
+PARTS_OF: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": PARTS,
+    "docs/operations.md": {"costs": costs.render},
+}
 
 
-def with_parts(text: str) -> str:
-    """`text` with each generated part renewed. Raises ValueError where the markers of a part are not there once."""
-    for name, render in PARTS.items():
+def with_parts(text: str, file: str = "README.md") -> str:
+    """`text` with each generated part of `file` renewed. Raises ValueError where its markers are not there once."""
+    for name, render in PARTS_OF[file].items():
         begin, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
         pieces = re.split(f"{re.escape(begin)}.*?{re.escape(end)}", text, flags=re.DOTALL)
         if len(pieces) != 2:
-            raise ValueError(f"README.md must hold the markers of the part {name!r} once")
+            raise ValueError(f"{file} must hold the markers of the part {name!r} once")
         text = f"{pieces[0]}{begin}\n\n{render()}\n\n{end}{pieces[1]}"
     return text
 
 
 def expected() -> dict[str, str]:
     """The text that each file should have, by its path from the root of the repository."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return {**{name: render() for name, render in PAGES.items()}, "README.md": with_parts(text)}
+    by_hand = {file: with_parts((ROOT / file).read_text(encoding="utf-8"), file) for file in PARTS_OF}
+    return {**{name: render() for name, render in PAGES.items()}, **by_hand}
 
 
 def stale(texts: Mapping[str, str]) -> list[str]:

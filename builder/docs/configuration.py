@@ -22,7 +22,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Memory and speed": (
         *("enable_vae_tiling", "enable_cpu_offload", "enable_sequential_cpu_offload", "quantization"),
-        *("enable_sage_attention", "enable_torch_compile"),
+        *("quantized_compute", "enable_sage_attention", "enable_torch_compile", "gpus"),
     ),
     "Storage": (
         *("storage_endpoint_url", "storage_access_key", "storage_secret_key", "storage_bucket", "storage_public_url"),
@@ -30,7 +30,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Webhooks, state and network": ("webhook_secret", "state_dir", "private_url_allowlist"),
     "Limits": ("job_timeout_s", "shutdown_grace_s", "max_videos_per_job", "max_pixels", "max_frames"),
-    "Reports": ("gpu_hourly_usd", "log_level", "log_format", "sdk_log_level"),
+    "Reports": ("gpu_hourly_usd", "log_level", "log_format", "metrics_port", "sdk_log_level"),
     "Set by RunPod": ("runpod_api_key", "runpod_job_url"),
 }
 _INTRODUCTION = """

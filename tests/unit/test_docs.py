@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ from worker.prompt import CAMERA_MOTIONS
 from worker.settings import Settings, variables_of
 
 ROOT = Path(__file__).resolve().parents[2]
-WRITTEN = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
+WRITTEN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 REQUEST = (ROOT / "docs" / "request.md").read_text(encoding="utf-8")
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What README may name beside the settings: RunPod's own variables, and names of the examples.
-FOREIGN_VARIABLES = {"RUNPOD_INIT_TIMEOUT", "ENDPOINT_ID", "PYTHON"}
+FOREIGN_VARIABLES = {"RUNPOD_INIT_TIMEOUT", "ENDPOINT_ID", "PYTHON", "TIMED_OUT", "THIRD_PARTY_NOTICES"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|var|opt|mnt)/[\w./-]*")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -217,3 +218,25 @@ def test_relative_links_resolve(page: Path, target: str) -> None:
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda path: path.name)
 def test_no_page_holds_a_path_of_a_machine(page: Path) -> None:
     assert MACHINE_PATH.findall(page.read_text(encoding="utf-8")) == []
+
+
+def shown_methods(name: str) -> set[str]:
+    """The methods of the class that a page shows as the one to write."""
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    return set(re.findall(r"^ +def (\w+)\(", page, re.MULTILINE))
+
+
+def methods(file: str, *names: str) -> set[str]:
+    """Those of the classes `names`, read from the source: importing some of them would load torch."""
+    classes = [
+        node for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    ]
+    functions = [node for kind in classes if kind.name in names for node in kind.body]
+    return {node.name for node in functions if isinstance(node, ast.FunctionDef) and not node.name.startswith("__")}
+
+
+def test_the_pages_on_adding_something_show_the_methods_that_there_are() -> None:
+    storage = methods("worker/storage/base.py", "Storage", "StorageKind")
+    assert shown_methods("adding-a-storage.md") == {*storage, "_put"}
+    assert shown_methods("adding-a-mode.md") == methods("worker/modes/base.py", "VideoMode")
+    assert shown_methods("adding-an-acceleration.md") == methods("worker/acceleration/base.py", "Technique")
