@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check fix docs lock image bench bench-faults hostile-urls soak clean
+.PHONY: help setup setup-dev run test check fix docs lock image image-test bench bench-faults hostile-urls soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,8 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m worker.schema --check
 	@$(BIN)/python -m builder.docs --check
+	@$(BIN)/python -m builder.hub --check
+	@$(BIN)/python -m builder.notices --check
 	@$(BIN)/python -m builder.audit
 
 fix: setup-dev       ## format the code and mend what can be mended
@@ -35,12 +37,17 @@ fix: setup-dev       ## format the code and mend what can be mended
 docs: setup-dev      ## write the pages and README tables that come from the code
 	@$(BIN)/python -m worker.schema
 	@$(BIN)/python -m builder.docs
+	@$(BIN)/python -m builder.hub
+	@$(BIN)/python -m builder.notices
 
 lock: setup-dev      ## resolve builder/*.in into the lock files
 	@$(BIN)/python -m builder.lock
 
 image:               ## build the image with docker, podman or buildah
-	@builder/image.sh
+	@builder/image.sh $(IMAGE_ARGS)
+
+image-test:          ## run the built image as an unprivileged user with a read-only root
+	@$(PYTHON) -m builder.try_image $(TRY_ARGS)
 
 bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.startup

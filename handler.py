@@ -1,7 +1,8 @@
 """The worker's entry: reads the settings, has the worker put together and hands the job flow to RunPod.
 
 `python handler.py` serves a RunPod endpoint on the platform. Anywhere else RunPod's SDK runs `test_input.json` (or
-`--test_input '{...}'`) once, or serves an HTTP API with `--rp_serve_api`. Only this module imports runpod.
+`--test_input '{...}'`) once, or serves an HTTP API with `--rp_serve_api`. Beside the command that sends
+jobs (`worker/cli/submit.py`) only this module imports runpod.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,8 +19,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from worker import log, terminal
+from worker import log, shutdown, terminal
 from worker import settings as settings_module
+from worker.coldstart import ColdStart
 from worker.errors import SettingsError, WorkerError
 from worker.settings import Settings
 
@@ -34,19 +37,22 @@ PROGRESS_LANDS_WITHIN_S = 5.0
 
 def main() -> int:
     """Start the worker; returns an exit status where it cannot start."""
+    signal.signal(signal.SIGTERM, shutdown.leave_at_once)
+    cold_start = ColdStart()
     try:
         settings = settings_module.load()
     except SettingsError as failure:
         sys.stderr.write(f"{failure}\n")
         return 1
     _configure_logs(settings)
+    cold_start.reached("settings")
     try:
         from worker import job, start  # torch and Diffusers with them: not before the settings are known to be good
 
-        worker = start.build_worker(settings)
+        cold_start.reached("imports")
+        worker = start.build_worker(settings, cold_start)
     except (SettingsError, WorkerError) as failure:
-        logger.error("the worker cannot start: %s", failure)
-        return 1
+        return _refuse(failure, settings)
 
     def tidy() -> None:
         threading.Thread(target=asyncio.run, args=(job.tidy(worker),), name="tidy", daemon=True).start()
@@ -82,6 +88,29 @@ def main() -> int:
     return 0
 
 
+def _refuse(failure: SettingsError | WorkerError, settings: Settings) -> int:
+    """Say why the worker cannot start: in the log, and to the platform, which shows it beside the worker."""
+    if isinstance(failure, SettingsError):
+        logger.error("%s", failure)
+    else:
+        logger.error("the worker cannot start: %s", failure)
+    if settings.on_platform:
+        import runpod
+
+        from worker.doctor import CannotStart
+
+        _configure_logs(settings)
+
+        def unfit() -> None:
+            raise failure
+
+        # The SDK tells the platform the name of a check that fails and its reason, and ends the process with status 1.
+        unfit.__name__ = failure.lines[0].name if isinstance(failure, CannotStart) else "start"
+        runpod.serverless.register_fitness_check(unfit)
+        runpod.serverless.start({"handler": lambda _: None})
+    return 1
+
+
 async def _leave() -> None:
     """End the SDK once its jobs are answered. It would wait for its polls, up to 90 s, and lose a job they bring."""
     jobs, everything = (
@@ -98,7 +127,7 @@ def _configure_logs(settings: Settings) -> None:
     # The SDK logs every input and output at DEBUG, its default, and at INFO in local mode: prompts and signed URLs.
     if settings.sdk_log_level is None:
         os.environ["RUNPOD_LOG_LEVEL"] = "INFO" if settings.on_platform else "WARN"
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it remarks on torchvision, which nothing here needs
+    settings_module.quiet_imports()
 
 
 def _platform_reporter(event: Mapping[str, Any]) -> Report:

@@ -238,8 +238,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result (default results)")
     options = parser.parse_args()
 
-    from handler import build_worker
     from worker.settings import Settings
+    from worker.start import build_worker
 
     folder = Path(tempfile.mkdtemp(prefix="videogen-uploads-"))
     try:

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worker import answers, earlier, making, postman, prepare
+from worker import accepting, answers, heap, making, postman, prepare, scratch, stages
 from worker.answers import Stopwatch
-from worker.delivering import Deliveries
+from worker.delivering import Deliveries, Told
 from worker.earlier import Earlier
 from worker.engine import DeviceLost
-from worker.errors import Cancelled, Internal, JobTimeout
+from worker.errors import Cancelled, Internal, JobTimeout, WorkerError
 from worker.journal import Entry, payload_digest
 from worker.log import job_scope
 from worker.making import Made
-from worker.payload import Limits
 from worker.prepare import Prepared
 from worker.progress import Progress, ProgressEvent
-from worker.request import Job, VideoRequest, contact, parse
+from worker.request import Job, VideoRequest, contact
 from worker.services import Worker
 from worker.stop import Stop, as_worker_error
 from worker.webhooks import Channel
@@ -58,6 +54,7 @@ async def run(event: Mapping[str, Any], worker: Worker, report: Report) -> dict[
         except asyncio.CancelledError:
             stop.request(Cancelled())
     tidying.cancel()
+    await asyncio.to_thread(heap.give_back)
     return flow.result()
 
 
@@ -70,6 +67,8 @@ async def tidy(worker: Worker) -> None:
             asyncio.to_thread(worker.spool.drain, worker.storage, worker.journal, stop=stop),
             postman.redeliver(worker.outbox, opener=worker.opener, secrets=secrets, journal=worker.journal),
             asyncio.to_thread(worker.journal.sweep),
+            asyncio.to_thread(worker.storage.sweep),
+            asyncio.to_thread(scratch.sweep),
         )
     except Exception as failure:
         logger.error("tidying up failed", exc_info=failure)
@@ -85,14 +84,13 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
     try:
         digest = payload_digest(payload)
     except (RecursionError, TypeError, ValueError) as failure:  # nothing that JSON of a sane depth can hold
-        error = as_worker_error(failure, job_id, stop)
-        return answers.refused_answer(job_id, error, stopwatch.total())
-    with job_scope(job_id, private=_private(payload)):
+        return _refused(job_id, as_worker_error(failure, job_id, stop), stopwatch)
+    with job_scope(job_id, private=accepting.private_texts(payload)):
         channel = Channel(
             url=webhook_url,
             events=events,
             job_id=job_id,
-            total=_count(payload),
+            total=accepting.video_count(payload),
             payload_digest=digest,
             opener=worker.opener,
             secrets=settings.webhook_secrets,
@@ -107,74 +105,80 @@ async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: S
             ),
         )
         try:
-            with worker.shutdown.watching(stop):
-                job, entry = await _accept(payload, job_id, digest, worker)
-                return await _JobRun(job, entry, worker, channel, report, stop).answer(stopwatch)
+            with worker.shutdown.watching(stop, channel.hurry):
+                job, entry = await accepting.accept(payload, job_id, digest, worker)
+                return await _JobRun(job, entry, worker, channel, report, stop, stopwatch).answer()
         except Exception as failure:
             error = as_worker_error(failure, job_id, stop)
+            stopwatch.lap("accept")
             await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
-            return answers.refused_answer(job_id, error, stopwatch.total())
+            return _refused(job_id, error, stopwatch)
         finally:
             timer.cancel()
             await channel.close()
 
 
-async def _accept(payload: object, job_id: str, digest: str, worker: Worker) -> tuple[Job, Entry]:
-    settings = worker.settings
-    limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
-    job = parse(payload, default_job_id=job_id, limits=limits)
-    if job.webhook_url is not None:
-        worker.opener.check(job.webhook_url, path="webhook_url")
-    seeds = [video.seed for video in job.videos]
-    entry = await asyncio.to_thread(
-        worker.journal.accept, job.job_id, digest, today=datetime.now(UTC).date(), seeds=seeds
-    )
-    videos = tuple(replace(video, seed=seed) for video, seed in zip(job.videos, entry.seeds, strict=True))
-    logger.info("accepted: %d video(s)", len(videos))
-    return replace(job, videos=videos), entry
+def _refused(job_id: str, error: WorkerError, stopwatch: Stopwatch) -> dict[str, Any]:
+    stopwatch.lap("deliver")
+    answer = answers.refused_answer(job_id, error, stopwatch.read())
+    stages.job_answered(answer, None, code=error.code)
+    return answer
 
 
 class _JobRun:
     """One accepted job on its way."""
 
-    def __init__(self, job: Job, entry: Entry, worker: Worker, channel: Channel, report: Report, stop: Stop) -> None:
+    def __init__(
+        self,
+        job: Job,
+        entry: Entry,
+        worker: Worker,
+        channel: Channel,
+        report: Report,
+        stop: Stop,
+        stopwatch: Stopwatch,
+    ) -> None:
         self._job = job
         self._entry = entry
         self._worker = worker
-        self._channel = channel
         self._stop = stop
+        self._stopwatch = stopwatch
         self._progress = Progress(len(job.videos), [channel.progress, report])
         self._preparing: dict[int, asyncio.Task[Prepared]] = {}
         self._earlier: dict[int, Earlier] = {}
         self._deliveries = Deliveries(entry, worker, channel, self._progress, stop)
         self._device_lost = False
 
-    async def answer(self, stopwatch: Stopwatch) -> dict[str, Any]:
+    async def answer(self) -> dict[str, Any]:
         """Make the videos one after the other; deliver each while the next is made."""
         deliveries: list[asyncio.Task[dict[str, Any]]] = []
         self._progress.stage(0, "queued")
-        self._earlier = await self._left_by_earlier_deliveries()
-        with tempfile.TemporaryDirectory(prefix="videogen-job-") as folder:
+        self._earlier = await accepting.left_by_earlier_deliveries(self._job, self._entry, self._worker)
+        self._stopwatch.lap("accept")
+        with scratch.folder("job") as folder:
             for video in self._job.videos:
-                delivery = await self._one(video, Path(folder), deliveries[-1] if deliveries else None)
+                stopwatch = Stopwatch()
+                delivery = await self._one(video, folder, stopwatch, deliveries[-1] if deliveries else None)
                 deliveries.append(delivery)
+                self._stopwatch.split(stopwatch.seconds())
             results = await asyncio.gather(*deliveries)
+        self._stopwatch.lap("deliver")
+        timings = self._stopwatch.read()
         if self._deliveries.left:
-            logger.warning("%d video(s) are left for the next delivery of the job", self._deliveries.left)
+            stages.job_left(self._deliveries.left, timings["total"])
             raise asyncio.CancelledError
-        answer = answers.job_answer(self._job.job_id, results, stopwatch.total())
+        answer = answers.job_answer(self._job.job_id, results, timings)
         if self._device_lost:
             answer["refresh_worker"] = True  # the SDK takes it out and restarts the worker after the answer
-        logger.info("answered: %s in %.1f s", answer["status"], stopwatch.total())
+        stages.job_answered(answer, self._deliveries.cost_usd())
         return answer
 
     async def _one(
-        self, video: VideoRequest, folder: Path, previous: asyncio.Task[dict[str, Any]] | None
+        self, video: VideoRequest, folder: Path, stopwatch: Stopwatch, previous: Told
     ) -> asyncio.Task[dict[str, Any]]:
         left = self._earlier.get(video.index)
         if left is not None:
-            return asyncio.create_task(self._deliveries.again(video.index, left, previous))
-        stopwatch = Stopwatch()
+            return asyncio.create_task(self._deliveries.again(video, left, previous))
         try:
             self._stop.check()
             if self._device_lost:
@@ -187,7 +191,7 @@ class _JobRun:
         except Exception as failure:
             self._device_lost = self._device_lost or isinstance(failure, DeviceLost)
             error = as_worker_error(failure, self._job.job_id, self._stop)
-            return asyncio.create_task(self._deliveries.failed(video.index, error, previous))
+            return asyncio.create_task(self._deliveries.failed(video, error, previous, stopwatch))
         return asyncio.create_task(self._deliveries.made(made, previous))
 
     async def _on_gpu(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
@@ -205,45 +209,14 @@ class _JobRun:
     def _prepare_next(self, index: int) -> None:
         if index < len(self._job.videos) and index not in self._earlier:
             video = self._job.videos[index]
-            self._preparing[index] = asyncio.create_task(
-                asyncio.to_thread(
-                    prepare.prepare,
-                    video,
-                    self._worker.engine,
-                    self._worker.opener,
-                    self._worker.loras,
-                    self._stop.event,
-                )
-            )
+            self._preparing[index] = asyncio.create_task(asyncio.to_thread(self._prepare, video))
+
+    def _prepare(self, video: VideoRequest) -> Prepared:
+        worker = self._worker
+        with stages.timed(video.index, "inputs"):
+            return prepare.prepare(video, worker.engine, worker.opener, worker.loras, self._stop.event)
 
     async def _prepared(self, video: VideoRequest) -> Prepared:
         if video.index not in self._preparing:
             self._prepare_next(video.index)
         return await self._preparing.pop(video.index)
-
-    async def _left_by_earlier_deliveries(self) -> dict[int, Earlier]:
-        """What need not be made again, by the video's index."""
-        worker = self._worker
-
-        def find(index: int) -> Earlier | None:
-            return earlier.find(
-                index, entry=self._entry, journal=worker.journal, spool=worker.spool, storage=worker.storage
-            )
-
-        left = await asyncio.gather(*(asyncio.to_thread(find, video.index) for video in self._job.videos))
-        return {video.index: found for video, found in zip(self._job.videos, left, strict=True) if found is not None}
-
-
-def _private(payload: object) -> list[str]:
-    """The texts of a payload that no log may hold, whatever exception they come in."""
-    if not isinstance(payload, Mapping):
-        return []
-    videos = payload.get("job_request_params")
-    requests = [payload, *(videos if isinstance(videos, list) else [])]
-    texts = [r.get(name) for r in requests if isinstance(r, Mapping) for name in ("prompt", "negative_prompt")]
-    return [text.strip() for text in texts if isinstance(text, str)]
-
-
-def _count(payload: object) -> int:
-    videos = payload.get("job_request_params") if isinstance(payload, Mapping) else None
-    return len(videos) if isinstance(videos, list) else 1

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import encode, prompt
-from worker.answers import Stopwatch
+from worker import encode, prompt, stages, vram
+from worker.answers import WAITING, Stopwatch
 from worker.artifacts import VideoFile
 from worker.engine import Engine, Rendering
 from worker.log import fingerprint
@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A video that is encoded and waits to be stored. `gpu_seconds`: how long it held the GPU's thread and its turn."""
+    """A video that is encoded and waits to be stored.
+
+    `gpu_seconds`: how long it held the GPU or its turn for it, its inputs being fetched; not what it waited for others.
+    `peak_vram_bytes` is None on a CPU.
+    """
 
     request: VideoRequest
     prompt: str
@@ -29,6 +33,7 @@ class Made:
     file: VideoFile
     stopwatch: Stopwatch
     gpu_seconds: float
+    peak_vram_bytes: int | None
 
 
 def make(
@@ -39,18 +44,33 @@ def make(
     Raises the reason of `stop` within one step or frame, and what the engine and the encoder raise.
     """
     video = prepared.request
+    stopwatch.lap(WAITING)
+    vram.reset()
     text = prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
     logger.info("video %d: %s, prompt %s", video.index, video.mode, fingerprint(text))
     watcher = _Watcher(progress, video.index)
-    rendering = engine.generate(video, text, prepared.conditioning, loras=prepared.loras, watcher=watcher, stop=stop)
+    try:
+        rendering = engine.generate(
+            video,
+            text,
+            prepared.conditioning,
+            loras=prepared.loras,
+            distilled=prepared.distilled,
+            watcher=watcher,
+            stop=stop,
+        )
+    except BaseException:
+        stopwatch.lap(watcher.stage)
+        raise
+    stopwatch.split(rendering.seconds)
     for stage, seconds in rendering.seconds.items():
-        stopwatch.add(stage, seconds)
+        stages.took(video.index, stage, seconds)
 
     def on_frame(done: int) -> None:
         stop.check()
         progress.stage(video.index, "encoding", done / rendering.num_frames)
 
-    with stopwatch.stage("encode"):
+    with stopwatch.stage("encode"), stages.timed(video.index, "encode"):
         file = encode.encode(
             rendering.frames(),
             path=folder / f"{video.index}.mp4",
@@ -61,18 +81,20 @@ def make(
             poster=folder / f"{video.index}.jpg" if video.thumbnail else None,
             on_frame=on_frame,
         )
-    return Made(video, text, rendering, file, stopwatch, stopwatch.total())
+    return Made(video, text, rendering, file, stopwatch, stopwatch.worked_s(), vram.peak_bytes())
 
 
 class _Watcher:
-    """Passes what the engine does on to the progress of one video."""
+    """Passes what the engine does on to the progress of one video; `stage` is the one in hand."""
 
     def __init__(self, progress: Progress, index: int) -> None:
         self._progress = progress
         self._index = index
+        self.stage = "load"
 
     def loading(self, fraction: float) -> None:
         self._progress.stage(self._index, "loading", fraction)
 
     def generating(self, fraction: float) -> None:
+        self.stage = "generate"
         self._progress.stage(self._index, "generating", fraction)

@@ -7,6 +7,7 @@ that a template with blank fields starts. `load` reports every unreadable value 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from worker.errors import SettingsError
 
 MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
+MAX_GPUS = 8
 PRELOADABLE = ("i2v", "t2v", "5b")
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
 _SECRET = re.compile(r"(whsec_)?[A-Za-z0-9+/]+={0,2}")
@@ -42,6 +44,15 @@ def _tiling(value: object) -> object:
     if word in ("1", "yes", "on"):
         return "true"
     return "false" if word in ("0", "no", "off") else word
+
+
+def _gpus(value: object) -> object:
+    word = _lower(value)
+    if word == "all" or (isinstance(word, str) and word.isascii() and word.isdigit() and 1 <= int(word) <= MAX_GPUS):
+        return word if word == "all" else int(word)
+    if isinstance(value, int) and 1 <= value <= MAX_GPUS:
+        return value
+    raise ValueError(f"write all, or a number from 1 to {MAX_GPUS}")
 
 
 Lowered = BeforeValidator(_lower)
@@ -96,9 +107,19 @@ class Settings(BaseSettings):
     quantization: Annotated[Literal["auto", "none", "fp8", "int8"], Lowered] = Field(
         "auto", description="How the experts are held; auto leaves bf16 only where it does not fit the GPU"
     )
+    quantized_compute: Annotated[Literal["off", "on", "middle"], Lowered] = Field(
+        "off",
+        description="on: the experts' linear layers multiply in fp8 (Ada and newer) or int8 (Ampere), and auto "
+        "quantises for it; middle: but for the first and the last step",
+    )
+    gpus: Annotated[Literal["all"] | int, BeforeValidator(_gpus)] = Field(
+        1, description="GPUs that share each video, one process a GPU: all, or how many"
+    )
 
     hf_token: SecretStr | None = Field(None, description="Sent to the model hub, for gated or private repositories")
-    runpod_api_key: SecretStr | None = Field(None, description="Set by RunPod; only kept out of the log")
+    runpod_api_key: SecretStr | None = Field(
+        None, description="Set by RunPod; kept out of the log, and used by python -m worker.cli submit"
+    )
 
     storage_endpoint_url: str | None = Field(
         None,
@@ -182,6 +203,10 @@ class Settings(BaseSettings):
     )
     log_format: Annotated[Literal["text", "json"], Lowered] = Field(
         "text", description="json writes one object a line, with the job's id"
+    )
+
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="Serves Prometheus metrics at this port, to all addresses; unset: none"
     )
 
     sdk_log_level: str | None = Field(
@@ -351,6 +376,11 @@ def load() -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def quiet_imports() -> None:
+    """Call before transformers is imported: it would remark on torchvision, which nothing here needs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _field_of(location: str) -> str:

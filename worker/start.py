@@ -11,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
-from worker import demo, engine, folders, journal, loras, models, net, outbox, spool, storage, volume
+from worker import doctor, engines, folders, journal, loras, metrics, net, outbox, spool, storage
+from worker.coldstart import ColdStart
+from worker.crew import CrewLost, follower
+from worker.crew.lead import Lead
 from worker.engine import Engine
+from worker.errors import ModelUnavailable
 from worker.planning import Planner
 from worker.services import Worker
 from worker.settings import Settings
@@ -23,30 +27,44 @@ from worker.stop import Stop
 logger = logging.getLogger(__name__)
 
 
-def build_engine(settings: Settings) -> Engine:
-    """The engine of MODEL_PROFILE. Raises WorkerError where the platform lacks what it needs: there is no fallback."""
-    planner = Planner.here(settings)
-    profile = settings.model_profile
-    if profile is None:
-        local_without_gpu = not settings.on_platform and planner.gpu is None
-        profile = "demo" if local_without_gpu else "wan2.2"
-        if local_without_gpu:
-            logger.info("no CUDA GPU here: serving the small built-in demo model (set MODEL_PROFILE to choose)")
-    if profile == "demo":
-        return Engine(demo.DemoSource(), demo.catalogue(), planner)
-    engine.require_gpu()
-    return Engine(volume.VolumeSource(settings), models.CATALOGUE, planner)
+def build_engine(settings: Settings, planner: Planner) -> Engine:
+    """The engine of MODEL_PROFILE, with the processes of GPUS that share its work.
+
+    A machine that cannot serve the profile is for the doctor to refuse, before. Raises ModelUnavailable where not all
+    of the processes come up.
+    """
+    profile = doctor.profile_of(settings, planner.gpu)
+    if profile == "demo" and settings.model_profile is None:
+        logger.info("no CUDA GPU here: serving the small built-in demo model (set MODEL_PROFILE to choose)")
+    size = planner.crew_size
+    if size == 1:
+        return engines.build(settings, planner, profile)
+    logger.info("%d processes share each video", size)
+    try:
+        lead = Lead.start(follower.serve, size, planner.device, engines.following, settings, profile)
+    except CrewLost as failure:
+        raise ModelUnavailable(f"the {size} processes of GPUS={settings.gpus} did not come up") from failure
+    return engines.build(settings, planner, profile, lead)
 
 
-def build_worker(settings: Settings) -> Worker:
-    """Everything a job needs, with the models of PRELOAD in memory. Raises SettingsError and WorkerError."""
-    # What can be refused in a moment comes before minutes of loading.
+def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Worker:
+    """Everything a job needs, with the models of PRELOAD in memory; `cold_start` knows what came before.
+
+    Raises SettingsError, of which `doctor.CannotStart` is one, and WorkerError: the platform has no fallback.
+    """
+    cold_start = ColdStart() if cold_start is None else cold_start
+    metrics.serve(settings.metrics_port)
     state = StateFolder(folders.state_dir(settings))
     opener = net.Opener(settings.private_url_allowlist)
     target = storage.open_storage(settings)
-    made = build_engine(settings)
-    made.preload(settings.preload, Stop())
+    planner = Planner.here(settings)
+    # What can be refused in a moment is refused before minutes of loading.
+    with doctor.watched(doctor.Deployment.here(settings, planner)):
+        made = build_engine(settings, planner)
+        made.preload(settings.preload, Stop())
+    cold_start.reached("load")
     logger.info("ready on %s after %.1f s; videos go to %s", made.gpu, process_age_s(), target.describe())
+    cold_start.ready(settings.gpu_hourly_usd)
     return Worker(
         settings=settings,
         engine=made,

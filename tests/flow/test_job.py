@@ -63,7 +63,7 @@ def test_text_to_video_gives_a_stored_video_and_a_full_result(run: Runner) -> No
     assert video["gpu"] == "cpu"
     assert video["cost_usd"] is None
     assert video["warnings"] == []
-    assert set(video["timings"]) == {"inputs", "load", "text", "generate", "encode", "upload", "total"}
+    assert set(video["timings"]) == {"inputs", "load", "text", "generate", "encode", "upload", "waiting", "total"}
     json.dumps(answer, allow_nan=False)
 
 

@@ -117,16 +117,25 @@ def test_each_expert_runs_on_its_side_of_the_boundary(
 
 
 @pytest.mark.parametrize(
-    ("guidance_scale", "guidance_scale_2", "passes"), [(1.0, None, 1), (5.0, None, 2), (1.0, 3.0, 2), (3.0, 1.0, 2)]
+    ("guidance_scale", "guidance_scale_2", "passes"),
+    [(1.0, None, (1, 1)), (5.0, None, (2, 2)), (1.0, 3.0, (1, 2)), (3.0, 1.0, (2, 1))],
 )
-def test_guidance_runs_where_either_expert_asks_for_it(
-    engine: Engine, guidance_scale: float, guidance_scale_2: float | None, passes: int
+def test_guidance_runs_on_the_expert_that_asks_for_it(
+    engine: Engine, guidance_scale: float, guidance_scale_2: float | None, passes: tuple[int, int]
 ) -> None:
     video = request(num_inference_steps=6, guidance_scale=guidance_scale, guidance_scale_2=guidance_scale_2)
     render(engine, video)
     with ExpertCounter(engine, "t2v") as ran:
         render(engine, video)
-    assert len(ran.high) + len(ran.low) == 6 * passes
+    assert (len(ran.high), len(ran.low)) == (4 * passes[0], 2 * passes[1])
+
+
+def test_an_unguided_step_counts_the_prompt_alone(engine: Engine) -> None:
+    """As guidance at scale 1 does, by way of a second pass."""
+    video = request(num_inference_steps=6, guidance_scale=4.0)
+    exact = pixels(render(engine, replace(video, guidance_scale_2=1.0))).astype(int)
+    by_two_passes = pixels(render(engine, replace(video, guidance_scale_2=1.0 + 1e-6))).astype(int)
+    assert np.abs(exact - by_two_passes).max() <= 1
 
 
 def test_the_low_noise_experts_guidance_is_applied(engine: Engine) -> None:
@@ -145,10 +154,9 @@ def test_turbo_runs_at_the_four_trained_timesteps_two_on_each_expert(engine: Eng
         assert ran.low == pytest.approx([833.3, 625.0], abs=0.05)
 
 
-def test_turbo_is_unsupported_without_distilled_weights() -> None:
-    plain = Engine(demo.DemoSource(), CATALOGUE, PLANNER)
+def test_turbo_is_unsupported_without_distilled_weights(engine: Engine) -> None:
     with pytest.raises(Unsupported) as caught:
-        plain.spec_for(request(quality_preset="turbo"))
+        engine.spec_for(request(quality_preset="turbo", model="5b"))
     assert caught.value.path == "quality_preset"
 
 

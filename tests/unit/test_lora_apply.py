@@ -31,6 +31,7 @@ from tests.lora_kit import (
 from worker.acceleration import lora, lora_content, quantize
 from worker.acceleration.lora import applied
 from worker.acceleration.residency import Residency
+from worker.acceleration.scaled_linear import ScaledLinear
 from worker.errors import InputFailed, InputInvalid, Unsupported
 from worker.loading import Components, SharedParts
 from worker.memory import MemoryPlan
@@ -332,7 +333,7 @@ def test_experts_of_lower_precision_take_loras(tmp_path: Path, precision: str) -
     with torch.no_grad():
         for name, module in components.transformer.named_modules():
             for own, stored in module.named_parameters(recurse=False):
-                scale = module.scale if isinstance(module, quantize.Int8Linear) and own == "weight" else 1.0
+                scale = module.scale if isinstance(module, ScaledLinear) and own == "weight" else 1.0
                 getattr(rounded.transformer.get_submodule(name), own).copy_(stored.float() * scale)
     file = saved(tmp_path, as_original(factors(rounded.transformer, *ORIGINAL), alpha=1.0))
     before = output(components.transformer)

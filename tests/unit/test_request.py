@@ -10,7 +10,17 @@ import pytest
 from worker.errors import InvalidRequest
 from worker.models import CATALOGUE, OFFICIAL_NEGATIVE_PROMPT
 from worker.payload import MAX_LORAS, MAX_SEED, Limits
-from worker.request import DEFAULT_LIMITS, MAX_NAMED_PROBLEMS, PRESETS, Job, VideoRequest, contact, draw_seed, parse
+from worker.request import (
+    DEFAULT_LIMITS,
+    HYBRID,
+    MAX_NAMED_PROBLEMS,
+    PRESETS,
+    Job,
+    VideoRequest,
+    contact,
+    draw_seed,
+    parse,
+)
 
 CAMERA_MOTIONS = [
     *("pan_left", "pan_right", "pan_up", "pan_down"),
@@ -100,6 +110,8 @@ def test_every_default_is_that_of_the_contract() -> None:
         "camera_motion": None,
         "enhance_prompt": True,
         "quality_preset": None,
+        "turbo_variant": "full",
+        "step_cache": "off",
         "loras": (),
         "thumbnail": True,
         "warnings": (),
@@ -379,6 +391,32 @@ def test_a_preset_overrides_steps_and_guidance(preset: str, steps: int, guidance
         assert (video.num_inference_steps, video.guidance_scale, video.guidance_scale_2) == (steps, guidance, guidance)
         assert video.quality_preset == preset
     assert len(PRESETS) == 5
+
+
+def test_the_hybrid_variant_of_turbo_guides_the_high_noise_expert_alone() -> None:
+    for beside in ({}, {"num_inference_steps": 7, "guidance_scale": 9.0, "guidance_scale_2": 2.0}):
+        video = video_of(quality_preset="turbo", turbo_variant="hybrid", **beside)
+        assert (video.num_inference_steps, video.guidance_scale, video.guidance_scale_2) == HYBRID == (20, 4.0, 1.0)
+        assert video.turbo_variant == "hybrid"
+
+
+def test_the_variant_of_turbo_needs_turbo() -> None:
+    for preset in (None, "draft"):
+        assert video_problems(quality_preset=preset, turbo_variant="hybrid") == {
+            "turbo_variant": "needs quality_preset turbo beside it"
+        }
+        assert video_of(quality_preset=preset, turbo_variant="full").turbo_variant == "full"
+    assert set(video_problems(quality_preset="turbo", turbo_variant="half")) == {"turbo_variant"}
+
+
+@pytest.mark.parametrize("value", [True, "on", "slow", "BALANCED", 1, None])
+def test_a_step_cache_of_another_name_is_refused(value: object) -> None:
+    assert set(video_problems(step_cache=value)) == {"step_cache"}
+
+
+@pytest.mark.parametrize("value", ["off", "balanced", "fast"])
+def test_the_step_cache_is_as_asked_for(value: str) -> None:
+    assert video_of(step_cache=value).step_cache == value
 
 
 def test_a_preset_does_not_excuse_a_value_out_of_range() -> None:

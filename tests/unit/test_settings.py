@@ -31,6 +31,8 @@ CONTRACT: list[tuple[str, str, Any, str, Any]] = [
     ("ENABLE_SAGE_ATTENTION", "enable_sage_attention", True, "false", False),
     ("ENABLE_TORCH_COMPILE", "enable_torch_compile", False, "true", True),
     ("QUANTIZATION", "quantization", "auto", "fp8", "fp8"),
+    ("QUANTIZED_COMPUTE", "quantized_compute", "off", "Middle", "middle"),
+    ("GPUS", "gpus", 1, "ALL", "all"),
     ("HF_TOKEN", "hf_token", None, "hf_abc", SecretStr("hf_abc")),
     ("RUNPOD_API_KEY", "runpod_api_key", None, "rp_abc", SecretStr("rp_abc")),
     ("DIGITAL_OCEAN_BUCKET_URL", "storage_public_url", None, "https://cdn.test", "https://cdn.test"),
@@ -48,6 +50,7 @@ CONTRACT: list[tuple[str, str, Any, str, Any]] = [
     ("GPU_HOURLY_USD", "gpu_hourly_usd", None, "3.59", 3.59),
     ("LOG_LEVEL", "log_level", "INFO", "debug", "DEBUG"),
     ("LOG_FORMAT", "log_format", "text", "json", "json"),
+    ("METRICS_PORT", "metrics_port", None, "9464", 9464),
 ]
 STORAGE = {
     "DIGITAL_OCEAN_ENDPOINT_URL": ("storage_endpoint_url", "https://fra1.digitaloceanspaces.com"),
@@ -184,6 +187,9 @@ GOOD: list[tuple[str, str, Any]] = [
     ("STORAGE_ACL", "Private", "private"),
     ("LOG_FORMAT", "JSON", "json"),
     ("LOG_LEVEL", "Warning", "WARNING"),
+    ("METRICS_PORT", "1", 1),
+    ("METRICS_PORT", "65535", 65_535),
+    ("METRICS_PORT", "", None),
 ]
 BAD: list[tuple[str, str]] = [
     ("PRESIGN_EXPIRY_S", "0"),
@@ -216,6 +222,9 @@ BAD: list[tuple[str, str]] = [
     ("STORAGE_ACL", "public"),
     ("LOG_LEVEL", "LOUD"),
     ("LOG_FORMAT", "xml"),
+    ("METRICS_PORT", "0"),
+    ("METRICS_PORT", "65536"),
+    ("METRICS_PORT", "on"),
     ("DIGITAL_OCEAN_BUCKET_URL", "cdn.example.com"),
     ("DIGITAL_OCEAN_BUCKET_URL", "https://"),
     ("DIGITAL_OCEAN_BUCKET_URL", "ftp://example.com"),
@@ -428,3 +437,14 @@ def test_no_other_module_reads_the_environment() -> None:
                 and isinstance(node.ctx, ast.Load)
             )
             assert not read, f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("8", 8), (" 2 ", 2), ("all", "all")])
+def test_a_number_of_gpus_or_all(monkeypatch: pytest.MonkeyPatch, text: str, value: object) -> None:
+    assert with_env(monkeypatch, GPUS=text).gpus == value
+
+
+@pytest.mark.parametrize("text", ["0", "9", "-1", "1.5", "some", "²"])
+def test_other_numbers_of_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (problem,) = problems(monkeypatch, GPUS=text)
+    assert problem == "GPUS: write all, or a number from 1 to 8"
