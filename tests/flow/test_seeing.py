@@ -333,46 +333,6 @@ def test_peak_memory_of_the_gpu_is_in_the_line_and_the_metrics(
     assert value(scrape(server), "videogen_peak_vram_bytes_sum", model="a14b") == 41 * metrics.GIB
 
 
-def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
-    run: Runner, httpserver: HTTPServer, written: io.StringIO
-) -> None:
-    """They are sent and stored beside another job, from the threads of `tidy`."""
-    httpserver.expect_ordered_request("/late", method="POST").respond_with_data(status=503)
-    payload = {"webhook_url": httpserver.url_for("/late"), "webhook_events": ["completed"]}
-
-    async def hurried() -> None:
-        task = asyncio.create_task(run.start({**payload, "job_id": "untold", "job_request_params": [small()]}))
-        while "attempt 1" not in written.getvalue():
-            await asyncio.sleep(0.01)
-        run.worker.shutdown.begin()
-        await task
-
-    object.__setattr__(run.worker.shutdown, "_grace_s", 0.0)
-    asyncio.run(hurried())
-    outputs = run.worker.settings.output_dir
-    outputs.rename(outputs.with_name("away"))
-    outputs.write_text("in the way of the storage")
-    object.__setattr__(run.worker, "shutdown", type(run.worker.shutdown)(20.0))
-    assert run(small(), job_id="unstored")["status"] == "failed"
-    outputs.unlink()
-    outputs.with_name("away").rename(outputs)
-    httpserver.clear()
-    httpserver.expect_request("/late").respond_with_data("ok")
-    written.truncate(0)
-    written.seek(0)
-    from worker import job
-
-    asyncio.run(job.tidy(run.worker))
-    found = lines(written.getvalue())
-    (told,) = [line for line in found if "kept in the outbox: delivered" in line["message"]]
-    assert told["job_id"] == "untold"
-    (stored,) = of(found, stage="upload")
-    assert (stored["job_id"], stored["video"]) == ("unstored", 0)
-
-
-# --- a video that is gone from the storage
-
-
 def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
