@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when transformers is first imported
 
 from worker.settings import Settings, variables_of
+
+# A shell has what it runs in the background ignore Ctrl-C, and every child inherits that; CI is no terminal either.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

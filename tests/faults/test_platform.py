@@ -121,18 +121,18 @@ def lines_of(worker: WorkerProcess, job_id: str) -> str:
 
 def test_an_answer_that_the_platform_loses_is_found_by_webhook_file_and_journal(site: Site) -> None:
     payload = site.job(small(seed=None))
-    lost = "Failed to return job results"
     site.platform.result_status = 500
     try:
         job_id = site.platform.submit(payload)
-        site.worker.wait_until(lambda: site.worker.log.count(lost) == 1)
+        given_up = f"{job_id} | Finished."  # the SDK's last word on a result, sent or lost; progress has none
+        site.worker.wait_until(lambda: site.worker.log.count(given_up) == 1)
     finally:
         site.platform.result_status = 200
     (event,) = site.finals(job_id)
     assert hashlib.sha256(stored(event["data"]["video_url"])).hexdigest() == event["data"]["sha256"]
     with site.platform.results_down():
         site.platform.submit(payload, job_id)
-        site.worker.wait_until(lambda: site.worker.log.count(lost) == 2)
+        site.worker.wait_until(lambda: site.worker.log.count(given_up) == 2)
     assert job_id not in site.platform.results
     site.platform.submit(payload, job_id)
     assert site.platform.wait_result(job_id)["output"]["videos"] == [event["data"]]

@@ -103,6 +103,8 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "flow_shift": st.sampled_from([0.4, 0.5, 12, 25]),
     "seed": st.sampled_from([0, 2**63 - 1, 2**63, None]),
     "strength": st.sampled_from([0, 0.5, 1]),
+    "step_cache": st.sampled_from(["off", "balanced", "fast", "on"]),
+    "turbo_variant": st.sampled_from(["full", "hybrid", "half"]),
 }
 SLIPS = ["num_infrence_steps", "promt", "Seed", "webhook", "job_request_param", "prompt_id", "image_url", "", "\ud800"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -49,6 +50,8 @@ def test_a_real_s3_server_is_written_read_and_left_empty(tmp_path: Path, monkeyp
         host, port = server.get_host_and_port()
         endpoint_url = f"http://{host}:{port}"
         configure(monkeypatch, endpoint_url)
+        forget = urllib.request.Request(f"{endpoint_url}/moto-api/reset", method="POST")
+        urllib.request.urlopen(forget).close()  # its buckets are those of the whole process
         own = boto3.client(
             "s3",
             endpoint_url=endpoint_url,

@@ -41,9 +41,9 @@ def nothing_left_behind() -> Iterator[None]:
     threads, descriptors = set(threading.enumerate()), process.num_fds()
     children = set(process.children(recursive=True))  # another test's fork server may be among them
     yield
-    assert set(threading.enumerate()) == threads
-    assert set(process.children(recursive=True)) == children
-    assert process.num_fds() == descriptors
+    assert set(threading.enumerate()) <= threads  # those of earlier tests may end meanwhile
+    assert set(process.children(recursive=True)) <= children
+    assert process.num_fds() <= descriptors
 
 
 def _moving(count: int, *, width: int = WIDTH, height: int = HEIGHT) -> Iterator[np.ndarray]:
