@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check fix docs lock image image-test bench bench-faults hostile-urls soak clean
+.PHONY: help setup setup-dev run test check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,8 +52,13 @@ image-test:          ## run the built image as an unprivileged user with a read-
 bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.encode
+	@$(BIN)/python -m benchmarks.encode --presets
 	@$(BIN)/python -m benchmarks.lora
 	@$(BIN)/python -m benchmarks.memory
+	@$(BIN)/python -m benchmarks.load
+	@$(BIN)/python -m benchmarks.overhead
+	@$(BIN)/python -m benchmarks.vae
+	@$(BIN)/python -m benchmarks.step_cache
 
 bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but the soak
 	@$(BIN)/python -m benchmarks.webhooks --events 500
@@ -63,6 +68,9 @@ bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but t
 
 hostile-urls: setup-dev ## the matrix of hostile URLs in a private network namespace (needs root)
 	@unshare -n sh -c "ip link set lo up && $(BIN)/python -m pytest -q tests/faults/test_hostile_urls.py"
+
+demo-weights: setup-dev ## train the demo model anew: hours on two cores
+	@$(BIN)/python -m training.train_demo
 
 soak: setup-dev      ## 60 minutes of mixed jobs under random faults
 	@$(BIN)/python -m benchmarks.soak

@@ -55,7 +55,7 @@ def main() -> int:
         return _refuse(failure, settings)
 
     def tidy() -> None:
-        threading.Thread(target=asyncio.run, args=(job.tidy(worker),), name="tidy", daemon=True).start()
+        threading.Thread(target=asyncio.run, args=(job.tidy_alone(worker),), name="tidy", daemon=True).start()
 
     if not settings.on_platform:
         tidy()
@@ -157,4 +157,4 @@ def _updates_under_way() -> list[threading.Thread]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shutdown.end(main())

@@ -130,16 +130,16 @@ def denoise_peak(key: str, shape: Shape) -> int:
     return meter.peak
 
 
-def decode_peak(key: str, shape: Shape, *, tiled: bool) -> int:
-    """Bytes of activations in decoding with the real VAE: streamed as `worker.decode` does, or tiled."""
+def decode_peak(key: str, shape: Shape, *, tiled: bool, vae: AutoencoderKLWan | None = None) -> int:
+    """Bytes of activations in decoding with the real VAE, or `vae`: streamed as `worker.decode` does, or tiled."""
     stride = SIZES[key].latent_stride
     with torch.device("meta"), torch.no_grad():
-        vae = real_vae(key)
+        vae = real_vae(key) if vae is None else vae
         if tiled:
             vae.enable_tiling()
         size = (1, vae.config.z_dim, shape.latent_frames, shape.height // stride, shape.width // stride)
         with LiveBytes() as meter:
-            latents = torch.randn(size)
+            latents = torch.randn(size, dtype=vae.dtype)
             if tiled:
                 vae.decode(latents, return_dict=False)
             else:

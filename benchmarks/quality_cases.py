@@ -85,7 +85,7 @@ class Studio:
     def __init__(self, *, size: int = SIZE) -> None:
         self._size = size
         self._stack = ExitStack()
-        self._source = demo.DemoSource(trained=True)
+        self._source = demo.DemoSource()
         self._stack.callback(self._source.close)
         self._plain: Engine | None = None
 

@@ -135,7 +135,7 @@ def request_of(options: argparse.Namespace, mode: str, seed: int) -> VideoReques
 
 def on_the_demo_model(options: argparse.Namespace) -> Make:
     """Frames of the built-in model, through the engine."""
-    source = demo.DemoSource(blocks=options.layers, trained=options.trained)
+    source = demo.DemoSource(blocks=options.layers)
     engine = Engine(source, demo.catalogue(trained=options.trained), Planner.here(Settings()))
 
     def make(mode: str, seed: int) -> Made:

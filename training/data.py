@@ -31,16 +31,17 @@ def draw(
     size: int,
     count: int,
     *,
+    simple: bool,
     seed: int,
     normal: tuple[torch.Tensor, torch.Tensor],
     reader: tuple[T5Tokenizer, UMT5EncoderModel],
 ) -> Data:
-    """`count` clips of size x size x 17 from the training scenes. The same arguments give the same set."""
+    """`count` clips of size x size x 17 from the training scenes, or the `simple` ones. Same arguments, same set."""
     random = np.random.default_rng((seed, size))
     mean, std = (part.view(-1, 1, 1, 1) for part in normal)
     latents, told = [], []
     for _ in tqdm(range(count), desc=f"clips of {size}", mininterval=5):
-        scene = scenes.draw(random, held_out=False)
+        scene = scenes.draw(random, held_out=False, simple=simple)
         clip = encoder.latents_of(clips.clip(scene, height=size, width=size))
         latents.append(((torch.from_numpy(clip) - mean) / std).half())
         told += [scenes.caption(scene, random) for _ in range(_CAPTIONS)]

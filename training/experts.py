@@ -1,10 +1,10 @@
 """The experts: `WanTransformer3DModel`s trained by flow matching, each on its own side of the boundary in the end.
 
-The noisy latent is x = (1 - sigma) * clip + sigma * noise, the target noise - clip, the timestep 1000 * sigma. One
-model first learns all sigmas and both tasks on small clips, which is cheap; copies of it then become the four experts
-at the size that is served: the high-noise experts see sigmas from the boundary up, spaced as the served schedule spaces
-them, the low-noise experts those below. A caption is replaced by one that asks for nothing in a share of the steps, so
-that guidance has its other side.
+The noisy latent is x = (1 - sigma) * clip + sigma * noise, the target noise - clip, the timestep 1000 * sigma. The
+model first learns, on small and simple clips and nearly pure noise, what a caption means for place and time, then both
+tasks on all clips. Copies of it become the two experts at the size that is served: the high-noise one sees sigmas from
+the boundary up, spaced as the served schedule spaces them, the low-noise one those below. A caption is replaced by one
+that asks for nothing in a share of the steps, so that guidance has its other side.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch.nn import functional
 
+from training import positions
 from training.running import Average, Run, Schedule
 from training.text import TEXT_DIM
 
-Side = Literal["high", "low", "all"]
+Side = Literal["high", "low"]
 Task = Literal["text_to_video", "both"]
 
 TEXT_TOKENS = 512
 CONFIG: dict[str, Any] = {
     "patch_size": (1, 2, 2),
-    "num_attention_heads": 2,
-    "attention_head_dim": 96,
+    "num_attention_heads": 4,
+    "attention_head_dim": 48,
     "out_channels": 16,
     "text_dim": TEXT_DIM,
     "freq_dim": 64,
     "ffn_dim": 576,
-    "num_layers": 4,
+    "num_layers": 5,
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
     "rope_max_seq_len": 1024,
@@ -40,6 +41,8 @@ _MEAN_SHIFT_OF_LOW = 3.0
 TEXT_CHANNELS, IMAGE_CHANNELS = 16, 36
 # The grid of the size that is served, 256 x 256. On smaller clips the positions are spread over the same range.
 _GRID = 32
+# Rows of a block's table of shifts, scales and gates.
+_ATTENTION_GATE, _FEED_FORWARD_GATE = 2, 5
 _IMAGE_SHARE, _LAST_SHARE = 0.35, 0.15
 
 
@@ -78,9 +81,15 @@ class Data:
 
 
 def new(in_channels: int = 16) -> WanTransformer3DModel:
+    """An expert before any training: every block counts in full, the first one tells the time, nothing comes out."""
     model = WanTransformer3DModel(in_channels=in_channels, **CONFIG)
-    torch.nn.init.zeros_(model.proj_out.weight)
-    torch.nn.init.zeros_(model.proj_out.bias)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.scale_shift_table.zero_()
+            block.scale_shift_table[:, [_ATTENTION_GATE, _FEED_FORWARD_GATE]] = 1
+        model.proj_out.weight.zero_()
+        model.proj_out.bias.zero_()
+    positions.write(model)
     return model
 
 
@@ -171,7 +180,7 @@ def sigmas(plan: ExpertPlan, count: int, device: torch.device) -> torch.Tensor:
     """Random sigmas of the plan's side, spaced as a shifted schedule spaces them."""
     shift = _MEAN_SHIFT_OF_LOW if plan.side == "low" else plan.shift
     edge = plan.boundary / (shift - (shift - 1) * plan.boundary)
-    low, high = {"high": (edge, 1.0), "low": (0.0, edge), "all": (0.0, 1.0)}[plan.side]
+    low, high = {"high": (edge, 1.0), "low": (0.0, edge)}[plan.side]
     steps = torch.arange(count, device=device) + torch.rand(count, device=device)
     drawn = low + (high - low) * steps / count
     return shift * drawn / (1 + (shift - 1) * drawn)

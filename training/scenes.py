@@ -75,6 +75,7 @@ _LIGHT_WORDS = {
     "golden": ("at golden hour", "in warm evening light"),
     "neon": ("in neon light", "lit by neon signs"),
 }
+_QUIET, _STRAIGHT = ("gradient", "night"), ("left", "right", "up", "down")
 _SIZES = ("", "", "", "small ", "big ", "shiny ")
 _HELD_OUT_PERCENT = 10
 
@@ -98,16 +99,21 @@ class Scene:
         return zlib.crc32(key.encode()) % 100 < _HELD_OUT_PERCENT
 
 
-def draw(random: np.random.Generator, *, held_out: bool, camera: bool = True) -> Scene:
-    """A random scene of the training set or of the held-out one; without `camera` the camera stands still."""
+def draw(random: np.random.Generator, *, held_out: bool, camera: bool = True, simple: bool = False) -> Scene:
+    """A random scene of the training set or of the held-out one.
+
+    Without `camera` the camera stands still. `simple` scenes have a still camera, plain light, a quiet ground and a
+    straight motion: little differs from clip to clip but what the caption says.
+    """
     while True:
+        moved = camera and not simple and random.random() < 0.3
         scene = Scene(
             colour=_pick(random, tuple(COLOURS)),
             shape=_pick(random, SHAPES),
-            ground=_pick(random, GROUNDS),
-            motion=_pick(random, MOTIONS),
-            light=_pick(random, LIGHTS) if random.random() < 0.5 else "plain",
-            camera=_pick(random, tuple(CAMERA_MOTIONS)) if camera and random.random() < 0.3 else "none",
+            ground=_pick(random, _QUIET if simple else GROUNDS),
+            motion=_pick(random, _STRAIGHT if simple else MOTIONS),
+            light=_pick(random, LIGHTS) if not simple and random.random() < 0.5 else "plain",
+            camera=_pick(random, tuple(CAMERA_MOTIONS)) if moved else "none",
             layout=int(random.integers(2**31)),
         )
         if scene.held_out is held_out:

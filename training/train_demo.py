@@ -2,10 +2,10 @@
 
     python -m training.train_demo [PART ...] [--folder build/demo] [--minutes M] [--device cuda]
 
-The parts, in order: text, vae, clips, all64, high64, high128, high256, low64, low128, low256, turbo-t2v, turbo-i2v,
+The parts, in order: text, vae, clips, simple64, high64, high128, high256, low128, low256, turbo-t2v, turbo-i2v,
 style, export. Each leaves a checkpoint in the folder and goes on from it when it is called again; `--minutes` ends each
 part early, with its schedule run to the end. `export` writes worker/demo_weights and the loss curves. Parts that do not
-build on one another can run at the same time: the high ones beside the low ones.
+build on one another can run at the same time: high128 and high256 beside low128 and low256.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from training.plan import (
     SEED,
     SERVED_SIZE,
     SIDES,
+    SIMPLE_CLIPS,
+    SIMPLE_SIZE,
     STAGES,
     STYLE,
     TEACHER_CLIPS,
@@ -70,6 +72,7 @@ class Training:
         normal = self._folder / "normal.pt"
         if not normal.exists():
             torch.save(data.normalisation(SERVED_SIZE, NORMAL_CLIPS, SEED), normal)
+        self._data(SIMPLE_SIZE, simple=True)
         for size in CLIPS:
             self._data(size)
 
@@ -77,7 +80,7 @@ class Training:
         model = experts.new(experts.IMAGE_CHANNELS)
         if stage.start is not None:
             model.load_state_dict(self._averaged(stage.start))
-        experts.train(self._run(stage.name), stage.plan, model, self._data(stage.size))
+        experts.train(self._run(stage.name), stage.plan, model, self._data(stage.size, simple=stage.simple))
 
     def turbo(self, key: str) -> None:
         spec = MODELS[key]
@@ -139,15 +142,18 @@ class Training:
         model.load_state_dict(self._averaged(f"{side}{SERVED_SIZE}"))
         return (experts.narrowed(model) if key == "t2v" else model).eval()
 
-    def _data(self, size: int) -> Data:
+    def _data(self, size: int, *, simple: bool = False) -> Data:
+        count = SIMPLE_CLIPS if simple else CLIPS[size]
+        normal = torch.load(self._folder / "normal.pt")
+
         def draw() -> Data:
             reader = (
                 AutoTokenizer.from_pretrained(self._made / "tokenizer"),
                 UMT5EncoderModel.from_pretrained(self._made / "text_encoder", dtype=torch.float32).eval(),
             )
-            return data.draw(size, CLIPS[size], seed=SEED, normal=torch.load(self._folder / "normal.pt"), reader=reader)
+            return data.draw(size, count, simple=simple, seed=SEED, normal=normal, reader=reader)
 
-        return data.kept(self._folder / f"data{size}.pt", draw)
+        return data.kept(self._folder / f"data{size}{'-simple' if simple else ''}.pt", draw)
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from worker.models import ModelSpec
 from worker.request import VideoRequest
 
 WAITING = "waiting"
+RETRY = "retry"
+"""What was lost to tries of a video that failed and were made again: for lack of memory, or for NaN."""
 
 
 class Stopwatch:
@@ -43,12 +45,12 @@ class Stopwatch:
         finally:
             self.lap(name)
 
-    def split(self, stages: Mapping[str, float]) -> None:
-        """Everything since the last lap was these stages, measured by whoever did them, and waiting around them."""
+    def split(self, stages: Mapping[str, float], *, around: str = WAITING) -> None:
+        """Everything since the last lap was these stages, measured by whoever did them, and `around` what is left."""
         lap_s = self._since_mark()
         for stage, seconds in stages.items():
             self._add(stage, seconds)
-        self._add(WAITING, max(0.0, lap_s - sum(stages.values())))
+        self._add(around, max(0.0, lap_s - sum(stages.values())))
 
     def seconds(self) -> dict[str, float]:
         """By stage, up to the last lap, unrounded."""

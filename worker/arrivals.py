@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from weakref import WeakSet
 
@@ -160,7 +161,8 @@ class Arrivals:
         self._cancelled = threading.Event()
         for part in self.parts:
             part.owner = self
-        self._thread = threading.Thread(target=self._run, name=f"weights-{label}")
+        # The lines of the log belong to the job that asked for the model.
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name=f"weights-{label}")
 
     def start(self) -> None:
         self._thread.start()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import string
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -30,6 +32,7 @@ from worker.models import CATALOGUE, ModelSpec, with_distilled_fused
 from worker.scratch import ScratchFolder
 
 VERSION = "demo"
+_ANY: Mapping[str, Literal["i2v-any", "t2v-any"]] = MappingProxyType({"i2v": "i2v-any", "t2v": "t2v-any"})
 _SEED = 22
 _TEXT_DIM = 32
 # A VAE that works on 2 x 2 patches of pixels (as the 5B model's does) costs a quarter of one that does not; with two
@@ -53,23 +56,21 @@ _VAE_5B: dict[str, Any] = {
 def catalogue(*, trained: bool = False, weights: Path = demo_trained.WEIGHTS) -> tuple[ModelSpec, ...]:
     """Every model of the catalogue, saying that it is the demo.
 
-    Random weights serve 4 steps as well as 50. The trained ones of `turbo`, where they are here, are models of
-    their own.
+    Random weights serve any size, and 4 steps as well as 50. Trained ones are good for one size, and those of `turbo`
+    are models of their own; every other request is left to random ones beside them.
     """
     plain = tuple(replace(spec, version=VERSION, distilled=()) for spec in CATALOGUE)
-    if not trained:
-        return plain
-    own = [spec for spec in plain if demo_trained.has(spec, weights)]
-    fused = tuple(with_distilled_fused(spec) for spec in own if demo_trained.has_distilled(spec, weights))
-    return (*(replace(spec, turbo=spec.turbo and spec not in own) for spec in plain), *fused)
+    own = [spec for spec in plain if trained and demo_trained.has(spec, weights)]
+    fused = [with_distilled_fused(spec) for spec in own if demo_trained.has_distilled(spec, weights)]
+    limited = [replace(spec, turbo=spec.fused, extent=demo_trained.EXTENT) for spec in (*own, *fused)]
+    return (*(replace(spec, key=_ANY[spec.key]) if spec in own else spec for spec in plain), *limited)
 
 
 class DemoSource:
     """Makes a model's folder when it is first asked for; the folders go with the source, or when it is closed.
 
-    With `trained` the models whose trained weights lie in `weights` are those; without, or where they are missing,
-    weights are random and tiny, which is what tests of everything around them want. `blocks` and attention `heads` are
-    those of each random expert; what works across them needs more than one.
+    A model with an extent gets the trained weights in `weights`, any other one tiny random ones. `blocks` and attention
+    `heads` are those of each random expert; what works across them needs more than one.
     """
 
     def __init__(
@@ -77,12 +78,10 @@ class DemoSource:
         *,
         blocks: int = 1,
         heads: int = 1,
-        trained: bool = False,
         weights: Path = demo_trained.WEIGHTS,
     ) -> None:
         self._blocks = blocks
         self._heads = heads
-        self._trained = trained
         self._weights = weights
         self._lock = threading.Lock()
         scratch = ScratchFolder("demo")  # in use while this process lives: `scratch.sweep` of a neighbour leaves it
@@ -94,7 +93,7 @@ class DemoSource:
         with self._lock:
             folder = self._home / spec.key
             if not folder.exists():
-                if self._trained and demo_trained.has(spec, self._weights):
+                if spec.extent is not None:
                     demo_trained.assemble(spec, folder, self._weights)
                 else:
                     build(spec, folder, blocks=self._blocks, heads=self._heads)

@@ -15,18 +15,15 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 
-from worker.models import ModelSpec
+from worker.models import Extent, ModelSpec
 
 WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
+# What they were trained for: 256 x 256 and 17 frames, and a little around it. Elsewhere they draw worse than slowly.
+EXTENT = Extent(most_pixels=320 * 256, least_frames=13, most_frames=21)
 _SHARED = ("tokenizer", "text_encoder", "vae")
 _EXPERTS = {"transformer": "high", "transformer_2": "low"}
 _PATCHES = "patch_embedding.weight"
 _EXPERT_FILE = "diffusion_pytorch_model.safetensors"
-
-
-def base_key(spec: ModelSpec) -> str:
-    """The key of the experts that `spec` is served from: those of `t2v` also serve `t2v-turbo`."""
-    return spec.key.removesuffix("-turbo")
 
 
 def has(spec: ModelSpec, weights: Path) -> bool:
@@ -52,13 +49,13 @@ def assemble(spec: ModelSpec, folder: Path, weights: Path) -> None:
     scheduler.save_pretrained(str(folder / "scheduler"))
     for name, side in _EXPERTS.items():
         _write_expert(spec, side, folder / name, weights)
-    index = {"_class_name": "WanPipeline" if base_key(spec) == "t2v" else "WanImageToVideoPipeline"}
+    index = {"_class_name": "WanPipeline" if spec.base == "t2v" else "WanImageToVideoPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _write_expert(spec: ModelSpec, side: str, folder: Path, weights: Path) -> None:
     source = weights / "experts" / side
-    for_text = base_key(spec) == "t2v"
+    for_text = spec.base == "t2v"
     if not for_text and not spec.fused:
         folder.symlink_to(source, target_is_directory=True)
         return
@@ -87,4 +84,4 @@ def with_lora(weights: dict[str, torch.Tensor], lora: dict[str, torch.Tensor]) -
 
 
 def _lora(spec: ModelSpec, side: str, weights: Path) -> Path:
-    return weights / "loras" / f"turbo-{base_key(spec)}-{side}.safetensors"
+    return weights / "loras" / f"turbo-{spec.base}-{side}.safetensors"

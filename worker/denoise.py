@@ -67,13 +67,14 @@ class Given:
 class Denoised:
     """Normalised latents, float32 [1, z_dim, T, h, w] on the device, and what is to be told of their making.
 
-    `seconds` holds text and generate; `parameters` what was settled here.
+    `seconds` holds text and generate; `parameters` what was settled here. `half_decode`: decode them in bf16.
     """
 
     latents: torch.Tensor
     seconds: dict[str, float]
     warnings: tuple[str, ...]
     parameters: dict[str, Any]
+    half_decode: bool = False
 
 
 class Denoiser:
@@ -122,6 +123,7 @@ class Denoiser:
                 "memory_plan": str(plan.rung),
                 **run.parameters,
             },
+            run.half_decode,
         )
 
     def _steps(

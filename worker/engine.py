@@ -22,7 +22,7 @@ from worker.acceleration import Setup, Techniques
 from worker.artifacts import Conditioning
 from worker.crew import ALONE, Crew
 from worker.denoise import Denoised, Denoiser, Given, Watcher, shape_of
-from worker.errors import ModelUnavailable, OutOfMemory, Unsupported
+from worker.errors import OutOfMemory, Unsupported
 from worker.loaded import Loaded, LoadedModels, ModelSource
 from worker.loras import DistilledFiles, LoraFile
 from worker.memory import MemoryPlan
@@ -34,7 +34,7 @@ from worker.shared_work import DeviceLost, SharedWork
 from worker.stop import Stop
 
 logger = logging.getLogger(__name__)
-__all__ = ["DeviceLost", "Engine", "Rendering", "require_gpu"]
+__all__ = ["DeviceLost", "Engine", "Rendering"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,20 @@ class Engine:
         model, mode = request.model, request.mode
         turbo = request.quality_preset == "turbo"
         takes_fused = turbo and request.turbo_variant == "full"
-        serving = [spec for spec in self._catalogue if spec.name == model and mode in spec.modes]
-        spec = max((spec for spec in serving if takes_fused or not spec.fused), key=lambda s: s.fused, default=None)
+        size = (request.height, request.width, request.num_frames)
+        serving = [
+            spec
+            for spec in self._catalogue
+            if spec.name == model
+            and mode in spec.modes
+            and (spec.extent is None or (spec.extent.holds(*size) and (spec.turbo or not turbo)))
+        ]
+        # Fused weights before plain ones, and those made for a size before those for any.
+        spec = max(
+            (spec for spec in serving if takes_fused or not spec.fused),
+            key=lambda each: (each.extent is not None, each.fused),
+            default=None,
+        )
         if spec is None or mode not in MODES:
             names = {name for spec in self._catalogue if spec.name == model for name in spec.modes} & set(MODES)
             served = ", ".join(sorted(names))
@@ -217,7 +229,8 @@ class Engine:
             loaded.residency.bring(vae)
             for tiled in (True,) if plan.vae_tiling else (False, True):
                 try:
-                    with closing(decode.frames(vae, denoised.latents, tiled=tiled)) as frames:
+                    stream = decode.frames(vae, denoised.latents, tiled=tiled, half=denoised.half_decode)
+                    with closing(stream) as frames:
                         for number, frame in enumerate(frames):
                             stop.check()
                             if number >= given:
@@ -230,12 +243,6 @@ class Engine:
                     logger.warning("out of memory while decoding, tiled: %s", tiled)
                 _empty_cache()
         raise OutOfMemory("the GPU's memory does not hold the decoding of this video: send a smaller size")
-
-
-def require_gpu() -> None:
-    """Raise ModelUnavailable where no CUDA device is at hand: the platform has no fallback."""
-    if not torch.cuda.is_available():
-        raise ModelUnavailable("no CUDA GPU is visible to this worker: choose a GPU type for the endpoint")
 
 
 def _empty_cache() -> None:

@@ -15,16 +15,18 @@ from worker.planning import Planner
 from worker.settings import Settings
 
 Profile = Literal["wan2.2", "demo"]
+# The trained demo experts have four attention heads, which so many processes share evenly.
+_SHARED_BY = (1, 2, 4)
 
 
 def build(settings: Settings, planner: Planner, profile: Profile, crew: Crew = ALONE) -> Engine:
     if profile == "wan2.2":
         return Engine(volume.VolumeSource(settings), volume.catalogue(settings), planner, crew)
-    source = demo.DemoSource(heads=crew.size)
+    source, catalogue = demo.DemoSource(heads=crew.size), demo.catalogue(trained=crew.size in _SHARED_BY)
     if crew.size > 1:  # once the crew has met, transformers writes files in the lead only
-        for spec in demo.catalogue():
+        for spec in catalogue:
             source.folder(spec, threading.Event(), "bf16")
-    return Engine(source, demo.catalogue(), planner, crew)
+    return Engine(source, catalogue, planner, crew)
 
 
 def following(crew: Crew, device: torch.device, settings: Settings, profile: Profile) -> Callable[[object], None]:

@@ -40,6 +40,22 @@ VAE_FLOP: Mapping[str, tuple[float, float, float, float]] = {
     "a14b": (10.99e6, 34.02e6, 6.90e6, 20.25e6),
     "5b": (22.82e6, 73.62e6, 4.67e6, 0.0),  # the 5B model encodes a single image
 }
+# The last of these by layers, for the blank frames behind a reference picture: after so many chunks of four these
+# layers stand still, and `worker.vae_encode` leaves them out.
+STANDS_STILL: Mapping[str, tuple[tuple[int, float], ...]] = {
+    "a14b": (
+        (3, 4.04e6),
+        (4, 4.15e6),
+        (5, 3.02e6),
+        (6, 4.18e6),
+        (8, 1.51e6),
+        (10, 1.99e6),
+        (15, 0.35e6),
+        (19, 0.25e6),
+        (27, 0.76e6),
+    ),
+    "5b": (),
+}
 # Dense bf16 TFLOP/s with fp32 accumulation, from NVIDIA's data sheets and architecture papers. The name is matched as
 # words, so that a laptop's, a GH200's or a slice's (MIG) name finds nothing.
 PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
@@ -108,7 +124,7 @@ def of_request(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPla
     passes, work = forwards(request, spec), forward_flop(size, shape)
     expert = sizes.expert_bytes(size, plan.precision)
     text = 2 * 2 * TEXT_TOKENS * size.text_encoder_params  # two prompts
-    conditioning = 0.0 if request.mode == "text_to_video" else encode_flop(spec, shape)
+    conditioning = _conditioning_flop(request, spec, shape, plan)
     decode = _at(decode_flop(spec, shape), peak / 2, VAE_SHARE).times(TILED_DECODE if plan.vae_tiling else 1.0)
     compress_s = ENCODE_S_PER_PIXEL * shape.pixels * shape.num_frames
     denoising = _at(work, peak, DENOISE_SHARE)
@@ -178,9 +194,25 @@ def decode_flop(spec: ModelSpec, shape: Shape) -> float:
 
 
 def encode_flop(spec: ModelSpec, shape: Shape) -> float:
-    """Of the conditioning video (A14B) or the image (5B)."""
+    """Of a whole conditioning video (A14B), or the image (5B)."""
     _, _, first, further = VAE_FLOP[spec.name]
     return shape.pixels * (first + further * (shape.latent_frames - 1))
+
+
+def image_encode_flop(spec: ModelSpec, shape: Shape, *, last_image: bool = False) -> float:
+    """Of a picture, blank frames and perhaps a last picture, as they are encoded (`ENABLE_IMAGE_ENCODE_REUSE`)."""
+    _, _, first, further = VAE_FLOP[spec.name]
+    blank_chunks = shape.latent_frames - 1 - last_image
+    blank = sum(min(blank_chunks, chunks) * flop for chunks, flop in STANDS_STILL[spec.name])
+    return shape.pixels * (first + blank + further * last_image)
+
+
+def _conditioning_flop(request: VideoRequest, spec: ModelSpec, shape: Shape, plan: MemoryPlan) -> float:
+    if request.mode == "text_to_video":
+        return 0.0
+    if request.mode == "video_to_video" or plan.vae_tiling:
+        return encode_flop(spec, shape)
+    return image_encode_flop(spec, shape, last_image=request.mode == "first_last_frame")
 
 
 def _at(flop: float, peak: float, share: tuple[float, float]) -> Span:

@@ -21,7 +21,7 @@ from typing import IO
 import PIL
 from PIL import Image, ImageOps
 
-from worker import image_decode, video_decode
+from worker import image_decode, scratch, video_decode
 from worker.errors import Cancelled, InputFailed, InputInvalid
 from worker.net import IMAGE_LIMITS, MEGABYTE, VIDEO_LIMITS, Opener
 
@@ -91,8 +91,8 @@ def load_video(
 
     Resampled to `fps`, scaled and centre-cropped to `width` x `height`. Raises what `load_image` raises.
     """
-    with tempfile.TemporaryDirectory(prefix="reference-video-") as folder:
-        file = Path(folder) / "source"
+    with scratch.folder("reference") as folder:
+        file = folder / "source"
         opener.download(source, file, limits=VIDEO_LIMITS, path=path, stop=stop)
         return video_decode.decode(
             file, path=path, fps=fps, width=width, height=height, max_frames=max_frames, stop=stop

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,19 @@ async def tidy(worker: Worker) -> None:
         logger.error("tidying up failed", exc_info=failure)
     finally:
         stop.set()
+
+
+async def tidy_alone(worker: Worker) -> None:
+    """`tidy` outside of a job, in an event loop of its own: a shutdown ends it, but for an upload that is under way."""
+    loop = asyncio.get_running_loop()
+    tidying = asyncio.create_task(tidy(worker))
+
+    def end() -> None:
+        with suppress(RuntimeError):  # it has ended by itself, and the loop is closed
+            loop.call_soon_threadsafe(tidying.cancel)
+
+    with worker.shutdown.ending(end):
+        await asyncio.wait({tidying})
 
 
 async def _run(event: Mapping[str, Any], worker: Worker, report: Report, stop: Stop) -> dict[str, Any]:
@@ -209,7 +223,9 @@ class _JobRun:
     def _prepare_next(self, index: int) -> None:
         if index < len(self._job.videos) and index not in self._earlier:
             video = self._job.videos[index]
-            self._preparing[index] = asyncio.create_task(asyncio.to_thread(self._prepare, video))
+            task = asyncio.create_task(asyncio.to_thread(self._prepare, video))
+            task.add_done_callback(_noted)
+            self._preparing[index] = task
 
     def _prepare(self, video: VideoRequest) -> Prepared:
         worker = self._worker
@@ -220,3 +236,9 @@ class _JobRun:
         if video.index not in self._preparing:
             self._prepare_next(video.index)
         return await self._preparing.pop(video.index)
+
+
+def _noted(task: asyncio.Task[Prepared]) -> None:
+    """Where a stop comes first nobody asks what became of a preparation: asyncio would log its failure as lost."""
+    if not task.cancelled():
+        task.exception()

@@ -228,7 +228,7 @@ class LoadedModels:
     def _shared_with(self, spec: ModelSpec) -> SharedParts | None:
         """Text encoder and VAE of a model of the same kind that is loaded already."""
         for other in self._models.values():
-            if other.spec.name == spec.name and not any(part.failed for part in other.components.shared.parts):
+            if _family(other.spec) == _family(spec) and not any(part.failed for part in other.components.shared.parts):
                 return other.components.shared
         return None
 
@@ -278,3 +278,8 @@ def _places(plan: MemoryPlan, device: torch.device) -> Places:
 
 def _arranged_alike(one: MemoryPlan, other: MemoryPlan) -> bool:
     return (one.precision, one.residency, one.text_encoder) == (other.precision, other.residency, other.text_encoder)
+
+
+def _family(spec: ModelSpec) -> tuple[object, ...]:
+    """Models of one family have the same text encoder and VAE. Those made for some sizes only have their own."""
+    return spec.name, spec.extent

@@ -14,8 +14,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -26,6 +24,7 @@ from pathlib import Path
 
 from worker import metrics
 from worker.errors import ModelUnavailable
+from worker.scratch import ScratchFolder
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +130,9 @@ class LoraCache:
             if self._spare is None:
                 reason = failure.strerror or type(failure).__name__
                 logger.warning("LoRAs cannot be kept in %s (%s): a temporary folder is used", self._folder, reason)
-                self._spare = Path(tempfile.mkdtemp(prefix="loras-"))
-                weakref.finalize(self, shutil.rmtree, self._spare, ignore_errors=True)
+                spare = ScratchFolder("loras")
+                self._spare = spare.path
+                weakref.finalize(self, spare.close)
 
     def _evict(self, folder: Path) -> None:
         """Remove the least recently used files beyond the bound, and what broken downloads left behind."""

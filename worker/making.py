@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from worker import encode, prompt, stages, vram
-from worker.answers import WAITING, Stopwatch
+from worker.answers import RETRY, WAITING, Stopwatch
 from worker.artifacts import VideoFile
 from worker.engine import Engine, Rendering
 from worker.log import fingerprint
@@ -60,10 +61,11 @@ def make(
             stop=stop,
         )
     except BaseException:
-        stopwatch.lap(watcher.stage)
+        stopwatch.split(watcher.lost(), around=watcher.stage)
         raise
-    stopwatch.split(rendering.seconds)
-    for stage, seconds in rendering.seconds.items():
+    took = {**watcher.lost(), **rendering.seconds}
+    stopwatch.split(took)
+    for stage, seconds in took.items():
         stages.took(video.index, stage, seconds)
 
     def on_frame(done: int) -> None:
@@ -90,9 +92,18 @@ class _Watcher:
     def __init__(self, progress: Progress, index: int) -> None:
         self._progress = progress
         self._index = index
+        self._tries_began: list[float] = []
         self.stage = "load"
 
+    def lost(self) -> dict[str, float]:
+        """Seconds of the tries before the last one, under the name of their stage; nothing where there was one try."""
+        began = self._tries_began
+        return {RETRY: began[-1] - began[0]} if len(began) > 1 else {}
+
     def loading(self, fraction: float) -> None:
+        if fraction == 0.0:
+            self._tries_began.append(time.perf_counter())
+            self.stage = "load"
         self._progress.stage(self._index, "loading", fraction)
 
     def generating(self, fraction: float) -> None:

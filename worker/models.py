@@ -30,6 +30,21 @@ class DistilledLoras:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """The videos that a model is good for: up to so many pixels a frame, and so many frames, both ends included."""
+
+    most_pixels: int
+    least_frames: int
+    most_frames: int
+
+    def holds(self, height: int | None, width: int | None, num_frames: int) -> bool:
+        """A size that is not settled yet is not among them."""
+        if height is None or width is None:
+            return False
+        return height * width <= self.most_pixels and self.least_frames <= num_frames <= self.most_frames
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One set of weights and the sampling that its authors published.
 
@@ -37,10 +52,11 @@ class ModelSpec:
     `fused` and serve nothing but `turbo`. `size_stride` is the multiple that height and width must have
     (VAE stride x patch size); `frame_stride` is the temporal stride: frames are `frame_stride` * k + 1.
     `boundary_ratio` is None where there is a single expert. `turbo`: 4-step distilled weights are to be had; where
-    they are LoRAs, `distilled` names them, best first.
+    they are LoRAs, `distilled` names them, best first. `extent` is None where any size is served; a model with one is
+    taken before those without.
     """
 
-    key: Literal["i2v", "t2v", "5b", "i2v-turbo", "t2v-turbo"]
+    key: Literal["i2v", "t2v", "5b", "i2v-turbo", "t2v-turbo", "i2v-any", "t2v-any"]
     name: ModelName
     version: str
     modes: tuple[Mode, ...]
@@ -52,8 +68,15 @@ class ModelSpec:
     turbo: bool = False
     distilled: tuple[DistilledLoras, ...] = ()
     fused: bool = False
+    extent: Extent | None = None
+
+    @property
+    def base(self) -> Literal["i2v", "t2v", "5b"]:
+        """The model of the catalogue whose architecture this is."""
+        return next(key for key in _BASES if self.key.startswith(key))
 
 
+_BASES: tuple[Literal["i2v", "t2v", "5b"], ...] = ("i2v", "t2v", "5b")
 I2V_A14B = ModelSpec(
     key="i2v",
     name="a14b",

@@ -19,6 +19,8 @@ from typing import Literal
 
 logger = logging.getLogger(__name__)
 
+Purpose = Literal["job", "demo", "reference", "loras", "doctor"]
+
 KEEP_S = 24 * 3600.0
 _PREFIX = "videogen-"
 _MARK = ".in-use"
@@ -27,8 +29,8 @@ _MARK = ".in-use"
 class ScratchFolder:
     """A temporary folder of its own, in use until `close` or the end of the process. Raises OSError."""
 
-    def __init__(self, purpose: Literal["job", "demo"]) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-"))
+    def __init__(self, purpose: Purpose, within: Path | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=within))
         self._mark = os.open(self.path / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # On a file system without locks the folder is never swept.
         with suppress(OSError):
@@ -43,9 +45,9 @@ class ScratchFolder:
 
 
 @contextmanager
-def folder(purpose: Literal["job", "demo"]) -> Iterator[Path]:
-    """A temporary folder that is removed at the end."""
-    made = ScratchFolder(purpose)
+def folder(purpose: Purpose, within: Path | None = None) -> Iterator[Path]:
+    """A temporary folder that is removed at the end; `within` another place than that for temporary files."""
+    made = ScratchFolder(purpose, within)
     try:
         yield made.path
     finally:

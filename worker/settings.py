@@ -112,6 +112,12 @@ class Settings(BaseSettings):
         description="on: the experts' linear layers multiply in fp8 (Ada and newer) or int8 (Ampere), and auto "
         "quantises for it; middle: but for the first and the last step",
     )
+    enable_image_encode_reuse: bool = Field(
+        True, description="Encode the reference picture without repeating work for the blank frames behind it; exact"
+    )
+    vae_decode_dtype: Annotated[Literal["fp32", "bf16"], Lowered] = Field(
+        "fp32", description="bf16 decodes with half the memory and work, at some cost in quality; encoding stays fp32"
+    )
     gpus: Annotated[Literal["all"] | int, BeforeValidator(_gpus)] = Field(
         1, description="GPUs that share each video, one process a GPU: all, or how many"
     )

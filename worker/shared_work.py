@@ -8,7 +8,7 @@ that never comes: the crew is given up, and the worker starts anew.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ import torch
 from worker.acceleration import Techniques
 from worker.artifacts import Conditioning
 from worker.crew import Crew, CrewLost, Dismissed
-from worker.denoise import Denoised, Denoiser, Given
+from worker.denoise import Denoised, Denoiser, Given, Watcher
 from worker.errors import OutOfMemory, WorkerError
 from worker.loaded import Loaded, LoadedModels
 from worker.loras import DistilledFiles, LoraFile
@@ -88,6 +88,7 @@ class SharedWork:
     def latents(self, given: Given, plan: MemoryPlan) -> tuple[Loaded, float, Denoised]:
         """The model, the seconds until it could be used, and the latents of one video.
 
+        Each call is one try of the video, and `given.watcher` is told a share of 0.0 loaded when it begins, then alone.
         Raises what the loading and the denoising raise, and DeviceLost where a crew cannot go on.
         """
         try:
@@ -135,7 +136,7 @@ class SharedWork:
         alone = self._crew.size == 1
         loaded, failure = None, None
         try:
-            loaded = self._models.use(given.spec, plan, given.stop if alone else Stop(), given.watcher.loading)
+            loaded = self._models.use(given.spec, plan, given.stop if alone else Stop(), _begun(given.watcher))
         except Exception as raised:  # noqa: BLE001 - as above
             failure = raised
         self._crew.agree(failure)
@@ -162,6 +163,16 @@ class SharedWork:
             raise DeviceLost("the crew failed in the midst of a step") from failure
         self._crew.done()
         return denoised
+
+
+def _begun(watcher: Watcher) -> Callable[[float], None]:
+    """Tells `watcher` what is loaded once there is something: 0.0 says that a try begins."""
+
+    def loading(share: float) -> None:
+        if share > 0.0:
+            watcher.loading(share)
+
+    return loading
 
 
 class _Unwatched:

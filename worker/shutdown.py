@@ -8,18 +8,23 @@ untold and unanswered, for the next delivery of the job, which resumes behind th
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from worker.errors import Cancelled
 from worker.stop import Stop
 
 logger = logging.getLogger(__name__)
+# What Python calls first when it ends, as multiprocessing does in its processes. There is no public name for it.
+_join_threads: Callable[[], None] = threading._shutdown  # type: ignore[attr-defined]
 
 
 class ShuttingDown(Cancelled):
@@ -31,12 +36,27 @@ def leave_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     os._exit(128 + number)
 
 
+def end(status: int) -> NoReturn:
+    """End the process with `status` once its threads have ended and what is registered for the exit has been called.
+
+    Python's own end would go on and take its modules apart, torch's among them: 1 to 6 s for nothing.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way out, and the event loop of the handler is gone
+    _join_threads()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(status)
+
+
 class Shutdown:
     """Ends running jobs after SIGTERM. `install` once, in the main thread, with the event loop running."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._running: dict[Stop, Callable[[], None]] = {}
+        self._beside: list[Callable[[], None]] = []
         self._installed = False
         self._begun = False
         self._over = False
@@ -70,6 +90,8 @@ class Shutdown:
             return
         self._begun = True
         logger.warning("SIGTERM: %d job(s) running, %g s to finish", len(self._running), self._grace_s)
+        for end in tuple(self._beside):
+            end()
         asyncio.get_running_loop().call_later(self._grace_s, self._end)
         if self._leave is not None:
             self._leaving = asyncio.create_task(self._leave())
@@ -79,6 +101,20 @@ class Shutdown:
         for stop, hurry in self._running.items():
             stop.request(ShuttingDown())
             hurry()
+
+    @contextmanager
+    def ending(self, end: Callable[[], None]) -> Iterator[None]:
+        """While inside, for work that is no job's: `end` is called when a shutdown begins, without any grace.
+
+        Where it has begun before, at once. May be entered from any thread; `end` must return at once.
+        """
+        self._beside.append(end)
+        try:
+            if self._begun:
+                end()
+            yield
+        finally:
+            self._beside.remove(end)
 
     @contextmanager
     def watching(self, stop: Stop, hurry: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -37,7 +37,7 @@ class VolumeSource:
 
         Raises ModelUnavailable or Cancelled.
         """
-        model_id = self._ids[spec.key.removesuffix("-turbo")]
+        model_id = self._ids[spec.base]
         if spec.fused:
             return fused.ensure(model_id, cache_dir=self._cache_dir, prepared=prepared).path
         return weights.ensure(model_id, cache_dir=self._cache_dir, token=self._token, prepared=prepared, stop=stop).path

@@ -23,6 +23,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Memory and speed": (
         *("enable_vae_tiling", "enable_cpu_offload", "enable_sequential_cpu_offload", "quantization"),
         *("quantized_compute", "enable_sage_attention", "enable_torch_compile", "gpus"),
+        *("enable_image_encode_reuse", "vae_decode_dtype"),
     ),
     "Storage": (
         *("storage_endpoint_url", "storage_access_key", "storage_secret_key", "storage_bucket", "storage_public_url"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,26 @@ def test_what_a_killed_worker_could_not_tell_is_told_by_the_next_one_without_the
     assert (event["type"], event["data"]["job_id"]) == ("completed", job_id)
     stored = Path(event["data"]["video_url"].removeprefix("file://")).read_bytes()
     assert hashlib.sha256(stored).hexdigest() == event["data"]["sha256"]
+
+
+def test_what_a_killed_worker_left_on_the_disk_goes_with_a_later_one(tmp_path: Path) -> None:
+    """Its temporary folders, and the half-written file of a video in the local storage, once they are a day old."""
+    video = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 33, "num_inference_steps": 2}
+    temporary = tmp_path / "tmp"
+    with Platform() as platform:
+        with WorkerProcess(platform, tmp_path) as worker:
+            platform.submit(video)
+            worker.wait_until(lambda: any(temporary.glob("videogen-job-*/.0.mp4.*")), every_s=0.001)
+            worker.kill()
+        left = list(temporary.glob("videogen-*"))
+        assert {path.name.split("-")[1] for path in left} >= {"job", "demo"}
+        # As a worker that dies while it stores leaves one; tests/unit/test_storage_local.py kills one there.
+        part = tmp_path / "outputs" / "videos" / "2026-11-21" / "job" / ".0.mp4.0123abcd.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"half a video")
+        then = time.time() - 25 * 3600
+        for path in (*left, part):
+            os.utime(path, (then, then))
+        with WorkerProcess(platform, tmp_path) as worker:
+            worker.wait_until(lambda: not any(path.exists() for path in (*left, part)))
+            assert any(temporary.glob("videogen-demo-*"))  # its own

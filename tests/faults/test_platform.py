@@ -15,6 +15,7 @@ import pytest
 
 from tests.faults.webhook_receiver import Handler, Received, Receiver
 from tests.platform_double import Platform, WorkerProcess
+from tests.worker_process import ROOT
 from worker.outbox import Letter, Outbox
 from worker.statefiles import StateFolder
 
@@ -222,6 +223,31 @@ def test_sigterm_ends_an_idle_worker_though_its_polls_are_held(platform: Platfor
         waiting = platform.submit(small())
     assert platform.queued == [waiting]
     assert platform.pings
+
+
+def test_the_end_of_a_worker_waits_for_what_it_owes_and_for_nothing_else(platform: Platform, tmp_path: Path) -> None:
+    """Python would take every module apart at the end, which lasts seconds with torch loaded."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        f"""
+import atexit, os, pathlib
+class Apart:
+    def __del__(self, path=pathlib.Path({str(tmp_path)!r}) / f"taken-apart-{{os.getpid()}}"):
+        path.touch()
+kept = Apart()
+atexit.register((pathlib.Path({str(tmp_path)!r}) / f"at-exit-{{os.getpid()}}").touch)
+"""
+    )
+    environment = {"PYTHONPATH": f"{site}:{ROOT}"}
+    with WorkerProcess(platform, tmp_path, environment, fresh=True) as worker:
+        assert list(worker.temporary.glob("videogen-demo-*"))
+        worker.terminate()
+        assert worker.wait() == 0
+        assert not list(worker.temporary.glob("videogen-*"))
+        pid = worker.process.pid  # its short-lived children begin and end as any other Python
+    assert (tmp_path / f"at-exit-{pid}").exists()
+    assert not (tmp_path / f"taken-apart-{pid}").exists()
 
 
 def test_an_event_that_failed_while_the_worker_started_can_be_sent_by_others(

@@ -1,4 +1,4 @@
-"""Half a minute of the soak: every job accounted for. Flat memory needs the long run, `make soak`."""
+"""Three minutes of the soak: every job accounted for. Flat memory needs the long run, `make soak`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_half_a_minute_of_mixed_jobs_under_random_faults(tmp_path: Path) -> None:
+def test_three_minutes_of_mixed_jobs_under_random_faults(tmp_path: Path) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.soak", "--minutes", "0.5", "--seed", "5"),
+            *(sys.executable, "-m", "benchmarks.soak", "--minutes", "3", "--seed", "5"),
             *("--max-growth", "1.0", "--output", str(tmp_path)),
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=420,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -70,7 +70,7 @@ def two_videos(
 ) -> tuple[Answer, Receiver]:
     """A signed job of two videos, the second with a picture that is not there."""
     httpserver.expect_request("/missing.png").respond_with_data(status=404)
-    videos = [small(camera_motion="pan_right"), small(reference_image_url=httpserver.url_for("/missing.png"))]
+    videos = [small(), small(reference_image_url=httpserver.url_for("/missing.png"))]
     payload = {"job_id": "abc-123", "webhook_url": receiver.url, "job_request_params": videos}
     return make_runner({"WEBHOOK_SECRET": SECRET})(payload), receiver
 

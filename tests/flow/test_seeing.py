@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
@@ -23,10 +24,15 @@ from tests.faults.webhook_receiver import Receiver as LateReceiver
 from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
 from tests.platform_double import Platform, WorkerProcess
 from tests.unit.test_metrics import Sample, scrape, value
-from worker import log, metrics
+from tests.unit.test_residency import FixedPlanner, plan
+from worker import job, log, metrics
 from worker.artifacts import Delivery, VideoFile
 from worker.engine import Engine, Rendering
+from worker.memory import MemoryPlan
 from worker.metrics import Server
+from worker.outbox import Letter
+from worker.settings import Settings
+from worker.stop import Stop
 from worker.storage.local import LocalStorage
 from worker.text import TextEmbeddings
 
@@ -181,15 +187,15 @@ def test_the_seconds_of_one_video_add_up_in_the_video_and_in_the_job(
     answer = run(small(reference_image_url=picture_url, num_frames=17))
     elapsed_s = time.perf_counter() - began
     (video,) = answer["videos"]
-    timings, job = video["timings"], answer["timings"]
+    timings, whole = video["timings"], answer["timings"]
     assert list(timings) == [*MADE_OF, "upload", "waiting", "total"]
-    assert list(job) == ["accept", *MADE_OF, "deliver", "waiting", "total"]
+    assert list(whole) == ["accept", *MADE_OF, "deliver", "waiting", "total"]
     assert adds_up(timings)
-    assert adds_up(job)
-    assert timings["total"] <= job["total"] + 0.005
-    assert job["total"] <= elapsed_s + 0.005
+    assert adds_up(whole)
+    assert timings["total"] <= whole["total"] + 0.005
+    assert whole["total"] <= elapsed_s + 0.005
     for stage in MADE_OF:
-        assert job[stage] == pytest.approx(timings[stage], abs=0.002)
+        assert whole[stage] == pytest.approx(timings[stage], abs=0.002)
     # 3,600 USD an hour is 1 USD a second: the GPU is paid for from the video's turn until it is encoded.
     assert video["cost_usd"] == pytest.approx(sum(timings[stage] for stage in MADE_OF), abs=0.004)
 
@@ -281,6 +287,74 @@ def test_a_video_that_fails_while_it_is_generated_tells_where_its_seconds_went(
     assert (value(scrape(server), "videogen_gpu_seconds_total", held_by="failed") or 0.0) >= 0.2
 
 
+@pytest.mark.parametrize("below", [plan("swap"), None])
+def test_a_try_that_ran_out_of_memory_has_a_name_of_its_own(
+    make_runner: Callable[[Mapping[str, str]], Runner],
+    monkeypatch: pytest.MonkeyPatch,
+    written: io.StringIO,
+    server: Server,
+    below: MemoryPlan | None,
+) -> None:
+    """Its seconds are paid for, and are neither the last try's nor waiting."""
+    run = make_runner({"GPU_HOURLY_USD": "3600"})
+    planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), below)
+    monkeypatch.setattr(run.worker.engine, "_planner", planner)
+    run.worker.engine.preload(["t2v"], Stop())
+    tries: list[int] = []
+
+    def fail(*_: object) -> None:
+        tries.append(1)
+        time.sleep(0.4)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    # Of the loaded model, which goes with the first try.
+    run.worker.engine.models["t2v"].components.transformer.register_forward_pre_hook(fail)
+    answer = run(small())
+    assert tries == [1]
+    found = lines(written.getvalue())
+    (line,) = [line for line in found if "outcome" in line]
+    timings = line["timings"]
+    assert adds_up(timings)
+    assert adds_up(answer["timings"])
+    assert timings["waiting"] < 0.4
+    if below is None:  # the only try is the one that failed
+        assert (answer["status"], "retry" in timings) == ("failed", False)
+        assert timings["generate"] >= 0.4
+        return
+    assert answer["videos"][0]["timings"] == timings
+    assert list(timings) == ["inputs", "retry", "load", "text", "generate", "encode", "upload", "waiting", "total"]
+    assert timings["retry"] >= 0.4
+    assert answer["timings"]["retry"] == pytest.approx(timings["retry"], abs=0.002)
+    assert answer["videos"][0]["cost_usd"] == pytest.approx(
+        sum(timings[stage] for stage in (*MADE_OF, "retry")), abs=0.004
+    )
+    (told,) = of(found, stage="retry")
+    assert told["seconds"] == pytest.approx(timings["retry"], abs=0.002)
+    assert value(scrape(server), "videogen_stage_seconds_count", stage="retry") == 1
+
+
+def test_a_video_that_no_try_has_room_for_tells_of_both(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, written: io.StringIO
+) -> None:
+    planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), plan("swap"))
+    monkeypatch.setattr(run.worker.engine, "_planner", planner)
+    delays = iter((0.3, 0.6))
+
+    def fail(*_: object, **__: object) -> None:
+        time.sleep(next(delays))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("diffusers.WanTransformer3DModel.forward", fail)
+    answer = run(small())
+    (line,) = of(lines(written.getvalue()), outcome="failed")
+    assert line["code"] == "out_of_memory"
+    assert line["timings"]["retry"] >= 0.3
+    assert line["timings"]["generate"] >= 0.6
+    assert line["gpu_seconds"] >= 0.9
+    assert adds_up(line["timings"])
+    assert adds_up(answer["timings"])
+
+
 def test_a_refused_job_has_timings_too(run: Runner) -> None:
     answer = run({"job_request_params": [small(fps=61)]})
     assert list(answer["timings"]) == ["accept", "deliver", "waiting", "total"]
@@ -294,10 +368,12 @@ def test_every_stage_video_and_job_has_a_line_with_its_seconds(
     make_runner: Callable[[Mapping[str, str]], Runner], receiver: Receiver, written: io.StringIO
 ) -> None:
     run = make_runner({"GPU_HOURLY_USD": "3600"})
+    run.worker.engine.models.drop("t2v")  # so that the threads that load it are heard too
     payload = {"job_id": "seen", "webhook_url": receiver.url, "job_request_params": [small(), small(seed=2)]}
     answer = run(payload)
     found = lines(written.getvalue())
     assert all(line["job_id"] == "seen" for line in found)
+    assert [line for line in found if "all weights are there" in line["message"]]
     for video in answer["videos"]:
         index = video["index"]
         stages = {line["stage"]: line for line in of(found, video=index) if "stage" in line}
@@ -333,6 +409,48 @@ def test_peak_memory_of_the_gpu_is_in_the_line_and_the_metrics(
     assert value(scrape(server), "videogen_peak_vram_bytes_sum", model="a14b") == 41 * metrics.GIB
 
 
+def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
+    make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer, written: io.StringIO
+) -> None:
+    """They are sent and stored outside of any job, from the threads of `tidy`.
+
+    By the next worker: this one tries the event beside the second job, and then leaves its receiver alone for 5 s.
+    """
+    run = make_runner({})
+    httpserver.expect_ordered_request("/late", method="POST").respond_with_data(status=503)
+    payload = {"webhook_url": httpserver.url_for("/late"), "webhook_events": ["completed"]}
+
+    async def hurried() -> None:
+        task = asyncio.create_task(run.start({**payload, "job_id": "untold", "job_request_params": [small()]}))
+        while "attempt 1" not in written.getvalue():
+            await asyncio.sleep(0.01)
+        run.worker.shutdown.begin()
+        await task
+
+    object.__setattr__(run.worker.shutdown, "_grace_s", 0.0)
+    asyncio.run(hurried())
+    outputs = run.worker.settings.output_dir
+    outputs.rename(outputs.with_name("away"))
+    outputs.write_text("in the way of the storage")
+    object.__setattr__(run.worker, "shutdown", type(run.worker.shutdown)(20.0))
+    assert run(small(), job_id="unstored")["status"] == "failed"
+    outputs.unlink()
+    outputs.with_name("away").rename(outputs)
+    httpserver.clear()
+    httpserver.expect_request("/late").respond_with_data("ok")
+    written.truncate(0)
+    written.seek(0)
+    asyncio.run(job.tidy(make_runner({}).worker))
+    found = lines(written.getvalue())
+    (told,) = [line for line in found if "kept in the outbox: delivered" in line["message"]]
+    assert told["job_id"] == "untold"
+    (stored,) = of(found, stage="upload")
+    assert (stored["job_id"], stored["video"]) == ("unstored", 0)
+
+
+# --- a video that is gone from the storage
+
+
 def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +473,38 @@ def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
     (third,) = run(payload)["videos"]
     assert len(made) == 2
     assert third == second
+
+
+# --- SIGTERM while nothing but the outbox is worked on
+
+
+def test_an_event_that_waits_does_not_hold_up_a_worker_that_must_end(run: Runner, server: Server) -> None:
+    """The attempt, which may take 15 s, ends with the signal, and the event waits for the next worker."""
+    let_go = threading.Event()
+
+    def silent(handler: Handler, received: Received, number: int) -> None:
+        let_go.wait(60)
+
+    async def idle(receiver: LateReceiver) -> None:
+        url = receiver.url
+        run.worker.outbox.put(Letter(job_id="earlier", event_id="e", url=url, body="{}", created_at=time.time()))
+        thread = threading.Thread(target=asyncio.run, args=(job.tidy_alone(run.worker),))
+        thread.start()
+        while not receiver.received:
+            await asyncio.sleep(0.01)
+        run.worker.shutdown.begin()
+        await asyncio.to_thread(thread.join)
+
+    with LateReceiver(silent) as receiver:
+        asyncio.run(idle(receiver))
+        for thread in threading.enumerate():
+            if thread.name.startswith("webhook-outbox"):
+                thread.join()
+        let_go.set()
+    sample = scrape(server)
+    assert value(sample, "videogen_webhook_attempts_total", event="final", result="stopped") == 1
+    assert value(sample, "videogen_webhook_attempts_total", event="final", result="failed") is None
+    assert run.worker.outbox.count() == 1
 
 
 # --- a worker in a process of its own

@@ -274,6 +274,15 @@ def test_stages_that_ran_longer_than_the_lap_leave_no_negative_wait(clock: Clock
     assert watch.seconds()["waiting"] == 0.0
 
 
+def test_what_is_around_named_stages_may_have_a_name_too(clock: Clock) -> None:
+    """A try that failed: its seconds are the stage's in hand, and those of the tries before it are named."""
+    watch = Stopwatch(clock)
+    clock.passes(5.0)
+    watch.split({"retry": 2.0}, around="generate")
+    assert watch.read() == {"retry": 2.0, "generate": 3.0, "waiting": 0.0, "total": 5.0}
+    assert watch.worked_s() == 5.0
+
+
 def test_the_total_is_the_sum_of_what_is_told(clock: Clock) -> None:
     watch = Stopwatch(clock)
     for stage in ("inputs", "load", "text", "generate", "encode", "upload"):

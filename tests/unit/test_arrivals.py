@@ -17,6 +17,7 @@ from torch import nn
 
 from worker.arrivals import Arrivals, Part, Progress, Turns, wait_for
 from worker.errors import Cancelled, JobTimeout, ModelUnavailable
+from worker.log import current_job_id, job_scope
 from worker.stop import Stop
 
 PATIENCE_S = 10.0
@@ -62,6 +63,22 @@ def test_parts_arrive_in_their_order_and_each_can_be_used_before_the_next() -> N
     second.let()
     parts[1].wait()
     assert parts[1].there
+
+
+def test_the_parts_arrive_within_the_job_that_asked_for_them() -> None:
+    """What is logged on the way carries its id, also when the job is over."""
+    gate, jobs = Gate(), []
+
+    def fill(check: Callable[[], None], on_bytes: Callable[[int], None]) -> None:
+        gate(check, on_bytes)
+        jobs.append(current_job_id())
+
+    on_its_way = part("a", fill)
+    with job_scope("job-1"):
+        started(on_its_way)
+    gate.let()
+    on_its_way.wait()
+    assert jobs == ["job-1"]
 
 
 def test_a_stop_ends_the_wait_and_the_weights_still_come_for_the_next_job() -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,17 @@ def test_a_nearly_full_container_disk_is_a_warning(tmp_path: Path, monkeypatch: 
         usage = shutil._ntuple_diskusage(1000, 1000 - round(1000 * share), round(1000 * share))
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         assert disks.check_temporary(deployment(tmp_path)).status == status
+
+
+@pytest.mark.parametrize(("age_s", "goes"), [(3540.0, False), (3660.0, True)])
+def test_the_probe_of_a_worker_that_was_killed_goes_after_an_hour(tmp_path: Path, age_s: float, goes: bool) -> None:
+    left, other = tmp_path / ".doctor-killed", tmp_path / "notes"
+    for path in (left, other):
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - age_s,) * 2)
+    disks.write_probe(tmp_path, 16)
+    assert left.exists() != goes
+    assert [path.name for path in tmp_path.iterdir() if path != left] == ["notes"]
 
 
 def test_a_temporary_folder_that_is_gone_is_fatal(tmp_path: Path) -> None:

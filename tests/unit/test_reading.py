@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from worker.errors import Cancelled, ModelUnavailable
+from worker.log import current_job_id, job_scope
 from worker.weights import reading
 from worker.weights.headers import stored_tensors
 from worker.weights.reading import Target, read
@@ -61,6 +62,18 @@ def test_the_bits_do_not_depend_on_blocks_and_readers(
         assert same_bits(target.tensor, target.stored.load().to(target.tensor.dtype)), target.stored.key
     assert sum(told) == sum(target.stored.nbytes for target in targets)
     assert max(told) <= max(block_bytes, 4)
+
+
+def test_the_readers_work_within_the_job_that_asked(files: list[Path]) -> None:
+    """What they log carries its id."""
+    jobs: list[tuple[str, str | None]] = []
+
+    def note() -> None:
+        jobs.append((threading.current_thread().name.partition("_")[0], current_job_id()))
+
+    with job_scope("job-1"):
+        read(targets_of(files), check=note, block_bytes=1000)
+    assert set(jobs) == {("weights-reader", "job-1")}
 
 
 def test_a_read_that_comes_in_small_pieces_is_gone_on_with(files: list[Path]) -> None:

@@ -8,11 +8,12 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import cast, get_args
 
 import pytest
 
 from worker import scratch
-from worker.scratch import ScratchFolder
+from worker.scratch import Purpose, ScratchFolder
 
 FORK = multiprocessing.get_context("fork")
 DAY_S = 24 * 3600.0
@@ -31,7 +32,7 @@ def aged(path: Path, age_s: float) -> Path:
 
 
 def _make_and_die(purpose: str) -> None:
-    folder = ScratchFolder("job" if purpose == "job" else "demo")
+    folder = ScratchFolder(cast(Purpose, purpose))
     (folder.path / "0.mp4").write_bytes(b"half a video")
     os.kill(os.getpid(), 9)
 
@@ -61,6 +62,14 @@ def test_a_folder_goes_when_its_job_fails(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+def test_a_folder_may_lie_elsewhere(temporary: Path) -> None:
+    elsewhere = temporary / "elsewhere"
+    elsewhere.mkdir()
+    with scratch.folder("doctor", elsewhere) as path:
+        assert path.parent == elsewhere
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_second_close_does_nothing(temporary: Path) -> None:
     folder = ScratchFolder("demo")
     folder.close()
@@ -68,7 +77,7 @@ def test_a_second_close_does_nothing(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("purpose", ["job", "demo"])
+@pytest.mark.parametrize("purpose", get_args(Purpose))
 @pytest.mark.parametrize(("age_s", "goes"), [(DAY_S - 60, False), (DAY_S + 60, True)])
 def test_what_a_killed_worker_left_goes_after_a_day(
     temporary: Path, purpose: str, age_s: float, goes: bool, caplog: pytest.LogCaptureFixture

@@ -38,3 +38,16 @@ async def test_a_job_that_comes_in_the_grace_is_stopped_at_once_and_hurried_with
     late: list[str] = []
     with shutdown.watching(Stop(), lambda: late.append("hurried")):
         assert late == ["hurried"]
+
+
+async def test_what_is_no_jobs_ends_when_a_shutdown_begins_and_at_once_behind_one() -> None:
+    shutdown = Shutdown(60.0)
+    ended: list[str] = []
+    with shutdown.ending(lambda: ended.append("over")):
+        pass
+    with shutdown.ending(lambda: ended.append("under way")):
+        assert ended == []
+        shutdown.begin()
+        assert ended == ["under way"]
+    with shutdown.ending(lambda: ended.append("late")):
+        assert ended == ["under way", "late"]

@@ -115,7 +115,22 @@ def test_text_to_video_is_the_expert_without_the_images_channels() -> None:
         assert torch.allclose(alone(latents, torch.tensor([500.0]), texts, return_dict=False)[0], exact, atol=1e-5)
 
 
-@pytest.mark.parametrize(("side", "low", "high"), [("high", 0.875, 1.0), ("low", 0.0, 0.875), ("all", 0.0, 1.0)])
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_first_block_tells_the_time_of_pure_noise(size: int) -> None:
+    model = expert(channels=experts.IMAGE_CHANNELS)
+    seen: list[torch.Tensor] = []
+    model.blocks[0].register_forward_hook(lambda *called: seen.append(called[2]))
+    noise = torch.cat([torch.randn(2, 16, 5, size, size), torch.zeros(2, 20, 5, size, size)], 1)
+    with torch.no_grad():
+        model(noise, torch.full((2,), 999.0), torch.zeros(2, 3, text.TEXT_DIM), return_dict=False)
+    states = seen[0].unflatten(1, (5, -1))
+    first = states.shape[-1] // 2 - 2  # two heads of four fill the upper half
+    back, ahead = states[..., first].mean((0, 2)), states[..., first + 1].mean((0, 2))
+    assert torch.all(back.diff() > 0.2)  # each average is over fewer frames than the one before, or over more
+    assert torch.all(ahead.diff() < -0.2)
+
+
+@pytest.mark.parametrize(("side", "low", "high"), [("high", 0.875, 1.0), ("low", 0.0, 0.875)])
 def test_each_side_trains_on_its_own_sigmas(side: experts.Side, low: float, high: float) -> None:
     drawn = experts.sigmas(replace(PLAN, side=side), 4000, torch.device("cpu"))
     assert low <= float(drawn.min()) < low + 0.01

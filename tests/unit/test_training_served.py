@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from worker.engine import Engine
 from worker.loading import Components
 from worker.models import I2V_A14B, T2V_A14B, TI2V_5B, ModelSpec, with_distilled_fused
 from worker.planning import Planner
+from worker.request import parse
 from worker.settings import Settings
 from worker.stop import Stop
 
@@ -47,9 +49,13 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(weights: Path) -> Iterator[demo.DemoSource]:
-    made = demo.DemoSource(trained=True, weights=weights)
+    made = demo.DemoSource(weights=weights)
     yield made
     made.close()
+
+
+def trained(spec: ModelSpec) -> ModelSpec:
+    return replace(spec, extent=demo_trained.EXTENT)
 
 
 def load(source: demo.DemoSource, spec: ModelSpec) -> Components:
@@ -61,7 +67,7 @@ def load(source: demo.DemoSource, spec: ModelSpec) -> Components:
 
 @pytest.mark.parametrize(("spec", "channels"), [(T2V_A14B, 16), (I2V_A14B, 36)])
 def test_each_task_gets_the_experts_with_its_channels(source: demo.DemoSource, spec: ModelSpec, channels: int) -> None:
-    parts = load(source, spec)
+    parts = load(source, trained(spec))
     assert parts.transformer_2 is not None
     for expert, side in ((parts.transformer, "high"), (parts.transformer_2, "low")):
         stored = load_file(WEIGHTS / "experts" / side / "diffusion_pytorch_model.safetensors")
@@ -71,7 +77,7 @@ def test_each_task_gets_the_experts_with_its_channels(source: demo.DemoSource, s
 
 
 def test_distilled_loras_are_merged_into_the_experts_of_turbo(source: demo.DemoSource) -> None:
-    plain, fused = load(source, T2V_A14B), load(source, with_distilled_fused(T2V_A14B))
+    plain, fused = load(source, trained(T2V_A14B)), load(source, trained(with_distilled_fused(T2V_A14B)))
     before, after = plain.transformer.state_dict(), fused.transformer.state_dict()
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["blocks.0.attn1.to_q.weight"]
@@ -79,16 +85,38 @@ def test_distilled_loras_are_merged_into_the_experts_of_turbo(source: demo.DemoS
 
 
 def test_the_catalogue_serves_turbo_by_models_of_its_own_where_it_was_distilled(weights: Path) -> None:
-    keys = [spec.key for spec in demo.catalogue(trained=True, weights=weights)]
-    assert keys == ["i2v", "t2v", "5b", "i2v-turbo", "t2v-turbo"]
+    made = {spec.key: spec for spec in demo.catalogue(trained=True, weights=weights)}
+    assert list(made) == ["i2v-any", "t2v-any", "5b", "i2v", "t2v", "i2v-turbo", "t2v-turbo"]
+    assert [key for key, spec in made.items() if spec.turbo] == ["i2v-any", "t2v-any", "i2v-turbo", "t2v-turbo"]
     (weights / "loras" / "turbo-i2v-low.safetensors").unlink()
-    without = {spec.key: spec for spec in demo.catalogue(trained=True, weights=weights)}
-    assert list(without) == ["i2v", "t2v", "5b", "t2v-turbo"]
-    assert not without["i2v"].turbo
+    assert "i2v-turbo" not in [spec.key for spec in demo.catalogue(trained=True, weights=weights)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({}, "t2v"),
+        ({"width": 320}, "t2v"),
+        ({"width": 336}, "t2v-any"),
+        ({"num_frames": 13}, "t2v"),
+        ({"num_frames": 9}, "t2v-any"),
+        ({"num_frames": 21}, "t2v"),
+        ({"num_frames": 25}, "t2v-any"),
+        ({"quality_preset": "turbo"}, "t2v-turbo"),
+        ({"quality_preset": "turbo", "num_frames": 25}, "t2v-any"),
+        ({"quality_preset": "turbo", "turbo_variant": "hybrid"}, "t2v-any"),
+        ({"model": "5b"}, "5b"),
+    ],
+)
+def test_trained_weights_serve_the_size_they_were_made_for(weights: Path, fields: dict[str, Any], key: str) -> None:
+    catalogue = demo.catalogue(trained=True, weights=weights)
+    engine = Engine(demo.DemoSource(weights=weights), catalogue, Planner.here(Settings()))
+    payload = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 17, **fields}
+    assert engine.spec_for(parse(payload, default_job_id="j").videos[0]).key == key
 
 
 def test_without_weights_the_model_is_random_and_tiny(tmp_path: Path) -> None:
-    source = demo.DemoSource(trained=True, weights=tmp_path)
+    source = demo.DemoSource(weights=tmp_path)
     assert load(source, T2V_A14B).transformer.config.num_layers == 1
     source.close()
     assert demo.catalogue(trained=True, weights=tmp_path) == demo.catalogue()

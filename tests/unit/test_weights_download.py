@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 import threading
@@ -12,6 +14,7 @@ import pytest
 from tests.hub_server import GOOD_TOKEN, HubServer
 from tests.tiny_repo import tiny_repos
 from tests.weights_kit import I2V, SHARD, get, served
+from worker import log
 from worker.errors import Cancelled, ModelUnavailable
 from worker.weights import ModelFolder, transfer, verify
 from worker.weights import record as records
@@ -167,6 +170,23 @@ def test_bytes_damaged_on_the_way_are_fetched_again(
         f"{SHARD} of {I2V} arrived damaged; it is fetched again",
         f"vae/config.json of {I2V} arrived damaged; it is fetched again",
     }
+
+
+def test_what_the_threads_of_a_download_log_carries_the_job_that_asked(hub: HubServer, cache: Path) -> None:
+    hub.flips = {SHARD: 1, "vae/config.json": 1}
+    stream = io.StringIO()
+    handlers = list(logging.getLogger().handlers)
+    log.configure(layout="json", stream=stream)
+    try:
+        with log.job_scope("job-1"):
+            get(hub, cache)
+    finally:
+        logging.getLogger().handlers[:] = handlers
+        for name in ("worker", "handler"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert sum("fetched again" in line["message"] for line in lines) == 2
+    assert {line.get("job_id") for line in lines} == {"job-1"}
 
 
 def test_bytes_damaged_twice_stop_the_download_and_name_the_file(hub: HubServer, cache: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.tiny_repo import tiny_repos
+from worker.log import current_job_id, job_scope
 from worker.weights import check, integrity, verify
 from worker.weights import record as records
 
@@ -52,6 +54,25 @@ def test_a_record_lists_what_a_pipeline_needs_and_no_more(folder: Path) -> None:
     names = set(integrity.make_record(folder, repo="org/name", revision=None).files)
     assert {"model_index.json", SHARD, VAE, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"} <= names
     assert not {name for name in names if name.startswith("assets") or name.endswith(".md")}
+
+
+def test_the_readers_work_within_the_job_that_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they log carries its id."""
+    jobs: list[tuple[bool, str | None]] = []
+    for name in ("describe_file", "damage_of"):
+        original = getattr(integrity, name)
+
+        def noting(*arguments: object, original: Callable[..., object] = original, **named: object) -> object:
+            jobs.append((threading.current_thread() is threading.main_thread(), current_job_id()))
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(integrity, name, noting)
+    with job_scope("job-1"):
+        keep_record(folder)
+        described = len(jobs)
+        assert check(folder) == []
+    assert set(jobs) == {(False, "job-1")}
+    assert len(jobs) == 2 * described > 2
 
 
 def truncate(path: Path) -> None:

@@ -12,6 +12,8 @@ from worker.acceleration.attention import Attention
 from worker.acceleration.base import Run, Setup, Technique
 from worker.acceleration.compile import Compile
 from worker.acceleration.context_parallel import ContextParallel
+from worker.acceleration.decode_dtype import DecodeDtype
+from worker.acceleration.image_encode import ImageEncode
 from worker.acceleration.quantized_compute import QuantizedCompute
 from worker.acceleration.step_cache import StepCache
 from worker.acceleration.turbo import Turbo
@@ -20,7 +22,8 @@ from worker.memory import MemoryPlan
 __all__ = ["TECHNIQUES", "Run", "Setup", "Technique", "Techniques"]
 
 # Turbo adds to the LoRAs that Adapters puts on; the step cache wraps blocks that are otherwise as they will run.
-# The crew's share is taken on the attention that was chosen; compiling comes last, for what is left as it was loaded.
+# The crew's share is taken on the attention that was chosen; compiling comes behind them, for what is left as it was
+# loaded. The last two are the VAE's.
 TECHNIQUES: tuple[type[Technique], ...] = (
     Attention,
     ContextParallel,
@@ -29,6 +32,8 @@ TECHNIQUES: tuple[type[Technique], ...] = (
     Adapters,
     StepCache,
     Compile,
+    ImageEncode,
+    DecodeDtype,
 )
 
 

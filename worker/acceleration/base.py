@@ -42,8 +42,8 @@ class Run:
     """The denoising of one video: what it asks for, what it runs on, and what techniques report of it.
 
     `adapters` are the LoRAs that go on the experts, those of the request first; a technique may add to them.
-    `distilled` are the LoRAs of turbo, None where it needs none. `steps_done`
-    counts the steps behind the current one; `steps` is how many there are, None before the first is done.
+    `distilled` are the LoRAs of turbo, None where it needs none. `steps_done` counts the steps behind the current one;
+    `steps` is how many there are, None before the first is done. `half_decode`: decode the latents in bf16.
     """
 
     request: VideoRequest
@@ -56,6 +56,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     steps_done: int = 0
     steps: int | None = None
+    half_decode: bool = False
 
     @property
     def experts(self) -> tuple[WanTransformer3DModel, ...]:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from worker import statefiles
@@ -16,6 +17,8 @@ from worker.doctor.deployment import Deployment
 from worker.doctor.finding import Finding, fail, ok, together, warn
 
 PROBE_BYTES = 8 * 1024**2
+_PROBE = ".doctor-"
+_PROBE_KEEP_S = 3600.0
 _MB = 1e6
 _MIB = 1024**2
 # RunPod's SDK refuses to start a worker with less of / free (RUNPOD_MIN_DISK_PERCENT).
@@ -40,8 +43,9 @@ def write_probe(folder: Path, size_bytes: int = PROBE_BYTES) -> float:
 
     Raises OSError: a network volume may report a full quota only when the file is synced or closed.
     """
+    _remove_left_behind(folder)
     content = os.urandom(size_bytes)
-    handle, name = tempfile.mkstemp(prefix=".doctor-", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=_PROBE, dir=folder)
     try:
         began = time.monotonic()
         with os.fdopen(handle, "wb") as file:
@@ -54,6 +58,15 @@ def write_probe(folder: Path, size_bytes: int = PROBE_BYTES) -> float:
     finally:
         Path(name).unlink(missing_ok=True)
     return size_bytes / _MB / seconds
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """What a worker that was killed while it wrote has left, and no other may be writing still."""
+    oldest_s = time.time() - _PROBE_KEEP_S
+    for path in folder.glob(f"{_PROBE}*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < oldest_s:
+                path.unlink()
 
 
 def check_temporary(deployment: Deployment) -> Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from worker import scratch
 from worker.artifacts import VideoFile
 from worker.doctor import disks
 from worker.errors import SettingsError
@@ -57,8 +57,8 @@ def new_key() -> str:
 
 def send(storage: Storage, key: str) -> str:
     """Store the small object as a video would be; answers its URL. Raises UploadFailed."""
-    with tempfile.TemporaryDirectory(prefix="doctor-") as home:
-        path = Path(home) / "probe.mp4"
+    with scratch.folder("doctor") as home:
+        path = home / "probe.mp4"
         path.write_bytes(CONTENT)
         digest = hashlib.sha256(CONTENT).hexdigest()
         return storage.store(VideoFile(path, None, 2, 2, 1, 1, len(CONTENT), digest), key).video_url

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 
-from worker import encode
+from worker import encode, scratch
 from worker.doctor.deployment import Deployment
 from worker.doctor.finding import Finding, fail, ok
 from worker.errors import EncodeFailed
@@ -21,15 +19,15 @@ _SIDE = 64
 def check(deployment: Deployment) -> Finding:
     """Encodes a video and its poster as a job would."""
     try:
-        with tempfile.TemporaryDirectory(prefix="doctor-", dir=deployment.temporary) as home:
+        with scratch.folder("doctor", deployment.temporary) as home:
             video = encode.encode(
                 _frames(),
-                path=Path(home) / "probe.mp4",
+                path=home / "probe.mp4",
                 width=_SIDE,
                 height=_SIDE,
                 num_frames=_FRAMES,
                 fps=16,
-                poster=Path(home) / "probe.jpg",
+                poster=home / "probe.jpg",
                 ffmpeg=deployment.ffmpeg,
             )
     except EncodeFailed as failure:

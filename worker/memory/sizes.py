@@ -118,4 +118,4 @@ SIZES: dict[str, ModelSize] = {
 
 def size_of(spec: ModelSpec) -> ModelSize:
     """The published sizes of a model of the catalogue."""
-    return SIZES[spec.key.removesuffix("-turbo")]
+    return SIZES[spec.base]

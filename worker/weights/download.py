@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ class Download:
         # Large files first: no thread is left with a whole shard at the end.
         files = sorted(self._listing.files, key=lambda file: -file.size)
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            self._wait([pool.submit(self._settle, file) for file in files])
+            self._wait([pool.submit(copy_context().run, self._settle, file) for file in files])
         kept = {file.path: self._record.files[file.path] for file in files}
         records.write(self._folder, replace(self._record, complete=True, files=kept))
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -77,8 +78,11 @@ def damages(folder: Path) -> list[Damage]:
         if not record.complete:
             found.append(Damage(records.RECORD_NAME, "the download is not finished"))
         with ThreadPoolExecutor(_READERS) as pool:
-            entries = record.files.items()
-            found += [hit for hit in pool.map(lambda entry: _against_record(folder, *entry), entries) if hit]
+            looking = [
+                pool.submit(copy_context().run, _against_record, folder, path, entry)
+                for path, entry in record.files.items()
+            ]
+            found += [hit for each in looking if (hit := each.result())]
     first = {damage.file: damage for damage in reversed(found)}
     return sorted(first.values(), key=lambda damage: damage.file)
 
@@ -116,8 +120,13 @@ def make_record(folder: Path, *, repo: str, revision: str | None) -> Record:
     """A record of a folder that somebody else put there: sizes, blocks, and a sha256 where a blob's name tells it."""
     paths = present_files(folder)
     with ThreadPoolExecutor(_READERS) as pool:
-        entries = pool.map(lambda path: describe_file(folder / path, sha256=expected_sha256(folder, path, None)), paths)
-        return Record(repo=repo, revision=revision, files=dict(zip(paths, entries, strict=True)))
+        running = {path: pool.submit(copy_context().run, _described, folder, path) for path in paths}
+        files = {path: each.result() for path, each in running.items()}
+    return Record(repo=repo, revision=revision, files=files)
+
+
+def _described(folder: Path, path: str) -> FileRecord:
+    return describe_file(folder / path, sha256=expected_sha256(folder, path, None))
 
 
 def describe_file(path: Path, *, sha256: str | None) -> FileRecord:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +83,7 @@ def read(
 
         count = max(1, min(readers, len(waiting)))
         with ThreadPoolExecutor(count, thread_name_prefix="weights-reader") as pool:
-            running = [pool.submit(work) for _ in range(count)]
+            running = [pool.submit(copy_context().run, work) for _ in range(count)]
         for each in running:
             each.result()
 
