@@ -4,9 +4,9 @@
 
 Held-out scenes with fixed seeds go through the worker's own engine. Their frames are judged by `training.judging`,
 from pixels alone: is the object of the colour that was asked, does it move as it was asked. `exact`, `image` and
-`turbo` take `--prompts` scenes, every other case the first `--each` of them. Writes a dated JSON, prints a table, and
-keeps sheets of clips in docs/images. The first row, `drawn`, judges the drawn clips themselves: the most that any model
-can reach.
+`turbo` take `--prompts` scenes, every other case the first `--each` of them. Writes a dated JSON (with `--only` into
+what an earlier call of the day left), prints a table, and keeps sheets of clips in docs/images. The first row, `drawn`,
+judges the drawn clips themselves: the most that any model can reach.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def main() -> None:
         if name in made:
             sheet(made[name], SHEET / f"demo-{name}.png")
     day = datetime.now(UTC).date().isoformat()
-    result = {
+    result: dict[str, Any] = {
         "date": day,
         "size": f"{SIZE}x{SIZE}x17",
         "steps": options.steps,
@@ -144,7 +145,11 @@ def main() -> None:
         "cases": {name: {key: round(value, 4) for key, value in found.items()} for name, found in table.items()},
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"quality-{day}.json"
+    path = options.output / f"quality-{options.steps}-steps-{day}.json"
+    if options.only and path.exists():  # the cases of an earlier call stay
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        result["cases"] = earlier["cases"] | result["cases"]
+        result["minutes"] = round(earlier["minutes"] + result["minutes"], 1)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {path}")
 

@@ -19,7 +19,7 @@ from worker.settings import Settings
 from worker.terminal import dollars, row
 
 _GB = 1e9
-_DEMO = "the built-in demo model makes coloured noise in seconds: no estimate"
+_DEMO = "the built-in demo model takes seconds: no estimate"
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits")
 
 
