@@ -337,26 +337,33 @@ def _experts(home: Path, size: Size, ways: Sequence[str]) -> dict[str, Any]:
     return groups
 
 
-def _summary(groups: dict[str, Any], starts: dict[str, Any]) -> dict[str, float]:
-    seconds = {run["way"]: run["seconds"] for group in groups.values() for run in group["medians"]}
-    whole, overlapped = starts["medians"]["whole"], starts["medians"]["overlapped"]
-    return {
-        "against_cat": seconds[OURS] / seconds["cat"],
-        "against_from_pretrained": seconds[OURS] / seconds["from_pretrained"],
-        "staged_against_cat": seconds[STAGED[1]] / seconds["cat"],
-        "staged_against_from_pretrained": seconds[STAGED[1]] / seconds[STAGED[0]],
-        "converted_against_from_pretrained": seconds[CONVERTED[1]] / seconds[CONVERTED[0]],
-        "first_step_whole_s": whole["first_step_s"],
-        "first_step_overlapped_s": overlapped["first_step_s"],
-        "first_step_saved_s": whole["first_step_s"] - overlapped["first_step_s"],
-        "latents_saved_s": whole["latents_s"] - overlapped["latents_s"],
-    }
+def _summary(groups: dict[str, Any] | None, starts: dict[str, Any] | None) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    if groups is not None:
+        seconds = {run["way"]: run["seconds"] for group in groups.values() for run in group["medians"]}
+        summary |= {
+            "against_cat": seconds[OURS] / seconds["cat"],
+            "against_from_pretrained": seconds[OURS] / seconds["from_pretrained"],
+            "staged_against_cat": seconds[STAGED[1]] / seconds["cat"],
+            "staged_against_from_pretrained": seconds[STAGED[1]] / seconds[STAGED[0]],
+            "converted_against_from_pretrained": seconds[CONVERTED[1]] / seconds[CONVERTED[0]],
+        }
+    if starts is not None:
+        whole, overlapped = starts["medians"]["whole"], starts["medians"]["overlapped"]
+        summary |= {
+            "first_step_whole_s": whole["first_step_s"],
+            "first_step_overlapped_s": overlapped["first_step_s"],
+            "first_step_saved_s": whole["first_step_s"] - overlapped["first_step_s"],
+            "latents_saved_s": whole["latents_s"] - overlapped["latents_s"],
+        }
+    return summary
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the loading of weights, and the start to the first step.")
     parser.add_argument("--candidates", action="store_true", help="also the ways that were weighed up")
     parser.add_argument("--quick", action="store_true", help="one small run of each; a file only with --output")
+    parser.add_argument("--part", choices=("experts", "start"), help="one half of it, into a file of its own")
     parser.add_argument("--repeats", type=int, default=FULL.repeats)
     parser.add_argument("--folder", type=Path, help="where to write the files (default: a temporary folder)")
     parser.add_argument("--output", type=Path, help=f"folder of the result (default {RESULTS.name}; none with --quick)")
@@ -374,19 +381,24 @@ def main() -> int:
     if options.quick:
         size = replace(size, blocks=1, pace=2 * PACE)
     with tempfile.TemporaryDirectory(dir=options.folder) as home:
-        groups = _experts(Path(home), size, (*WAYS, *CANDIDATES) if options.candidates else WAYS)
-        starts = _starts(Path(home), size)
+        ways = (*WAYS, *CANDIDATES) if options.candidates else WAYS
+        groups = _experts(Path(home), size, ways) if options.part != "start" else None
+        starts = _starts(Path(home), size) if options.part != "experts" else None
     summary = _summary(groups, starts)
-    print(f"\nstart of {starts['bytes'] / 1e9:.2f} GB at {starts['pace_mb_s']:.0f} MB/s, medians of {size.repeats}:")
+    if starts is not None:
+        print(
+            f"\nstart of {starts['bytes'] / 1e9:.2f} GB at {starts['pace_mb_s']:.0f} MB/s, medians of {size.repeats}:"
+        )
     for name, value in summary.items():
         print(f"  {name:<36} {value:6.2f}")
     folder = options.output if options.output is not None else (None if options.quick else RESULTS)
     if folder is not None:
-        _write(folder, size, groups, starts, summary)
+        name = "load" if options.part is None else f"load-{options.part}"
+        _write(folder, name, size, groups, starts, summary)
     return 0
 
 
-def _write(folder: Path, size: Size, groups: Any, starts: Any, summary: dict[str, float]) -> None:
+def _write(folder: Path, name: str, size: Size, groups: Any, starts: Any, summary: dict[str, float]) -> None:
     date = datetime.now(UTC).date().isoformat()
     machine = {
         "cores": os.cpu_count(),
@@ -404,7 +416,7 @@ def _write(folder: Path, size: Size, groups: Any, starts: Any, summary: dict[str
         "summary": summary,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"load-{date}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / f"{name}-{date}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

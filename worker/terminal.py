@@ -40,7 +40,9 @@ class Bar:
     def show(self, status: str, progress: int | None = None) -> None:
         """Show what is being done, and how much of the job is done: 0 to 100, None for no change."""
         self._bar.set_description_str(status, refresh=False)
-        self._bar.update(0 if progress is None else progress - self._bar.n)
+        if progress is not None:
+            self._bar.n = progress
+        self._bar.refresh()  # `update` waits for as many percent as the last one brought
 
     def _tick(self) -> None:
         while not self._bar.disable and not self._closed.wait(_TICK_S):
