@@ -43,14 +43,14 @@ def test_the_exact_path_shows_what_was_asked(exact: list[Clip]) -> None:
     assert found["motion"] >= 0.6
 
 
-def test_swapped_experts_spoil_the_clips(studio: Studio, exact: list[Clip]) -> None:
-    spoilt = figures(made(studio, "experts swapped", 2), exact)
-    assert spoilt["exact_db"] < 20
-    assert spoilt["flicker"] > 1.5 * figures(exact[:2], None)["flicker"]
+def test_swapped_experts_spoil_the_motion(studio: Studio, exact: list[Clip]) -> None:
+    spoilt = figures(made(studio, "experts swapped", 4), exact)
+    assert spoilt["motion"] <= 0.5
+    assert spoilt["exact_db"] < 24
 
 
 def test_bf16_changes_next_to_nothing(studio: Studio, exact: list[Clip]) -> None:
-    assert figures(made(studio, "bf16", 1), exact)["exact_db"] > 28
+    assert figures(made(studio, "bf16", 1), exact)["exact_db"] > 38
 
 
 def test_image_to_video_begins_with_the_picture(studio: Studio) -> None:
