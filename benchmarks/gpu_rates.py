@@ -85,7 +85,7 @@ def decode_floor_s(scale: Scale, rates: Rates) -> float | None:
 
 def encode_floor_s(scale: Scale, rates: Rates) -> float | None:
     """Of a conditioning video; None for the demo model's VAE."""
-    return estimate.encode_flop(scale.spec, scale.shape) / rates.vae if scale.is_published else None
+    return estimate.image_encode_flop(scale.spec, scale.shape) / rates.vae if scale.is_published else None
 
 
 def _format(capability: tuple[int, int] | None) -> scaled_linear.Format | None:

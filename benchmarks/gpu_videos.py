@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.gpu_rig import Rig
 from benchmarks.gpu_rows import Measured, Row, not_in_effect, request
-from worker import decode, making
+from worker import decode, making, vae_encode
 from worker.acceleration import schedules
 from worker.acceleration.step_cache import in_full
 from worker.answers import Stopwatch
@@ -164,7 +164,7 @@ def stage(row: Row, rig: Rig, *, repeats: int) -> Measured:
                         pass
             else:
                 with torch.no_grad():
-                    vae.encode(inputs)
+                    vae_encode.encode(vae, inputs, vae_encode.Passes())
             rig.synchronize()
             seconds.append(time.perf_counter() - began)
         peak = rig.peak_bytes()

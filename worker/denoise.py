@@ -46,7 +46,8 @@ class Watcher(Protocol):
 class Given:
     """What is to be made: `request` has its size settled, `prompt` is the text as it goes to the text encoder.
 
-    `loras` are the files of the request's LoRAs in their order, `distilled` those of turbo, where it needs any.
+    `loras` are the files of the request's LoRAs in their order, `distilled` those of turbo, where it needs any. `later`
+    are texts that the next videos of the job need of the same model: they are read while the text encoder is here.
     """
 
     request: VideoRequest
@@ -57,6 +58,7 @@ class Given:
     distilled: DistilledFiles | None
     watcher: Watcher
     stop: Stop
+    later: tuple[str, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -98,6 +100,9 @@ class Denoiser:
         embeds = self._text.embeds(loaded, given.prompt)
         negative = self._text.embeds(loaded, request.negative_prompt) if guided else None
         tokens = text.count_tokens(loaded, given.prompt)
+        for waiting in given.later[: text.AHEAD]:
+            given.stop.check()
+            self._text.embeds(loaded, waiting)
         text_s = time.perf_counter() - began
 
         began = time.perf_counter()

@@ -155,16 +155,18 @@ class Engine:
         distilled: DistilledFiles | None = None,
         watcher: Watcher,
         stop: Stop,
+        later: Sequence[str] = (),
     ) -> Rendering:
         """Make the latents of one video.
 
         `request` has its size settled; `prompt` is the text as it goes to the text encoder; `loras` are the files of
-        the request's LoRAs in their order, `distilled` those of turbo, where the model has LoRAs for it. Raises the
+        the request's LoRAs in their order, `distilled` those of turbo, where the model has LoRAs for it; `later` are
+        texts that the same model will be asked for next: read now, the text encoder need not come again. Raises the
         reason of `stop` within one step of its being raised, ModelUnavailable, Unsupported, OutOfMemory, and
         FloatingPointError where the latents are no picture.
         """
         spec, plan = self.spec_for(request), self.plan_for(request)
-        given = Given(request, spec, prompt, conditioning, loras, distilled, watcher, stop)
+        given = Given(request, spec, prompt, conditioning, loras, distilled, watcher, stop, tuple(later))
         with self._lock:
             try:
                 return self._with_less_memory(given, plan)

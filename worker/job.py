@@ -209,6 +209,7 @@ class _JobRun:
         return asyncio.create_task(self._deliveries.made(made, previous))
 
     async def _on_gpu(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
+        index = prepared.request.index
         work = partial(
             making.make,
             prepared,
@@ -217,6 +218,7 @@ class _JobRun:
             engine=self._worker.engine,
             progress=self._progress,
             stop=self._stop,
+            following=[video for video in self._job.videos[index + 1 :] if video.index not in self._earlier],
         )
         return await asyncio.get_running_loop().run_in_executor(self._worker.gpu, copy_context().run, work)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,24 @@ class Made:
 
 
 def make(
-    prepared: Prepared, folder: Path, stopwatch: Stopwatch, *, engine: Engine, progress: Progress, stop: Stop
+    prepared: Prepared,
+    folder: Path,
+    stopwatch: Stopwatch,
+    *,
+    engine: Engine,
+    progress: Progress,
+    stop: Stop,
+    following: Sequence[VideoRequest] = (),
 ) -> Made:
-    """Generate and encode one video into `folder`. Blocks; runs in the GPU's thread.
+    """Generate and encode one video into `folder`. Blocks; runs in the GPU's thread. `following` are the job's next
+    ones: the texts of those like this one are read with its own.
 
     Raises the reason of `stop` within one step or frame, and what the engine and the encoder raise.
     """
     video = prepared.request
     stopwatch.lap(WAITING)
     vram.reset()
-    text = prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
+    text = _text_of(video)
     logger.info("video %d: %s, prompt %s", video.index, video.mode, fingerprint(text))
     watcher = _Watcher(progress, video.index)
     try:
@@ -59,6 +68,7 @@ def make(
             distilled=prepared.distilled,
             watcher=watcher,
             stop=stop,
+            later=_texts(video, following),
         )
     except BaseException:
         stopwatch.split(watcher.lost(), around=watcher.stage)
@@ -84,6 +94,21 @@ def make(
             on_frame=on_frame,
         )
     return Made(video, text, rendering, file, stopwatch, stopwatch.worked_s(), vram.peak_bytes())
+
+
+def _text_of(video: VideoRequest) -> str:
+    return prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
+
+
+def _texts(video: VideoRequest, following: Sequence[VideoRequest]) -> list[str]:
+    """What the text encoder will be asked for by those of `following` that the same model serves."""
+
+    def kind(each: VideoRequest) -> tuple[object, ...]:
+        return each.model, each.mode, each.quality_preset, each.height, each.width, each.num_frames
+
+    alike = [each for each in following if kind(each) == kind(video)]
+    guided = [each for each in alike if max(each.guidance_scale, each.guidance_scale_2) > 1]
+    return [*map(_text_of, alike), *(each.negative_prompt for each in guided)]
 
 
 class _Watcher:

@@ -54,6 +54,7 @@ class Make:
     distilled: DistilledFiles | None
     plan: MemoryPlan
     fell_back: bool
+    later: tuple[str, ...] = ()
 
 
 class SharedWork:
@@ -114,6 +115,7 @@ class SharedWork:
                 order.distilled,
                 _Unwatched(),
                 Stop(),
+                order.later,
             )
             with suppress(WorkerError, FloatingPointError):
                 self._latents(given, order.plan)
@@ -130,6 +132,7 @@ class SharedWork:
                 given.distilled,
                 plan,
                 self._fell_back,
+                given.later,
             )
         )
         given.watcher.loading(0.0)

@@ -17,6 +17,8 @@ from worker.modes.base import TextPipeline
 MAX_TOKENS = 512
 # 4 MB each for the A14B models.
 _REMEMBERED = 64
+# So many are read ahead, so that none of them pushes out what is in use.
+AHEAD = 32
 
 
 class TextEmbeddings:
@@ -25,11 +27,11 @@ class TextEmbeddings:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
         self._dtype = dtype
-        self._known: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
+        self._known: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
 
     def embeds(self, loaded: Loaded, text: str) -> torch.Tensor:
         """Embeddings of `text`, [1, 512, text_dim] on the device in the experts' dtype; padding is zero."""
-        key = (loaded.spec.name, text)
+        key = (loaded.spec.name, loaded.spec.extent, text)
         metrics.cache("text", hit=key in self._known)
         if key in self._known:
             self._known.move_to_end(key)

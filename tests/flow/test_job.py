@@ -6,13 +6,16 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import av
 import pytest
 from standardwebhooks import Webhook
 
 from tests.flow.conftest import Receiver, Runner, local_path, small
+from worker import encode
 from worker.errors import JobTimeout
+from worker.modes.base import TextPipeline
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -171,6 +174,33 @@ def test_progress_never_goes_down_and_ends_with_the_final_event(run: Runner, rec
 def test_webhook_events_are_filtered(run: Runner, receiver: Receiver) -> None:
     run({"webhook_url": receiver.url, "webhook_events": ["failed"], "job_request_params": [small()]})
     assert receiver.events == []
+
+
+def test_texts_of_videos_alike_are_read_before_the_first_is_made(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run(small(prompt="read alone", negative_prompt="never"), job_id="alone")["videos"][0]
+    seen: list[str] = []
+    read, encode_video = TextPipeline.encode_prompt, encode.encode
+
+    def reading(self: TextPipeline, prompt: str | None, **options: Any) -> Any:
+        seen.extend([prompt] if prompt is not None else [])  # with embeddings in hand pipelines ask with None
+        return read(self, prompt, **options)
+
+    def encoding(*given: Any, **options: Any) -> Any:
+        seen.append("made")
+        return encode_video(*given, **options)
+
+    monkeypatch.setattr(TextPipeline, "encode_prompt", reading)
+    monkeypatch.setattr(encode, "encode", encoding)
+    plain = {"enhance_prompt": False, "negative_prompt": "not here"}
+    videos = [
+        small(prompt="the first", **plain),
+        small(prompt="the second", **plain),
+        small(prompt="another size", width=272, **plain),
+        small(prompt="read alone", negative_prompt="never"),
+    ]
+    answer = run({"job_request_params": videos}, job_id="together")
+    assert seen == ["the first", "not here", "the second", "made", "made", "another size", "made", "made"]
+    assert answer["videos"][3]["sha256"] == alone["sha256"]
 
 
 def test_a_failing_video_does_not_stop_the_others(run: Runner, receiver: Receiver) -> None:

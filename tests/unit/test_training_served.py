@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worker import demo, demo_trained
+from worker.artifacts import Conditioning
 from worker.demo_trained import WEIGHTS
 from worker.engine import Engine
 from worker.loading import Components
@@ -113,6 +114,22 @@ def test_trained_weights_serve_the_size_they_were_made_for(weights: Path, fields
     engine = Engine(demo.DemoSource(weights=weights), catalogue, Planner.here(Settings()))
     payload = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 17, **fields}
     assert engine.spec_for(parse(payload, default_job_id="j").videos[0]).key == key
+
+
+def test_the_same_words_are_read_by_each_models_own_encoder(weights: Path) -> None:
+    catalogue = demo.catalogue(trained=True, weights=weights)
+    engine = Engine(demo.DemoSource(weights=weights), catalogue, Planner.here(Settings()))
+    for num_frames in (13, 5, 13):
+        payload = {"prompt": "a ball", "height": 256, "width": 256, "num_frames": num_frames, "num_inference_steps": 1}
+        video = parse(payload, default_job_id="j").videos[0]
+        rendering = engine.generate(video, video.prompt, Conditioning(), watcher=_Unwatched(), stop=Stop())
+        assert rendering.num_frames == num_frames
+
+
+class _Unwatched:
+    def loading(self, fraction: float) -> None: ...
+
+    def generating(self, fraction: float) -> None: ...
 
 
 def test_without_weights_the_model_is_random_and_tiny(tmp_path: Path) -> None:
