@@ -3,16 +3,22 @@
     python -m benchmarks.vae [--device cpu] [--frames 81] [--pixels 128] [--threads 1] [--repeats 3] [--full-width]
 
 Random weights: of the demo model's VAE, and of one with the layers of the A14B's at a twelfth of its width, or its full
-one. Prints medians; nothing is written. The encode is checked to be the same to the bit each time.
+one. Prints medians and writes them to `benchmarks/results/vae-DATE.json`. The encode is checked to be the same to the
+bit each time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +30,7 @@ from benchmarks.quality import psnr_db
 from worker import decode, demo, loading, vae_encode
 from worker.models import I2V_A14B
 
+RESULTS = Path(__file__).parent / "results"
 DECODED_LATENT_FRAMES = 3
 # An untrained decoder's output hardly leaves grey: this makes it use the range of levels, and clip.
 _OUTPUT_STD = 0.3
@@ -110,6 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--full-width", action="store_true")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -118,14 +126,24 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{options.frames} frames of {options.pixels} x {options.pixels} on {options.device}, {options.threads} threads"
     )
+    told: dict[str, list[str]] = {}
     for name, vae in vaes.items():
         made = vae.eval().requires_grad_(False).to(options.device)
         lines = [
             encoding(made, options.frames, options.pixels, both_ends=both_ends, repeats=options.repeats)
             for both_ends in (False, True)
         ]
-        for line in (*lines, *decoding(made, options.pixels, repeats=options.repeats)):
+        told[name] = [*lines, *decoding(made, options.pixels, repeats=options.repeats)]
+        for line in told[name]:
             print(f"{name}: {line}", flush=True)
+    case = {key: value for key, value in vars(options).items() if key != "output"}
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    packages = {package: version(package) for package in ("torch", "diffusers")}
+    result = {"benchmark": "vae", "case": case, "medians": told, **machine, **packages}
+    options.output.mkdir(parents=True, exist_ok=True)
+    kind = "vae-full-width" if options.full_width else "vae"
+    path = options.output / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from worker.models import Extent, ModelSpec
 
 WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
-# What they were trained for: 256 x 256 and 17 frames, and a little around it. Elsewhere they draw worse than slowly.
+# They were trained for 256 x 256 and 17 frames. Further off they draw little that was asked, and take minutes for it.
 EXTENT = Extent(most_pixels=320 * 256, least_frames=13, most_frames=21)
 _SHARED = ("tokenizer", "text_encoder", "vae")
 _EXPERTS = {"transformer": "high", "transformer_2": "low"}

@@ -38,7 +38,7 @@ RUN: Mapping[str, str] = {
     ),
     "curl -s -X POST localhost:8000/runsync": "flow/test_api.py::test_the_contracts_example_through_runpods_local_api",
     "make help": "unit/test_commands.py::test_make_help_lists_every_target",
-    "python -m benchmarks.vae": "unit/test_vae_benchmark.py::test_it_prints_a_line_for_each_way",
+    "python -m benchmarks.vae": "unit/test_vae_benchmark.py::test_it_prints_and_writes_a_line_for_each_way",
     "python -c": "unit/test_commands.py::test_the_command_that_makes_a_secret_makes_one",
     "python -m builder.docs": "unit/test_docs.py::test_check_names_what_is_stale_and_writes_nothing",
     "python -m builder.docs.costs": "unit/test_commands.py::test_the_table_of_costs_takes_a_price",
