@@ -96,6 +96,27 @@ def test_few_rows_work(linear: nn.Linear, rows: int) -> None:
         assert relative_error(twin(given), linear(given)) < 0.06
 
 
+@pytest.mark.parametrize(("rows", "parts"), [(39, [39]), (40, [20, 20]), (79, [27, 26, 26])])
+@pytest.mark.parametrize("format", ["fp8", "int8"])
+def test_many_rows_are_quantised_in_parts_with_the_same_result(
+    linear: nn.Linear, format: Format, rows: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = torch.randn(rows, 128, dtype=torch.bfloat16)
+    twin = ScaledLinear.of(linear, format, "quantized")
+    whole = twin(given)
+    seen: list[int] = []
+    quantize = scaled_linear.quantize
+
+    def watched(some: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(some))
+        return quantize(some, format)
+
+    monkeypatch.setattr(scaled_linear, "LEAST_ROWS", 20)
+    monkeypatch.setattr(scaled_linear, "quantize", watched)
+    assert torch.equal(twin(given), whole)
+    assert seen == parts
+
+
 def test_a_layer_without_bias() -> None:
     plain = nn.Linear(32, 32, bias=False).requires_grad_(False)
     rows = torch.randn(20, 32)

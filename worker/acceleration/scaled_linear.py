@@ -25,6 +25,9 @@ LARGEST: dict[Format, float] = {"fp8": 448.0, "int8": 127.0}
 _MULTIPLE: dict[Format, int] = {"fp8": 16, "int8": 8}
 # Of a row of zeros: its scale has a reciprocal in every dtype.
 _LEAST = 1e-20
+# Rows that are quantised at a time, or up to twice as many. Of the 75,600 of 81 frames at 1280x720 all at once, what
+# stands between the feed-forward's input and its product would take 3 GB in fp8 and 9 GB in int8.
+LEAST_ROWS = 8192
 _FEWEST_INT8_ROWS = 17  # torch._int_mm asks for more than 16
 
 
@@ -56,15 +59,22 @@ class ScaledLinear(nn.Linear):
         if self.arithmetic == "cast" or (self.format == "int8" and rows.shape[0] < _FEWEST_INT8_ROWS):
             weight = self.weight.to(input.dtype) * self.scale.to(input.dtype)
             return functional.linear(input, weight, self.bias)
+        product = rows.new_empty(rows.shape[0], self.out_features)
+        parts = max(1, rows.shape[0] // LEAST_ROWS)
+        for part, target in zip(rows.tensor_split(parts), product.tensor_split(parts), strict=True):
+            target.copy_(self._quantized(part))
+        product = product.reshape(*input.shape[:-1], self.out_features)
+        return product if self.bias is None else product.add_(self.bias)
+
+    def _quantized(self, rows: torch.Tensor) -> torch.Tensor:
+        """[n, in] to [n, out] without the bias; bf16 for fp8, float32 for int8."""
         quantized, scale = quantize(rows, self.format)
         if self.format == "fp8":
-            product = torch._scaled_mm(
+            product: torch.Tensor = torch._scaled_mm(
                 quantized, self.weight.t(), scale_a=scale, scale_b=self.scale.t(), out_dtype=torch.bfloat16
-            ).to(input.dtype)
-        else:
-            product = (torch._int_mm(quantized, self.weight.t()) * scale * self.scale.t()).to(input.dtype)
-        product = product.reshape(*input.shape[:-1], self.out_features)
-        return product if self.bias is None else product + self.bias
+            )
+            return product
+        return (torch._int_mm(quantized, self.weight.t()) * scale).mul_(self.scale.t())
 
 
 def quantize(rows: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
