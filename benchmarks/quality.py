@@ -3,7 +3,7 @@
     python -m benchmarks.quality [--prompts 100] [--each 16] [--steps 50] [--only NAME ...] [--output FOLDER]
 
 Held-out scenes with fixed seeds go through the worker's own engine. Their frames are judged by `training.judging`,
-from pixels alone: is the object of the colour that was asked, does it move as it was asked. `exact`, `image` and
+from pixels alone: is the object of the colour and shape that was asked, does it move as asked. `exact`, `image` and
 `turbo` take `--prompts` scenes, every other case the first `--each` of them. Writes a dated JSON (with `--only` into
 what an earlier call of the day left), prints a table, and keeps sheets of clips in docs/images. The first row, `drawn`,
 judges the drawn clips themselves: the most that any model can reach.
@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks.quality_cases import CASES, SIZE, Case, Clip, Studio, asked_scenes, drawn
-from training.judging import judge
+from training.judging import camera, judge
+from training.lora import LUMA, SEPIA
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -37,7 +38,7 @@ _PEAK = 255.0
 
 
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 pictures of one shape; 99 where they are equal."""
+    """Peak signal-to-noise ratio of pictures of one shape, 0 to 255; 99 where they are equal."""
     error = float(np.square(one.astype(np.float32) - other.astype(np.float32)).mean())
     return 99.0 if error == 0 else float(10 * np.log10(_PEAK**2 / error))
 
@@ -47,9 +48,10 @@ def flicker(frames: np.ndarray) -> float:
     return float(np.abs(np.diff(frames.astype(np.float32), n=2, axis=0)).mean())
 
 
-def saturation(frames: np.ndarray) -> float:
-    """Mean distance of the strongest from the weakest channel, 0 to 1."""
-    return float((frames.max(-1).astype(np.float32) - frames.min(-1)).mean() / _PEAK)
+def sepia_db(frames: np.ndarray) -> float:
+    """Likeness (PSNR) of frames to a print of them in sepia, as bright as they are: the style LoRA's style."""
+    luma, tint = np.array(LUMA, dtype=np.float32), np.array(SEPIA, dtype=np.float32)
+    return psnr_db(frames, (frames.astype(np.float32) @ luma)[..., None] * tint / (luma @ tint))
 
 
 def figures(clips: Sequence[Clip], exact: Sequence[Clip] | None) -> dict[str, float]:
@@ -59,10 +61,14 @@ def figures(clips: Sequence[Clip], exact: Sequence[Clip] | None) -> dict[str, fl
         "clips": len(clips),
         "colour": _share([verdict.colour == clip.scene.colour for verdict, clip in zip(verdicts, clips, strict=True)]),
         "motion": _share([verdict.motion == clip.scene.motion for verdict, clip in zip(verdicts, clips, strict=True)]),
+        "shape": _share([verdict.shape == clip.scene.shape for verdict, clip in zip(verdicts, clips, strict=True)]),
         "flicker": _mean([flicker(clip.frames) for clip in clips]),
-        "saturation": _mean([saturation(clip.frames) for clip in clips]),
+        "sepia_db": _mean([sepia_db(clip.frames) for clip in clips]),
         "seconds": _mean([clip.seconds for clip in clips]),
     }
+    moved = [clip for clip in clips if clip.scene.camera != "none"]
+    if moved:
+        found["camera"] = _share([camera(clip.frames) == clip.scene.camera for clip in moved])
     firsts = [psnr_db(clip.frames[0], clip.picture) for clip in clips if clip.picture is not None]
     if firsts:
         found["first_frame_db"] = _mean(firsts)
@@ -73,24 +79,33 @@ def figures(clips: Sequence[Clip], exact: Sequence[Clip] | None) -> dict[str, fl
 
 
 def sheet(clips: Sequence[Clip], target: Path) -> None:
-    """A PNG with four frames of every clip in a row of its own, `_COLUMNS` clips beside one another."""
-    rows = [_strip(clip.frames) for clip in clips]
-    height, width, _ = rows[0].shape
-    lines = -(-len(rows) // _COLUMNS)
-    canvas = np.full((lines * (height + 4), _COLUMNS * (width + 8), 3), 255, np.uint8)
-    for number, row in enumerate(rows):
-        top, left = number // _COLUMNS * (height + 4), number % _COLUMNS * (width + 8)
-        canvas[top : top + height, left : left + width] = row
+    """A PNG with four frames of every clip side by side, `_COLUMNS` clips to a row.
+
+    Under each stands what was asked, in red where the judge saw another colour or motion.
+    """
+    cells = [_cell(clip) for clip in clips]
+    width, height = cells[0].size
+    lines = -(-len(cells) // _COLUMNS)
+    canvas = Image.new("RGB", (_COLUMNS * width, lines * height), "white")
+    for number, cell in enumerate(cells):
+        canvas.paste(cell, (number % _COLUMNS * width, number // _COLUMNS * height))
     target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(canvas).quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+    canvas.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-def _strip(frames: np.ndarray) -> np.ndarray:
-    last = len(frames) - 1
-    shown = [
-        Image.fromarray(frames[min(number, last)]).resize((_SHEET_WIDTH, _SHEET_WIDTH)) for number in _SHEET_FRAMES
-    ]
-    return np.concatenate([np.asarray(picture) for picture in shown], 1)
+def _cell(clip: Clip) -> Image.Image:
+    cell = Image.new("RGB", (len(_SHEET_FRAMES) * _SHEET_WIDTH + 8, _SHEET_WIDTH + 18), "white")
+    for place, number in enumerate(_SHEET_FRAMES):
+        frame = Image.fromarray(clip.frames[min(number, len(clip.frames) - 1)])
+        cell.paste(frame.resize((_SHEET_WIDTH, _SHEET_WIDTH)), (place * _SHEET_WIDTH, 0))
+    scene, verdict = clip.scene, judge(clip.frames)
+    right = (verdict.colour, verdict.motion) == (scene.colour, scene.motion)
+    asked = f"{scene.colour} {scene.shape}, {scene.motion}, {scene.ground}"
+    if scene.camera != "none":
+        asked += f", {scene.camera}"
+        right = right and camera(clip.frames) == scene.camera
+    ImageDraw.Draw(cell).text((1, _SHEET_WIDTH + 1), asked, fill="black" if right else "red", font_size=12)
+    return cell
 
 
 def _share(right: Sequence[bool]) -> float:
@@ -109,7 +124,8 @@ def measure(
     made: dict[str, list[Clip]] = {"drawn": drawn(scenes)}
     table = {"drawn": figures(made["drawn"], None)}
     for case in cases:
-        made[case.name] = studio.clips(case, scenes[: prompts if case.all_prompts else each], steps)
+        asked = asked_scenes(each, moves=True) if case.moves else scenes[: prompts if case.all_prompts else each]
+        made[case.name] = studio.clips(case, asked, steps)
         table[case.name] = figures(made[case.name], made.get(case.against))
         print(_line(case.name, table[case.name]), flush=True)
     return table, made
@@ -132,7 +148,7 @@ def main() -> None:
     began = time.perf_counter()
     with Studio() as studio:
         table, made = measure(studio, cases, prompts=options.prompts, each=options.each, steps=options.steps)
-    for name in ("exact", "image", "style"):
+    for name in ("exact", "camera", "image", "turbo", "style"):
         if name in made:
             sheet(made[name], SHEET / f"demo-{name}.png")
     day = datetime.now(UTC).date().isoformat()

@@ -1,8 +1,8 @@
 """Renews what README.md shows of a real run: `python -m builder.demo_run`.
 
-Runs the worker's entry with the job of test_input.json on the demo model, as `make run` does. Writes
-docs/images/demo.png, eight frames of the video on one sheet, and the result as the example `json video-result`, with
-the URLs that a bucket gives.
+Runs the worker's entry with the job of test_input.json on the demo model, as `make run` does. Writes eight frames of
+each of its two videos on a sheet, docs/images/demo.png and docs/images/demo-from-picture.png, and the result of the
+first as the example `json video-result`, with the URLs that a bucket gives.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PICTURE = ROOT / "docs" / "images" / "demo.png"
+IMAGES = ROOT / "docs" / "images"
+PICTURES = ("demo.png", "demo-from-picture.png")
 JOB_ID = "abc-123"
 BUCKET = "https://my-bucket.nyc3.digitaloceanspaces.com"
 COLUMNS, ROWS = 4, 2
@@ -30,8 +31,8 @@ FRAME_WIDTH = 224
 COLOURS = 128
 
 
-def run(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The video of the job, under `folder`, and its result as the journal keeps it."""
+def run(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The videos of the job, under `folder`, each with its result as the journal keeps it."""
     job = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
     job["input"]["job_id"] = JOB_ID
     state = folder / "state"
@@ -39,7 +40,9 @@ def run(folder: Path) -> tuple[Path, dict[str, Any]]:
     command = [sys.executable, str(ROOT / "handler.py"), "--test_input", json.dumps(job)]
     subprocess.run(command, env={**os.environ, "MODEL_PROFILE": "demo", **places}, check=True, cwd=folder)
     (entry,) = (state / "jobs").glob("*.json")
-    return next(folder.rglob("*.mp4")), json.loads(entry.read_text(encoding="utf-8"))["finished"]["0"]
+    finished = json.loads(entry.read_text(encoding="utf-8"))["finished"]
+    videos = sorted(folder.rglob("*.mp4"))
+    return [(video, finished[str(index)]) for index, video in enumerate(videos)]
 
 
 def contact_sheet(video: Path, target: Path, *, num_frames: int) -> None:
@@ -72,11 +75,14 @@ def _public(url: str) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        video, result = run(Path(folder))
-        contact_sheet(video, PICTURE, num_frames=result["num_frames"])
-    result.pop("cold_start", None)  # of the first video of a process only
-    README.write_text(with_example(README.read_text(encoding="utf-8"), result), encoding="utf-8")
-    print(f"wrote {PICTURE.name}, {PICTURE.stat().st_size / 1000:.0f} kB, and the example of README.md")
+        made = run(Path(folder))
+        for name, (video, result) in zip(PICTURES, made, strict=True):
+            contact_sheet(video, IMAGES / name, num_frames=result["num_frames"])
+            print(f"wrote {name}, {(IMAGES / name).stat().st_size / 1000:.0f} kB")
+    shown = made[0][1]
+    shown.pop("cold_start", None)  # of the first video of a process only
+    README.write_text(with_example(README.read_text(encoding="utf-8"), shown), encoding="utf-8")
+    print("wrote the example of README.md")
 
 
 if __name__ == "__main__":

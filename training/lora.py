@@ -27,8 +27,8 @@ from worker.models import ModelSpec
 RANK = 8
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]
 # The luma weights of ITU-R BT.601, and the tint of the print.
-_LUMA = (0.299, 0.587, 0.114)
-_SEPIA = (1.0, 0.82, 0.58)
+LUMA = (0.299, 0.587, 0.114)
+SEPIA = (1.0, 0.82, 0.58)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,10 @@ def sepia(data: Data, normal: tuple[torch.Tensor, torch.Tensor]) -> Data:
     """The same clips in sepia. Every colour triple of a latent is mapped alike; slopes of brightness hardly change."""
     mean, std = (part.view(1, -1, 1, 1, 1) for part in normal)
     raw = data.latents.float() * std + mean
-    luma = torch.tensor(_LUMA).view(1, 1, 3, 1, 1, 1)
+    luma = torch.tensor(LUMA).view(1, 1, 3, 1, 1, 1)
     grey = ((raw[:, :12].unflatten(1, (4, 3)) + 1) / 2 * luma).sum(2, keepdim=True)
-    tinted = grey * torch.tensor(_SEPIA).view(1, 1, 3, 1, 1, 1) * 2 - 1
-    slopes = raw[:, 12:] * (sum(_SEPIA) / 3)
+    tinted = grey * torch.tensor(SEPIA).view(1, 1, 3, 1, 1, 1) * 2 - 1
+    slopes = raw[:, 12:] * (sum(SEPIA) / 3)
     styled = torch.cat([tinted.flatten(1, 2), slopes], 1)
     return replace(data, latents=((styled - mean) / std).half())
 

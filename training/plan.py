@@ -19,7 +19,7 @@ SEED = 22
 TEXT, VAE = TextPlan(), VaePlan()
 # Clips a set, by size; the first set is one of simple scenes.
 SIMPLE_SIZE, SIMPLE_CLIPS = 64, 2000
-CLIPS: Mapping[int, int] = MappingProxyType({64: 4000, 128: 1500, 256: 260})
+CLIPS: Mapping[int, int] = MappingProxyType({64: 4000, 128: 1500, 256: 1600})
 NORMAL_CLIPS = 40
 SERVED_SIZE = 256
 MODELS: Mapping[str, ModelSpec] = MappingProxyType({"t2v": T2V_A14B, "i2v": I2V_A14B})
@@ -57,10 +57,10 @@ STAGES: tuple[Stage, ...] = (
     Stage("simple64", SIMPLE_SIZE, None, _FIRST, simple=True),
     _stage("high", 64, "simple64", 2500, 12, 2e-3),
     _stage("high", 128, "high64", 500, 6, 1.5e-3),
-    _stage("high", 256, "high128", 400, 4, 1e-3),
+    _stage("high", 256, "high128", 1700, 4, 1e-3),
     _stage("low", 128, "high64", 700, 6, 2e-3),
-    _stage("low", 256, "low128", 900, 4, 1e-3),
+    _stage("low", 256, "low128", 3000, 4, 1e-3),
 )
-TURBO = LoraPlan(steps=400)
-STYLE = LoraPlan(steps=200)
+TURBO = LoraPlan(steps=200)
+STYLE = LoraPlan(steps=150)
 TEACHER_CLIPS, TEACHER_STEPS, TEACHER_GUIDANCE = 64, 16, 3.0

@@ -43,7 +43,7 @@ _COLOUR, _CONSTANT, _CONSTANT_SIZE = 16, 31, 8.0
 
 @dataclass(frozen=True, slots=True)
 class VaePlan:
-    steps: int = 2400
+    steps: int = 5000
     batch: int = 2
     pool: int = 64
     learning_rate: float = 4e-4

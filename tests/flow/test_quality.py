@@ -14,8 +14,18 @@ import pytest
 from benchmarks.quality import figures
 from benchmarks.quality_cases import CASES, Case, Clip, Studio, asked_scenes
 
-_STEPS = 8
-_PROMPTS = 5
+_STEPS = 6
+_PROMPTS = 3
+# The least likeness (PSNR) to the exact path, over one clip.
+_COSTS = {
+    "bf16": 38,
+    "int8": 40,
+    "fp8 storage": 32,
+    "step cache balanced": 30,
+    "step cache fast": 24,
+    "guidance 1": 20,
+    "shift 1": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,36 +36,47 @@ def studio() -> Iterator[Studio]:
 
 @pytest.fixture(scope="module")
 def exact(studio: Studio) -> list[Clip]:
-    return made(studio, "exact")
+    return made(studio, "exact", _PROMPTS)
 
 
 def case(name: str) -> Case:
     return next(each for each in CASES if each.name == name)
 
 
-def made(studio: Studio, name: str, prompts: int = _PROMPTS) -> list[Clip]:
+def made(studio: Studio, name: str, prompts: int) -> list[Clip]:
     return studio.clips(case(name), asked_scenes(prompts), _STEPS)
 
 
 def test_the_exact_path_shows_what_was_asked(exact: list[Clip]) -> None:
     found = figures(exact, None)
-    assert found["colour"] >= 0.8
+    assert found["colour"] >= 0.6
     assert found["motion"] >= 0.6
 
 
-def test_swapped_experts_spoil_the_motion(studio: Studio, exact: list[Clip]) -> None:
-    spoilt = figures(made(studio, "experts swapped", 4), exact)
-    assert spoilt["motion"] <= 0.5
-    assert spoilt["exact_db"] < 24
-
-
-def test_bf16_changes_next_to_nothing(studio: Studio, exact: list[Clip]) -> None:
-    assert figures(made(studio, "bf16", 1), exact)["exact_db"] > 38
+def test_turbo_shows_what_was_asked_in_four_steps(studio: Studio) -> None:
+    found = figures(made(studio, "turbo", _PROMPTS), None)
+    assert found["colour"] >= 0.6
+    assert found["motion"] >= 0.5
 
 
 def test_image_to_video_begins_with_the_picture(studio: Studio) -> None:
-    assert figures(made(studio, "image", 2), None)["first_frame_db"] >= 26
+    assert figures(made(studio, "image", 1), None)["first_frame_db"] >= 28
 
 
-def test_a_run_after_others_is_the_same_bit_for_bit(studio: Studio, exact: list[Clip]) -> None:
-    assert np.array_equal(made(studio, "exact", 1)[0].frames, exact[0].frames)
+@pytest.mark.parametrize("name", _COSTS)
+def test_a_shortcut_stays_near_the_exact_path(name: str, studio: Studio, exact: list[Clip]) -> None:
+    assert figures(made(studio, name, 1), exact)["exact_db"] >= _COSTS[name]
+
+
+@pytest.mark.parametrize("name", ["experts swapped", "boundary 0.5"])
+def test_each_expert_is_needed_on_its_side(name: str, studio: Studio, exact: list[Clip]) -> None:
+    spoilt = figures(made(studio, name, 1), exact)
+    assert spoilt["exact_db"] < 24
+    assert spoilt["flicker"] > figures(exact[:1], None)["flicker"]
+
+
+def test_the_style_restyles_by_its_scale_and_leaves_nothing_behind(studio: Studio, exact: list[Clip]) -> None:
+    whole, half = (figures(made(studio, name, 1), exact) for name in ("style", "style at 0.3"))
+    assert whole["sepia_db"] > half["sepia_db"] > figures(exact[:1], None)["sepia_db"] + 1
+    assert whole["sepia_db"] > half["sepia_db"] + 1
+    assert np.array_equal(made(studio, "style taken off", 1)[0].frames, exact[0].frames)

@@ -89,8 +89,8 @@ def test_payload_examples_are_read_without_a_warning(text: str) -> None:
     assert [video.warnings for video in job.videos] == [()] * len(job.videos)
 
 
-def test_the_answer_is_that_of_test_input(run: Runner, test_input: dict[str, Any]) -> None:
-    answer = run({"job_id": "abc-123", **test_input})
+def test_the_answer_is_that_of_the_first_video_of_test_input(run: Runner, test_input: dict[str, Any]) -> None:
+    answer = run({"job_id": "abc-123", "job_request_params": test_input["job_request_params"][:1]})
     answer["videos"][0].pop("cold_start", None)  # the first video of a process has it
     shown = example("answer")
     assert shape(shown) == shape(answer)

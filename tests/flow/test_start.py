@@ -45,8 +45,9 @@ def test_without_a_gpu_the_demo_model_is_said_in_one_line_and_runs_test_input(tm
     done = start(tmp_path)
     assert done.returncode == 0
     assert done.stderr.count("serving the small built-in demo model") == 1
-    assert "made by   demo, text_to_video" in done.stdout
-    assert list((tmp_path / "outputs").rglob("0.mp4"))
+    for index, mode in enumerate(("text_to_video", "image_to_video")):
+        assert f"made by   demo, {mode}" in done.stdout
+        assert list((tmp_path / "outputs").rglob(f"{index}.mp4"))
 
 
 def test_a_failed_local_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
