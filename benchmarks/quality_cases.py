@@ -41,7 +41,7 @@ NUM_FRAMES = 17
 SCENES_SEED = 2026
 # The demo's best guidance; the default of the contract, 5, is a case of its own.
 GUIDANCE = 3.0
-CAMERAS = ("pan_left", "pan_right", "pan_up", "pan_down", "zoom_in", "zoom_out", "static")
+MOVES = ("pan_left", "pan_right", "pan_up", "pan_down", "zoom_in", "zoom_out", "static")
 Experts = Callable[[list[WanTransformer3DModel]], None]
 Catalogue = tuple[ModelSpec, ...]
 
@@ -87,7 +87,7 @@ def asked_scenes(count: int, *, moves: bool = False) -> list[Scene]:
         if not moves:
             asked.append(scene)
         elif scene.ground == "checkerboard":
-            asked.append(replace(scene, camera=CAMERAS[len(asked) % len(CAMERAS)]))
+            asked.append(replace(scene, camera=MOVES[len(asked) % len(MOVES)]))
     return asked
 
 

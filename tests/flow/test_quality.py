@@ -16,12 +16,11 @@ from benchmarks.quality_cases import CASES, Case, Clip, Studio, asked_scenes
 
 _STEPS = 6
 _PROMPTS = 3
-# The least likeness (PSNR) to the exact path, over one clip.
+# The least likeness (PSNR) to the exact path, over one clip. So few steps are too few for a balanced cache to skip one.
 _COSTS = {
     "bf16": 38,
     "int8": 40,
     "fp8 storage": 32,
-    "step cache balanced": 30,
     "step cache fast": 24,
     "guidance 1": 20,
     "shift 1": 20,
@@ -49,7 +48,7 @@ def made(studio: Studio, name: str, prompts: int) -> list[Clip]:
 
 def test_the_exact_path_shows_what_was_asked(exact: list[Clip]) -> None:
     found = figures(exact, None)
-    assert found["colour"] >= 0.6
+    assert found["colour"] == 1
     assert found["motion"] >= 0.6
 
 
