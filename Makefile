@@ -24,7 +24,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
-	@$(BIN)/python -m worker.schema --check
+	@$(BIN)/python -m worker.cli schema --check
 	@$(BIN)/python -m builder.docs --check
 	@$(BIN)/python -m builder.hub --check
 	@$(BIN)/python -m builder.notices --check
@@ -35,7 +35,7 @@ fix: setup-dev       ## format the code and mend what can be mended
 	@$(BIN)/ruff check --fix .
 
 docs: setup-dev      ## write the pages and README tables that come from the code
-	@$(BIN)/python -m worker.schema
+	@$(BIN)/python -m worker.cli schema --write
 	@$(BIN)/python -m builder.docs
 	@$(BIN)/python -m builder.hub
 	@$(BIN)/python -m builder.notices

@@ -19,15 +19,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from worker import log, shutdown, terminal
-from worker import settings as settings_module
-from worker.coldstart import ColdStart
-from worker.errors import SettingsError, WorkerError
-from worker.settings import Settings
+from worker.base import log, sigterm
+from worker.base import settings as settings_module
+from worker.base.errors import SettingsError, WorkerError
+from worker.base.settings import Settings
+from worker.base.timing import ColdStart
+from worker.cli import terminal
 
 if TYPE_CHECKING:
-    from worker.job import Report
-    from worker.progress import ProgressEvent
+    from worker.delivery.webhooks.progress_sender import ProgressEvent
+    from worker.jobs.flow import Report
 
 logger = logging.getLogger("handler")
 # The SDK's id for every run of test_input.json; each gets an id of its own, or the second would be the first again.
@@ -37,7 +38,7 @@ PROGRESS_LANDS_WITHIN_S = 5.0
 
 def main() -> int:
     """Start the worker; returns an exit status where it cannot start."""
-    signal.signal(signal.SIGTERM, shutdown.leave_at_once)
+    signal.signal(signal.SIGTERM, sigterm.leave_at_once)
     cold_start = ColdStart()
     try:
         settings = settings_module.load()
@@ -47,7 +48,7 @@ def main() -> int:
     _configure_logs(settings)
     cold_start.reached("settings")
     try:
-        from worker import job, start  # torch and Diffusers with them: not before the settings are known to be good
+        from worker import jobs, start  # torch and Diffusers with them: not before the settings are known to be good
 
         cold_start.reached("imports")
         worker = start.build_worker(settings, cold_start)
@@ -55,7 +56,7 @@ def main() -> int:
         return _refuse(failure, settings)
 
     def tidy() -> None:
-        threading.Thread(target=asyncio.run, args=(job.tidy_alone(worker),), name="tidy", daemon=True).start()
+        threading.Thread(target=asyncio.run, args=(jobs.tidy_alone(worker),), name="tidy", daemon=True).start()
 
     if not settings.on_platform:
         tidy()
@@ -73,13 +74,13 @@ def main() -> int:
     async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
         worker.shutdown.install()  # for local mode, where the SDK looks for no job
         if settings.on_platform:
-            answer = await job.run(event, worker, _platform_reporter(event))
+            answer = await jobs.run(event, worker, _platform_reporter(event))
             await asyncio.to_thread(_let_progress_land)
             return answer
         if event.get("id") != LOCAL_RUN:  # --rp_serve_api
-            return await job.run(event, worker, lambda _: None)
+            return await jobs.run(event, worker, lambda _: None)
         with terminal.Bar() as bar:
-            answer = await job.run({**event, "id": f"local-{uuid.uuid4().hex[:8]}"}, worker, bar)
+            answer = await jobs.run({**event, "id": f"local-{uuid.uuid4().hex[:8]}"}, worker, bar)
         terminal.summarise(answer)
         return answer
 
@@ -157,4 +158,4 @@ def _updates_under_way() -> list[threading.Thread]:
 
 
 if __name__ == "__main__":
-    shutdown.end(main())
+    sigterm.end(main())

@@ -1,1 +1,1 @@
-"""Repeatable measurements; run one with `python -m benchmarks.NAME`."""
+"""Repeatable measurements, each a module to be run; docs/speed.md and docs/reliability.md have the figures."""

@@ -58,7 +58,7 @@ def clip(width: int, height: int, frames: int) -> Iterator[np.ndarray]:
 
 def measure(preset: str, threads: int, width: int, height: int, frames: int) -> Run:
     """Encode the clip once, its frames being at hand, and hold the result against them."""
-    from worker import encode
+    from worker.media import encode
 
     encode.PRESET, encode.MAX_THREADS = preset, threads
     source = list(clip(width, height, frames))
@@ -97,7 +97,7 @@ def _ssim(source: list[np.ndarray], path: Path) -> float:
 def run_all(repeats: int, *, quick: bool) -> dict[str, Any]:
     """Every preset on all cores, and the chosen one on one core less, taking turns; answers medians and runs."""
     cores = os.cpu_count() or 1
-    from worker.encode import PRESET
+    from worker.media.encode import PRESET
 
     cases = [(preset, cores, *size) for size in SIZES for preset in PRESETS]
     cases += [(PRESET, threads, *size) for size in SIZES for threads in (1, 2 * cores, 4 * cores)]

@@ -14,7 +14,7 @@ for the LoRAs, no network and no model.
 Rows: exact (attention without quantisation), one for each attention backend, quantized (QUANTIZED_COMPUTE=on), compile
 (ENABLE_TORCH_COMPILE), cache_balanced and cache_fast (step_cache), turbo (4 steps on fused weights), turbo_lora (LoRAs
 put on for the run), decode (81 frames) and encode (a conditioning video) of the VAE. Floor: operations counted by
-`worker.estimate`, at the matrix rates that this run measures with `torch.mm`.
+`worker.request.plan.duration`, at the matrix rates that this run measures with `torch.mm`.
 
 On a machine without network, it carries what it needs as wheels. Where there is one, with the same Python and system:
 
@@ -51,9 +51,9 @@ from benchmarks.gpu_report import Line
 from benchmarks.gpu_rig import Rig
 from benchmarks.gpu_rows import ROWS, Measured, Row, not_to_be_had
 from benchmarks.gpu_stock import Stock
-from worker.errors import SettingsError, WorkerError
-from worker.planning import Planner
-from worker.settings import Settings
+from worker.base.errors import SettingsError, WorkerError
+from worker.base.settings import Settings
+from worker.engine.device import Planner
 
 RESULTS = Path(__file__).parent / "results"
 _STOCK_STEPS = 3  # of each expert; the row's own number where it is given
@@ -161,5 +161,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("worker.acceleration").setLevel(logging.INFO)  # says which attention it took, and why
+    logging.getLogger("worker.engine.techniques").setLevel(logging.INFO)  # says which attention it took, and why
     sys.exit(main())

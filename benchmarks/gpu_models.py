@@ -20,10 +20,11 @@ from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks import memory_on_meta as on_meta
-from worker import demo
-from worker.memory import SIZES, ModelSize, Shape
-from worker.models import T2V_A14B, ModelSpec
-from worker.weights.reading import Target
+from worker.request import ModelSpec
+from worker.request.catalogue import T2V_A14B
+from worker.request.plan import SIZES, ModelSize, Shape
+from worker.weights.sources import demo
+from worker.weights.tensors.reading import Target
 
 # text_encoder/config.json of Wan-AI/Wan2.2-T2V-A14B-Diffusers, what differs from the class's defaults.
 UMT5_XXL: dict[str, Any] = {
@@ -107,7 +108,7 @@ def _hollow(folder: Path, module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def fill(targets: Sequence[Target], *, check: Callable[[], None], on_bytes: Callable[[int], None]) -> None:
-    """In the place of `worker.weights.reading.read`: random weights of the size that a layer's inputs ask for.
+    """In the place of `worker.weights.tensors.reading.read`: random weights of the size that a layer's inputs ask for.
 
     Random bits, not one number: a GPU multiplies zeros faster, because they take less power.
     """

@@ -1,7 +1,7 @@
 """What the chip can do: its matrix rates at the model's shapes, and the least time that a row's work takes at them.
 
-The operations are those of `worker.estimate`, which a test holds to torch's own count. Rates are measured in the same
-run, with random numbers: a rate on zeros is one that no model reaches.
+The operations are those of `worker.request.plan.duration`, which a test holds to torch's own count. Rates are measured
+in the same run, with random numbers: a rate on zeros is one that no model reaches.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_models import Scale
-from worker import estimate
-from worker.acceleration import scaled_linear
-from worker.memory.gpus import BF16_SINCE, FP8_SINCE
+from worker.engine.models import precision
+from worker.request.plan import duration
+from worker.request.plan.gpus import BF16_SINCE, FP8_SINCE
 
 _CALLS = 10
 _TIMES = 5
@@ -72,7 +72,7 @@ def measure(scale: Scale, device: torch.device) -> Rates:
 def denoise_floor_s(scale: Scale, rates: Rates, *, forwards: int, quantized: bool) -> float:
     """Seconds of `forwards` passes at the measured rates; attention in the experts' own dtype in every case."""
     size, shape = scale.size, scale.shape
-    whole = estimate.forward_flop(size, shape)
+    whole = duration.forward_flop(size, shape)
     linear = whole - _attention_flop(scale)
     rate = rates.quantized if quantized and rates.quantized is not None else rates.exact
     return forwards * (linear / rate + (whole - linear) / rates.exact)
@@ -80,15 +80,15 @@ def denoise_floor_s(scale: Scale, rates: Rates, *, forwards: int, quantized: boo
 
 def decode_floor_s(scale: Scale, rates: Rates) -> float | None:
     """None for the demo model's VAE, whose operations nobody counted."""
-    return estimate.decode_flop(scale.spec, scale.shape) / rates.vae if scale.is_published else None
+    return duration.decode_flop(scale.spec, scale.shape) / rates.vae if scale.is_published else None
 
 
 def encode_floor_s(scale: Scale, rates: Rates) -> float | None:
     """Of a conditioning video; None for the demo model's VAE."""
-    return estimate.image_encode_flop(scale.spec, scale.shape) / rates.vae if scale.is_published else None
+    return duration.image_encode_flop(scale.spec, scale.shape) / rates.vae if scale.is_published else None
 
 
-def _format(capability: tuple[int, int] | None) -> scaled_linear.Format | None:
+def _format(capability: tuple[int, int] | None) -> precision.Format | None:
     """What the matrix units multiply; a CPU (None) takes both formats."""
     if capability is None or capability >= FP8_SINCE:
         return "fp8"
@@ -98,7 +98,7 @@ def _format(capability: tuple[int, int] | None) -> scaled_linear.Format | None:
 def _attention_flop(scale: Scale) -> float:
     """Scores and their product with the values, of a pass: over the tokens themselves, and over the text."""
     tokens = scale.size.tokens(scale.shape)
-    return float(scale.size.layers * 4 * tokens * (tokens + estimate.TEXT_TOKENS) * scale.size.dim)
+    return float(scale.size.layers * 4 * tokens * (tokens + duration.TEXT_TOKENS) * scale.size.dim)
 
 
 def _plain(rows: int, inner: int, outer: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
@@ -108,11 +108,11 @@ def _plain(rows: int, inner: int, outer: int, dtype: torch.dtype, device: torch.
 
 
 def _quantized(
-    rows: int, inner: int, outer: int, format: scaled_linear.Format, device: torch.device
+    rows: int, inner: int, outer: int, format: precision.Format, device: torch.device
 ) -> Callable[[], object]:
     """The bare product, without the scaling of rows that a real layer does: the most that the units give."""
-    one, _ = scaled_linear.quantize(torch.randn(rows, inner, device=device), format)
-    other, _ = scaled_linear.quantize(torch.randn(outer, inner, device=device), format)
+    one, _ = precision.quantize(torch.randn(rows, inner, device=device), format)
+    other, _ = precision.quantize(torch.randn(outer, inner, device=device), format)
     if format == "int8":
         return lambda: torch._int_mm(one, other.t())
     scale = torch.ones((), device=device)

@@ -18,7 +18,7 @@ from benchmarks import gpu_rates
 from benchmarks.gpu_models import Scale
 from benchmarks.gpu_rates import Rates
 from benchmarks.gpu_rows import Measured, Row, request
-from worker import estimate
+from worker.request.plan import duration
 
 GB = 1e9
 WITHIN_FLOOR = 1.25
@@ -78,7 +78,7 @@ def floor_s(row: Row, scale: Scale, rates: Rates) -> float | None:
         return gpu_rates.decode_floor_s(scale, rates)
     if row.kind == "encode":
         return gpu_rates.encode_floor_s(scale, rates)
-    passes = estimate.forwards(request(row, scale, take=0), row.spec(scale))
+    passes = duration.forwards(request(row, scale, take=0), row.spec(scale))
     return gpu_rates.denoise_floor_s(scale, rates, forwards=passes, quantized=row.is_quantized)
 
 

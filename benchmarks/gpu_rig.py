@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from benchmarks.gpu_models import Scale, fill, lora, write_model
-from worker import loading, vram
-from worker.acceleration import attention
-from worker.engine import Engine, Rendering
-from worker.loras import DistilledFiles, LoraFile
-from worker.memory import MemoryPlan, Shape
-from worker.models import ModelSpec
-from worker.planning import Planner
-from worker.settings import Settings
+from worker.base.settings import Settings
+from worker.engine import Engine, Rendering, device
+from worker.engine.device import Planner
+from worker.engine.models import components
+from worker.engine.techniques import attention
+from worker.request import ModelSpec
+from worker.request.plan import MemoryPlan, Shape
+from worker.weights.loras import DistilledFiles, LoraFile
 
 
 class Rig:
@@ -39,7 +39,7 @@ class Rig:
         self.device = self._planner(Settings()).device
         self.clip = Clip(scale)
         self._folder = home / "model"
-        loading.quiet_libraries()
+        components.quiet_libraries()
         write_model(scale, self._folder)
 
     def folder(self, spec: ModelSpec, stop: threading.Event, prepared: str) -> Path:  # noqa: ARG002 - as ModelSource
@@ -72,10 +72,10 @@ class Rig:
     def reset_peak(self) -> None:
         """Let go of what nobody holds, and count the peak anew from here."""
         gc.collect()
-        vram.reset()
+        device.reset_peak()
 
     def peak_bytes(self) -> int | None:
-        return vram.peak_bytes()
+        return device.peak_bytes()
 
     def release(self, engine: Engine, spec: ModelSpec) -> None:
         """Give the memory of an engine's model back."""

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.gpu_models import Scale
-from worker.acceleration import Setup, attention
-from worker.models import ModelSpec, with_distilled_fused
-from worker.request import VideoRequest, parse
-from worker.settings import Settings
+from worker.base.settings import Settings
+from worker.engine.techniques import Setup, attention
+from worker.request import ModelSpec, VideoRequest
+from worker.request.catalogue import with_distilled_fused
+from worker.request.parse import parse
 
 Kind = Literal["guided", "turbo", "decode", "encode"]
 # Half of an even number of steps lies on either side of the boundary at 0.875, when the schedule is shifted so far.

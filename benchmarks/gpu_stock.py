@@ -19,11 +19,12 @@ from diffusers.video_processor import VideoProcessor
 from benchmarks.gpu_rig import Rig
 from benchmarks.gpu_rows import Measured, Row, request
 from benchmarks.gpu_videos import vae_input, whole_of
-from worker.acceleration import attention, distilled
-from worker.models import T2V_A14B
+from worker.base.settings import Settings
+from worker.base.stop import Stop
+from worker.engine.modes import schedules
+from worker.engine.techniques import attention
 from worker.request import VideoRequest
-from worker.settings import Settings
-from worker.stop import Stop
+from worker.request.catalogue import T2V_A14B
 
 # Of the request, as the pipeline calls them too.
 _SAME_NAMES = (
@@ -125,7 +126,7 @@ class Stock:
 
     def _scheduler(self, row: Row, video: VideoRequest) -> Any:
         if row.kind == "turbo":
-            return distilled.scheduler()
+            return schedules.scheduler()
         shift = T2V_A14B.flow_shift if video.flow_shift is None else video.flow_shift
         return UniPCMultistepScheduler.from_config(self._config, flow_shift=shift)
 

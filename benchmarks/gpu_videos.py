@@ -1,6 +1,6 @@
 """How a row of `benchmarks.gpu` is made and timed.
 
-A video goes the production way from the prompt to the stored file: `worker.making`, then a local storage.
+A video goes the production way from the prompt to the stored file: `worker.jobs.make`, then a local storage.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import torch
 
 from benchmarks.gpu_rig import Rig
 from benchmarks.gpu_rows import Measured, Row, not_in_effect, request
-from worker import decode, making, vae_encode
-from worker.acceleration import schedules
-from worker.acceleration.step_cache import in_full
-from worker.answers import Stopwatch
-from worker.artifacts import Conditioning
-from worker.models import T2V_A14B
-from worker.prepare import Prepared
+from worker.base.settings import Settings
+from worker.base.stop import Stop
+from worker.base.timing import Stopwatch
+from worker.delivery.storage import video_key
+from worker.delivery.storage.local import LocalStorage
+from worker.engine import Conditioning, decode
+from worker.engine.modes import schedules
+from worker.engine.techniques import image_encode
+from worker.engine.techniques.step_cache import in_full
+from worker.jobs import make as making
+from worker.jobs.prepare import Prepared
 from worker.request import VideoRequest
-from worker.settings import Settings
-from worker.stop import Stop
-from worker.storage import video_key
-from worker.storage.local import LocalStorage
+from worker.request.catalogue import T2V_A14B
 
 _TRAIN_TIMESTEPS = 1000
 
@@ -164,7 +165,7 @@ def stage(row: Row, rig: Rig, *, repeats: int) -> Measured:
                         pass
             else:
                 with torch.no_grad():
-                    vae_encode.encode(vae, inputs, vae_encode.Passes())
+                    image_encode.encode(vae, inputs, image_encode.Passes())
             rig.synchronize()
             seconds.append(time.perf_counter() - began)
         peak = rig.peak_bytes()

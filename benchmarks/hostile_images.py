@@ -25,8 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from worker.errors import InputInvalid
-from worker.inputs import load_image
+from worker.base.errors import InputInvalid
+from worker.media import load_image
 from worker.net import Opener
 
 FORMATS: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {

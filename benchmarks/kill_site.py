@@ -12,11 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from tests.faults.webhook_receiver import Handler as Hook
-from tests.faults.webhook_receiver import Received, Receiver
-from tests.loopback import Server, answering, response
-from tests.platform_double import Platform
-from tests.unit import s3_double
+from tests.kits import s3_double
+from tests.kits.loopback import Server, answering, response
+from tests.kits.platform_double import Platform
+from tests.kits.webhook_receiver import Handler as Hook
+from tests.kits.webhook_receiver import Received, Receiver
 
 BUCKET = "videos-bucket"
 VIDEOS = 2

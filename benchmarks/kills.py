@@ -33,8 +33,8 @@ from typing import Any
 import av
 
 from benchmarks.kill_site import BUCKET, VIDEOS, Site, open_site
-from tests.platform_double import WorkerProcess
-from tests.unit import s3_double
+from tests.kits import s3_double
+from tests.kits.platform_double import WorkerProcess
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -121,8 +121,8 @@ def _staged_from_pretrained(folder: Path) -> Any:
 def _staged_by_worker(folder: Path) -> Any:
     import torch
 
-    from worker import skeletons
-    from worker.weights import reading
+    from worker.engine.models import skeletons
+    from worker.weights.tensors import reading
 
     skeleton = skeletons.expert(folder, torch.bfloat16)
     block = torch.empty(max(tensor.nbytes for tensor in skeleton.stored.values()), dtype=torch.uint8)
@@ -139,8 +139,8 @@ def _by_worker(folder: Path, way: str) -> Any:
 
     import torch
 
-    from worker import skeletons
-    from worker.weights import reading
+    from worker.engine.models import skeletons
+    from worker.weights.tensors import reading
 
     options: dict[str, int] = {}
     if way.endswith(("reader", "readers")):
@@ -228,14 +228,13 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
     """Seconds from the engine's first wish for weights until its first step is done, and until the last."""
     import functools
 
-    from tests.unit.test_engine import request
-    from worker import demo
-    from worker.artifacts import Conditioning
-    from worker.engine import Engine
-    from worker.planning import Planner
-    from worker.settings import Settings
-    from worker.stop import Stop
-    from worker.weights import reading
+    from tests.unit.engine.test_engine import request
+    from worker.base.settings import Settings
+    from worker.base.stop import Stop
+    from worker.engine import Conditioning, Engine
+    from worker.engine.device import Planner
+    from worker.weights.sources import demo
+    from worker.weights.tensors import reading
 
     class Source:
         def folder(self, *_: object) -> Path:

@@ -60,8 +60,8 @@ def write_vae(folder: Path) -> int:
 
 def write_model(folder: Path, *, blocks: int) -> int:
     """A text-to-video model of two cut-down experts, in the type that a CPU computes in. Answers its bytes."""
-    from tests.lora_kit import spec_of
-    from worker import demo
+    from tests.kits.lora_kit import spec_of
+    from worker.weights.sources import demo
 
     demo.build(spec_of("t2v"), folder)
     vocab_size = json.loads((folder / "text_encoder" / "config.json").read_text())["vocab_size"]

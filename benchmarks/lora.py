@@ -31,10 +31,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
-from worker.acceleration import lora
-from worker.loading import Components
-from worker.lora_cache import LoraCache
-from worker.loras import check_safetensors
+from worker.engine.models.components import Components
+from worker.engine.techniques import base, lora
+from worker.weights.loras.cache import LoraCache
+from worker.weights.loras.store import check_safetensors
 
 RESULTS = Path(__file__).parent / "results"
 # transformer/config.json of Wan-AI/Wan2.2-T2V-A14B-Diffusers.
@@ -84,7 +84,7 @@ def lora_file(file: Path, layers: int, rank: int) -> Path:
     return file
 
 
-def one_run(components: Components, adapters: Sequence[lora.Adapter], cache: Path) -> dict[str, float]:
+def one_run(components: Components, adapters: Sequence[base.Adapter], cache: Path) -> dict[str, float]:
     """Seconds of each stage."""
     seconds: dict[str, float] = {}
     began = time.perf_counter()
@@ -123,7 +123,7 @@ def main() -> None:
         adapters = []
         for number, side in enumerate(("high", "low")):
             file = lora_file(Path(folder) / f"{side}.safetensors", options.layers, options.rank)
-            adapters.append(lora.Adapter(file, file.name, 1.0, side, f"loras[{number}].source"))  # type: ignore[arg-type]
+            adapters.append(base.Adapter(file, file.name, 1.0, side, f"loras[{number}].source"))  # type: ignore[arg-type]
         size_mb = sum(adapter.file.stat().st_size for adapter in adapters) / 1e6
         runs = [one_run(components, adapters, Path(folder)) for _ in range(options.runs)]
     medians = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}

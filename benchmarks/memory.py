@@ -23,10 +23,11 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from diffusers.hooks import apply_group_offloading
 
 from benchmarks import memory_on_meta as on_meta
-from worker import decode
-from worker.memory import SIZES, Gpu, MemoryPlan, ModelSize, Shape, estimate, plan
-from worker.models import T2V_A14B, TI2V_5B
-from worker.settings import Settings
+from worker.base.settings import Settings
+from worker.engine import decode
+from worker.request.catalogue import T2V_A14B, TI2V_5B
+from worker.request.plan import SIZES, Gpu, MemoryPlan, ModelSize, Shape, plan
+from worker.request.plan import peak as estimate
 
 GB = 1e9
 LIMITS_GB = (24, 48, 80, 141)

@@ -1,6 +1,6 @@
 """Peak memory of the real classes without their memory: every tensor is followed, on the meta device or on a real one.
 
-The estimates of `worker.memory` are built on these counts, and its tests hold them to the counts.
+The estimates of `worker.request.plan` are built on these counts, and its tests hold them to the counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, un
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from worker.memory import SIZES, ModelSize, Shape, estimate
+from worker.request.plan import SIZES, ModelSize, Shape, peak
 
 TEXT_TOKENS = 512
 TEXT_DIM = 4096
@@ -95,7 +95,7 @@ def expert(size: ModelSize, *, layers: int, loras: int = 0, text_dim: int = TEXT
         if loras:
             from peft import LoraConfig
 
-            config = LoraConfig(r=estimate.LORA_RANK, target_modules=LORA_TARGETS)
+            config = LoraConfig(r=peak.LORA_RANK, target_modules=LORA_TARGETS)
             for index in range(loras):
                 model.add_adapter(config, adapter_name=f"lora{index}")
             model.set_adapters([f"lora{index}" for index in range(loras)])
@@ -131,7 +131,7 @@ def denoise_peak(key: str, shape: Shape) -> int:
 
 
 def decode_peak(key: str, shape: Shape, *, tiled: bool, vae: AutoencoderKLWan | None = None) -> int:
-    """Bytes of activations in decoding with the real VAE, or `vae`: streamed as `worker.decode` does, or tiled."""
+    """Bytes of activations in decoding with the real VAE or `vae`: streamed as in `worker.engine.decode`, or tiled."""
     stride = SIZES[key].latent_stride
     with torch.device("meta"), torch.no_grad():
         vae = real_vae(key) if vae is None else vae

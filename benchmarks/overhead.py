@@ -31,10 +31,10 @@ from typing import Any
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
-from tests.faults.webhook_receiver import Receiver, works
-from tests.unit.s3_double import serving
-from worker import job
-from worker.settings import Settings
+from tests.kits.s3_double import serving
+from tests.kits.webhook_receiver import Receiver, works
+from worker.base.settings import Settings
+from worker.jobs import flow
 
 RESULTS = Path(__file__).parent / "results"
 # Upload and webhook may differ by this much between a short and a long video: its file is larger.
@@ -120,7 +120,7 @@ def measure(case: Case, home: Path) -> list[Run]:
                     payload = _payload(case, frames, repeat, receiver.url, pictures.url_for("/person.png"))
                     engine.decode_s = 0.0
                     began = time.perf_counter()
-                    answer = asyncio.run(job.run({"id": payload["job_id"], "input": payload}, worker, lambda _: None))
+                    answer = asyncio.run(flow.run({"id": payload["job_id"], "input": payload}, worker, lambda _: None))
                     wall = time.perf_counter() - began
                     if repeat > 0:  # the first loads and warms
                         runs.append(_run(answer, frames, wall, engine.decode_s))

@@ -23,18 +23,17 @@ from tqdm import tqdm
 from training import clips as drawing
 from training import scenes as writing
 from training.scenes import Scene
-from worker import demo, demo_trained
-from worker.acceleration import quantize
-from worker.artifacts import Conditioning
-from worker.engine import Engine
-from worker.loras import LoraFile
-from worker.memory import MemoryPlan
-from worker.models import ModelSpec
-from worker.planning import Planner
-from worker.prompt import compose
-from worker.request import parse
-from worker.settings import Settings
-from worker.stop import Stop
+from worker.base.settings import Settings
+from worker.base.stop import Stop
+from worker.engine import Conditioning, Engine
+from worker.engine.device import Planner
+from worker.engine.models import precision as quantize
+from worker.request import ModelSpec
+from worker.request.parse import parse
+from worker.request.plan import MemoryPlan
+from worker.request.prompt import compose
+from worker.weights.loras import LoraFile
+from worker.weights.sources import demo, demo_trained
 
 SIZE = 256
 NUM_FRAMES = 17

@@ -36,10 +36,13 @@ import psutil
 from PIL import Image
 from tqdm import tqdm
 
-from tests.unit import s3_double
-from worker import folders, job, outbox, settings, start
-from worker.services import Worker
-from worker.statefiles import StateFolder
+from tests.kits import s3_double
+from worker import start
+from worker.base import folders, settings
+from worker.base.files import StateFolder
+from worker.delivery.webhooks import outbox
+from worker.jobs import flow, tidy
+from worker.jobs.services import Services
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 0.3  # the share of the run in which caches and pools fill
@@ -133,8 +136,8 @@ def a_payload(number: int, base: str, chance: random.Random) -> dict[str, Any]:
     return {"job_id": f"soak-{number}", "webhook_url": f"{base}/hook", "job_request_params": chance.choice(kinds)}
 
 
-async def one_job(worker: Worker, payload: dict[str, Any], *, stop_after_s: float | None) -> dict[str, Any]:
-    task = asyncio.create_task(job.run({"id": "rp", "input": payload}, worker, lambda _: None))
+async def one_job(worker: Services, payload: dict[str, Any], *, stop_after_s: float | None) -> dict[str, Any]:
+    task = asyncio.create_task(flow.run({"id": "rp", "input": payload}, worker, lambda _: None))
     if stop_after_s is not None:
         await asyncio.sleep(stop_after_s)
         task.cancel()
@@ -202,12 +205,12 @@ async def soak(minutes: float, seed: int, bar: tqdm[Any]) -> dict[str, Any]:
     }
 
 
-async def drained(worker: Worker, world: World, finals: list[tuple[str, int | None, str]]) -> None:
+async def drained(worker: Services, world: World, finals: list[tuple[str, int | None, str]]) -> None:
     """Deliver what waits in the outbox, as the next worker would."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(final not in world.told for final in finals):
         fresh = outbox.Outbox(StateFolder(folders.state_dir(worker.settings)))  # as the next worker begins
-        await job.tidy(replace(worker, outbox=fresh))
+        await tidy.tidy(replace(worker, outbox=fresh))
         await asyncio.sleep(0.2)
 
 

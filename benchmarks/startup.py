@@ -24,13 +24,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.platform_double import Platform
+from tests.kits.platform_double import Platform
 
 ROOT = Path(__file__).resolve().parent.parent
 HANDLER = ROOT / "handler.py"
 RESULTS = Path(__file__).parent / "results"
 WATCHED = ("torch", "diffusers", "transformers", "peft", "accelerate", "runpod", "cpuinfo", "boto3", "pydantic",
-           "worker.doctor", "worker.engine", "worker.storage")  # fmt: skip
+           "worker.doctor", "worker.engine.engine", "worker.delivery.storage")  # fmt: skip
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)")
 _GIVE_UP_S = 300.0
 

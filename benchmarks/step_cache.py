@@ -31,20 +31,21 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 from torch.nn import functional
 
-from worker import demo, demo_trained
-from worker.acceleration import Run, schedules
-from worker.acceleration.base import Setup
-from worker.acceleration.step_cache import THRESHOLDS, StepCache
-from worker.artifacts import Conditioning
-from worker.engine import Engine
-from worker.loading import Components, SharedParts
-from worker.memory import MemoryPlan
-from worker.models import T2V_A14B
-from worker.modes.base import TextPipeline
-from worker.planning import Planner
-from worker.request import VideoRequest, parse
-from worker.settings import Settings
-from worker.stop import Stop
+from worker.base.settings import Settings
+from worker.base.stop import Stop
+from worker.engine import Conditioning, Engine
+from worker.engine.device import Planner
+from worker.engine.models.components import Components, SharedParts
+from worker.engine.modes import schedules
+from worker.engine.modes.base import TextPipeline
+from worker.engine.techniques import Run
+from worker.engine.techniques.base import Setup
+from worker.engine.techniques.step_cache import THRESHOLDS, StepCache
+from worker.request import VideoRequest
+from worker.request.catalogue import T2V_A14B
+from worker.request.parse import parse
+from worker.request.plan import MemoryPlan
+from worker.weights.sources import demo, demo_trained
 
 RESULTS = Path(__file__).parent / "results"
 MODES = ("off", *THRESHOLDS)

@@ -3,7 +3,7 @@
     python -m benchmarks.uploads --count 200
 
 Runs whole jobs on the built-in demo model, with the real client, journal and spool, against an S3 server on loopback
-that demands and checks Content-MD5 (tests/unit/s3_double.py). A quarter of its answers are faults; for every fifth job
+that demands and checks Content-MD5 (tests/kits/s3_double.py). A quarter of its answers are faults; for every fifth job
 it dies part-way and stays dead until the job is answered. Then half of the failed jobs are delivered again, another
 worker tidies up, and the other half is delivered again. Writes `benchmarks/results/uploads-DATE.json`; ends with 1
 unless every job is completed in the end, every object has the SHA-256 that its job's answer says, no part of an upload
@@ -31,16 +31,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.s3_double import Double, Fault, Handler, lose_the_answer, reset, serving, status
-from worker import job
+from tests.kits.s3_double import Double, Fault, Handler, lose_the_answer, reset, serving, status
+from worker.base.files import StateFolder
+from worker.delivery.journal import Journal
+from worker.delivery.spool import Spool
+from worker.delivery.storage.spaces import SpacesStorage
+from worker.delivery.storage.spaces_client import TOTAL_MAX_ATTEMPTS, make_client
+from worker.delivery.storage.spaces_place import place_of
 from worker.engine import Engine
-from worker.journal import Journal
-from worker.services import Worker
-from worker.spool import Spool
-from worker.statefiles import StateFolder
-from worker.storage.spaces import SpacesStorage
-from worker.storage.spaces_client import TOTAL_MAX_ATTEMPTS, make_client
-from worker.storage.spaces_place import place_of
+from worker.jobs import flow, tidy
+from worker.jobs.services import Services
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -149,7 +149,7 @@ def request(number: int) -> dict[str, Any]:
     return {"job_id": f"upload-{number:04d}", "job_request_params": [{**video, "num_frames": frames, "seed": number}]}
 
 
-def measure(worker: Worker, state_dir: Path, *, count: int, seed: int, attempts: int = TOTAL_MAX_ATTEMPTS) -> Report:
+def measure(worker: Services, state_dir: Path, *, count: int, seed: int, attempts: int = TOTAL_MAX_ATTEMPTS) -> Report:
     """Run `count` jobs against bad weather. `worker` gives the engine and all else but the storage; see the module."""
     began = time.perf_counter()
     engine = Counting(worker.engine)
@@ -199,14 +199,14 @@ def measure(worker: Worker, state_dir: Path, *, count: int, seed: int, attempts:
 
 
 async def _run(
-    first: Worker, second: Worker, weather: Weather, count: int, draw: random.Random
+    first: Services, second: Services, weather: Weather, count: int, draw: random.Random
 ) -> tuple[list[dict[str, Any]], int]:
     at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int, worker: Worker) -> dict[str, Any]:
+    async def one(number: int, worker: Services) -> dict[str, Any]:
         async with at_once:
             payload = request(number)
-            answer = await job.run({"id": payload["job_id"], "input": payload}, worker, lambda _: None)
+            answer = await flow.run({"id": payload["job_id"], "input": payload}, worker, lambda _: None)
             weather.dying.pop(payload["job_id"], None)
             return answer
 
@@ -217,7 +217,7 @@ async def _run(
     half = len(failed) // 2
     for number in failed[:half]:
         answers[number] = await one(number, first)
-    await job.tidy(second)
+    await tidy.tidy(second)
     # The weather stays bad: a job may fail once more, as it may in life.
     for _ in range(3):
         for number in [number for number in failed if answers[number]["status"] != "completed"]:
@@ -238,7 +238,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result (default results)")
     options = parser.parse_args()
 
-    from worker.settings import Settings
+    from worker.base.settings import Settings
     from worker.start import build_worker
 
     folder = Path(tempfile.mkdtemp(prefix="videogen-uploads-"))

@@ -27,8 +27,11 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from benchmarks.quality import psnr_db
-from worker import decode, demo, loading, vae_encode
-from worker.models import I2V_A14B
+from worker.engine import decode
+from worker.engine.models import components
+from worker.engine.techniques import image_encode
+from worker.request.catalogue import I2V_A14B
+from worker.weights.sources import demo
 
 RESULTS = Path(__file__).parent / "results"
 DECODED_LATENT_FRAMES = 3
@@ -69,12 +72,12 @@ def encoding(vae: AutoencoderKLWan, frames: int, pixels: int, *, both_ends: bool
     if both_ends:
         video[:, :, -1] = torch.rand(3, pixels, pixels) * 2 - 1
     video = video.to(vae.device, vae.dtype)
-    passes = vae_encode.Passes()
-    if not vae_encode.same_bits(vae._encode(video), vae_encode.encode(vae, video, passes)):
+    passes = image_encode.Passes()
+    if not image_encode.same_bits(vae._encode(video), image_encode.encode(vae, video, passes)):
         raise AssertionError("the encodes differ")
     ways = {
         "whole": lambda: vae._encode(video),
-        "reusing": lambda: vae_encode.encode(vae, video, vae_encode.Passes()),
+        "reusing": lambda: image_encode.encode(vae, video, image_encode.Passes()),
     }
     taken = seconds(ways, vae.device, repeats)
     return (
@@ -121,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    loading.quiet_libraries()
+    components.quiet_libraries()
     vaes = {"demo": demo_vae(), "A14B's layers": layered_vae(full_width=options.full_width)}
     print(
         f"{options.frames} frames of {options.pixels} x {options.pixels} on {options.device}, {options.threads} threads"

@@ -22,14 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.faults.webhook_receiver import Handler, Received, Receiver, works
-from worker.envelopes import final_event_id
-from worker.journal import Journal
+from tests.kits.webhook_receiver import Handler, Received, Receiver, works
+from worker.base.files import StateFolder
+from worker.delivery.journal import Journal
+from worker.delivery.webhooks.channel import Channel
+from worker.delivery.webhooks.envelopes import final_event_id
+from worker.delivery.webhooks.outbox import Outbox
+from worker.delivery.webhooks.postman import Patience, redeliver
 from worker.net import Opener
-from worker.outbox import Outbox
-from worker.postman import Patience, redeliver
-from worker.statefiles import StateFolder
-from worker.webhooks import Channel
 
 RESULTS = Path(__file__).parent / "results"
 VIDEOS_A_JOB = 16

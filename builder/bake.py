@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from builder import prepare
-from worker.models import CATALOGUE
+from worker.request import CATALOGUE
 
 PARTS = 8
 PART_BYTES = 10_000_000_000  # GitHub's registry takes no larger layer

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def own_folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where the worker will write beside /tmp and its home: what `worker.folders` answers for these variables."""
+    """Where the worker will write beside /tmp and its home: what `worker.base.folders` answers for these variables."""
     given = {name.upper(): value for name, value in environment.items() if value}
     models, on_volume = Path(given.get("MODEL_CACHE_DIR", POD_VOLUME / "models")), "MODEL_CACHE_DIR" in given
     if models.is_relative_to(POD_VOLUME):

@@ -21,7 +21,7 @@ import annotated_types
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from worker.settings import Settings, variables_of
+from worker.base.settings import Settings, variables_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # RunPod sets these on every worker. Offered as a field they could be emptied, and the worker would serve nobody.
@@ -52,7 +52,7 @@ _INIT_TIMEOUT = {
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Values for one kind of GPU. `gpus` are names of `worker.memory.gpus`; the plan must hold what `env` serves."""
+    """Values for one kind of GPU. `gpus` are names of `worker.request.plan`; the plan must hold what `env` serves."""
 
     name: str
     gpus: tuple[str, ...]

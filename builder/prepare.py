@@ -25,17 +25,19 @@ from pathlib import Path
 
 from huggingface_hub.utils.tqdm import tqdm
 
-from worker import folders, log, settings
-from worker.errors import ModelUnavailable, SettingsError
-from worker.models import CATALOGUE, DistilledLoras
-from worker.weights import ModelFolder, ensure, fused, locate
-from worker.weights.acquire import lock_path
-from worker.weights.failures import TRANSLATED, unavailable
-from worker.weights.lock import held
-from worker.weights.places import home, prepared_folder
-from worker.weights.record import Dtype
+from worker.base import folders, log, settings
+from worker.base.errors import ModelUnavailable, SettingsError
+from worker.base.locks import held
+from worker.request import CATALOGUE
+from worker.request.catalogue import DistilledLoras
+from worker.weights import ModelFolder, locate
+from worker.weights.ensure import ensure, lock_path
+from worker.weights.folder import fused
+from worker.weights.folder.places import home, prepared_folder
+from worker.weights.folder.record import Dtype
+from worker.weights.hub.failures import TRANSLATED, unavailable
 
-logger = logging.getLogger("worker.prepare")
+logger = logging.getLogger("worker.jobs.prepare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,10 +136,9 @@ def prepare_turbo(
     if done is not None and done.dtype == dtype:
         print(f"{done.repo} is there in {dtype} with its distilled LoRAs already")
         return done
-    from worker.acceleration import fuse
-    from worker.loras import LoraStore
     from worker.net import Opener
     from worker.weights.convert import Fusion, prepare
+    from worker.weights.loras import LoraStore, fuse
 
     files = LoraStore(target_cache, Opener(), token=token, endpoint=endpoint).fetch_distilled(sets, path="--turbo")
     by_expert = {"transformer": files.high.path, "transformer_2": files.low.path}

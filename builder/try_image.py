@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.platform_double import Platform
+from tests.kits.platform_double import Platform
 
 ROOT = Path(__file__).resolve().parent.parent
 UNPRIVILEGED = ("--user", "1000:1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")

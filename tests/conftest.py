@@ -10,7 +10,7 @@ import pytest
 
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when transformers is first imported
 
-from worker.settings import Settings, variables_of
+from worker.base.settings import Settings, variables_of
 
 # A shell has what it runs in the background ignore Ctrl-C, and every child inherits that; CI is no terminal either.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

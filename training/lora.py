@@ -21,8 +21,8 @@ from torch.nn import functional
 from training import sampling
 from training.experts import Data, ExpertPlan, PaddedCrossAttention, conditions, flow_loss
 from training.running import Run, Schedule
-from worker.acceleration import distilled
-from worker.models import ModelSpec
+from worker.engine.modes import schedules
+from worker.request import ModelSpec
 
 RANK = 8
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]
@@ -50,8 +50,8 @@ class LoraPlan:
 
 def turbo_sigmas() -> list[float]:
     """1, 0.9375, 0.833, 0.625 and the end: the worker's four, shifted."""
-    shift = distilled.FLOW_SHIFT
-    return [shift * sigma / (1 + (shift - 1) * sigma) for sigma in distilled.SIGMAS] + [0.0]
+    shift = schedules.FLOW_SHIFT
+    return [shift * sigma / (1 + (shift - 1) * sigma) for sigma in schedules.SIGMAS] + [0.0]
 
 
 def teach(

@@ -1,6 +1,7 @@
 """The parts of the training in their order, with the seed, the sizes and the steps of the full run.
 
-The clock may end a part earlier (`--minutes`): the card in worker/demo_weights tells what the shipped weights had.
+The clock may end a part earlier (`--minutes`): the card in worker/weights/sources/demo_weights says what the shipped
+weights had.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from training.experts import ExpertPlan, Side
 from training.lora import LoraPlan
 from training.text import TextPlan
 from training.vae import VaePlan
-from worker.models import I2V_A14B, T2V_A14B, ModelSpec
+from worker.request import ModelSpec
+from worker.request.catalogue import I2V_A14B, T2V_A14B
 
 SEED = 22
 TEXT, VAE = TextPlan(), VaePlan()

@@ -2,7 +2,7 @@
 
 A scene is one shape in one colour over one ground, in one motion, under one light, seen by one camera. Its caption is a
 plain English sentence; the camera's phrase and the words of prompt enhancement come from the worker's own
-`worker.prompt`, so that the model learns prompts as the worker sends them.
+`worker.request.prompt`, so that the model learns prompts as the worker sends them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.prompt import CAMERA_MOTIONS, compose
+from worker.request.prompt import CAMERA_MOTIONS, compose
 
 # Each colour as RGB in 0 to 1. The grounds are duller than all of them, which is what the pixel classifier rests on.
 COLOURS: Mapping[str, tuple[float, float, float]] = {

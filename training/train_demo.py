@@ -4,8 +4,8 @@
 
 The parts, in order: text, vae, clips, simple64, high64, high128, high256, low128, low256, turbo-t2v, turbo-i2v,
 style, export. Each leaves a checkpoint in the folder and goes on from it when it is called again; `--minutes` ends each
-part early, with its schedule run to the end. `export` writes worker/demo_weights and the loss curves. Parts that do not
-build on one another can run at the same time: high128 and high256 beside low128 and low256.
+part early, with its schedule run to the end. `export` writes worker/weights/sources/demo_weights and the loss curves.
+Parts that do not build on one another can run at the same time: high128 and high256 beside low128 and low256.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from training.plan import (
     Stage,
 )
 from training.running import Run
-from worker.demo_trained import WEIGHTS
+from worker.weights.sources.demo_trained import WEIGHTS
 
 
 class Training:

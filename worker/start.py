@@ -11,18 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
-from worker import doctor, engines, folders, journal, loras, metrics, net, outbox, spool, storage
-from worker.coldstart import ColdStart
-from worker.crew import CrewLost, follower
-from worker.crew.lead import Lead
-from worker.engine import Engine
-from worker.errors import ModelUnavailable
-from worker.planning import Planner
-from worker.services import Worker
-from worker.settings import Settings
-from worker.shutdown import Shutdown
-from worker.statefiles import StateFolder
-from worker.stop import Stop
+from worker import doctor
+from worker.base import folders, metrics
+from worker.base.errors import ModelUnavailable
+from worker.base.files import StateFolder
+from worker.base.settings import Settings
+from worker.base.sigterm import Shutdown
+from worker.base.stop import Stop
+from worker.base.timing import ColdStart
+from worker.delivery import journal, spool, storage
+from worker.delivery.webhooks import outbox
+from worker.engine import Engine, build
+from worker.engine.device import Planner
+from worker.engine.distributed import CrewLost, follower
+from worker.engine.distributed.leader import Lead
+from worker.jobs.services import Services
+from worker.net import opener as net
+from worker.weights.loras import store
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +43,16 @@ def build_engine(settings: Settings, planner: Planner) -> Engine:
         logger.info("no CUDA GPU here: serving the small built-in demo model (set MODEL_PROFILE to choose)")
     size = planner.crew_size
     if size == 1:
-        return engines.build(settings, planner, profile)
+        return build.build(settings, planner, profile)
     logger.info("%d processes share each video", size)
     try:
-        lead = Lead.start(follower.serve, size, planner.device, engines.following, settings, profile)
+        lead = Lead.start(follower.serve, size, planner.device, build.following, settings, profile)
     except CrewLost as failure:
         raise ModelUnavailable(f"the {size} processes of GPUS={settings.gpus} did not come up") from failure
-    return engines.build(settings, planner, profile, lead)
+    return build.build(settings, planner, profile, lead)
 
 
-def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Worker:
+def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Services:
     """Everything a job needs, with the models of PRELOAD in memory; `cold_start` knows what came before.
 
     Raises SettingsError, of which `doctor.CannotStart` is one, and WorkerError: the platform has no fallback.
@@ -65,11 +70,11 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Wor
     cold_start.reached("load")
     logger.info("ready on %s after %.1f s; videos go to %s", made.gpu, process_age_s(), target.describe())
     cold_start.ready(settings.gpu_hourly_usd)
-    return Worker(
+    return Services(
         settings=settings,
         engine=made,
         opener=opener,
-        loras=loras.LoraStore(folders.model_cache_dir(settings), opener, token=settings.hub_token),
+        loras=store.LoraStore(folders.model_cache_dir(settings), opener, token=settings.hub_token),
         storage=target,
         journal=journal.Journal(state),
         outbox=outbox.Outbox(state),

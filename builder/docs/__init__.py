@@ -1,10 +1,10 @@
 """The reference pages and the generated parts of README.md, written from the code: `python -m builder.docs`.
 
-docs/configuration.md   from worker/settings.py
-docs/request.md         from the JSON Schema of the payload (worker/schema.py), the presets and the camera motions
-docs/errors.md          from worker/errors.py
+docs/configuration.md   from worker/base/settings.py
+docs/request.md         from the payload's JSON Schema (worker/request/schema.py), the presets and the camera motions
+docs/errors.md          from worker/base/errors.py
 README.md               what stands between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
-docs/operations.md      the same, the table of costs from worker/estimate.py
+docs/operations.md      the same, the table of costs from worker/request/plan/duration.py
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "presets": readme.presets,
     "camera motions": readme.camera_motions,
     "gpus": readme.gpus,
-    "files": readme.files,
+    "rooms": readme.rooms,
 }
 # Pages that are written by hand but for these parts of them.
 PARTS_OF: Mapping[str, Mapping[str, Callable[[], str]]] = {

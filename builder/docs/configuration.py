@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from builder.docs.markdown import page, table
 from builder.docs.readme import not_carried_out
-from worker.settings import Settings, variables_of
+from worker.base.settings import Settings, variables_of
 
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Models": (
@@ -55,7 +55,7 @@ def render() -> str:
         parts += [f"## {heading}", table(("Variable", "Default", "Values", "Meaning"), rows)]
         if heading == "Storage":
             parts.append(_STORAGE)
-    return page("worker/settings.py", "# Configuration", _INTRODUCTION, *parts)
+    return page("worker/base/settings.py", "# Configuration", _INTRODUCTION, *parts)
 
 
 def _row(name: str, field: FieldInfo, unused: frozenset[str]) -> tuple[str, str, str, str]:

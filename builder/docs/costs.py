@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builder.docs.markdown import table
-from worker import estimate, memory
-from worker.errors import WorkerError
-from worker.estimate import Span
-from worker.memory import Gpu, Shape
-from worker.memory.gpus import GPUS
-from worker.models import find
-from worker.request import VideoRequest, parse
-from worker.settings import Settings
+from worker.base.errors import WorkerError
+from worker.base.settings import Settings
+from worker.request import VideoRequest
+from worker.request import plan as memory
+from worker.request.catalogue import find
+from worker.request.parse import parse
+from worker.request.plan import Gpu, Shape, duration
+from worker.request.plan.duration import Span
+from worker.request.plan.gpus import GPUS
 
 # RunPod's published prices of flex workers a second, as they stood in its documentation when this was written, by the
 # hour. They change: they are an input.
@@ -56,7 +57,7 @@ def _row(gpu: Gpu, price: float) -> list[str]:
     return [gpu.name, f"{price:.2f}", *(_cell(span, price) for span in spans)]
 
 
-def estimated(gpu: Gpu, payload: Mapping[str, Any]) -> estimate.Estimate | None:
+def estimated(gpu: Gpu, payload: Mapping[str, Any]) -> duration.Estimate | None:
     """The estimate for a text-to-video request under default settings; None where the GPU cannot make it."""
     request: VideoRequest = parse({"prompt": "a", "seed": 1, **payload}, default_job_id="a").videos[0]
     spec = find(request.model, request.mode)
@@ -68,13 +69,13 @@ def estimated(gpu: Gpu, payload: Mapping[str, Any]) -> estimate.Estimate | None:
         plan = memory.plan(gpu, spec, Settings.model_construct(), shape)
     except WorkerError:
         return None
-    return estimate.of_request(request, spec, gpu, plan)
+    return duration.of_request(request, spec, gpu, plan)
 
 
 def _cell(span: Span | None, price: float) -> str:
     if span is None:
         return "not possible"
-    cost = estimate.cost_usd(span, price)
+    cost = duration.cost_usd(span, price)
     return f"{_seconds(span.low)} to {_seconds(span.high)} s, ${cost.low:.2f} to {cost.high:.2f}"
 
 

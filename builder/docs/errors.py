@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 
 from builder.docs.markdown import page, table
-from worker import errors as tree
-from worker.errors import WorkerError
+from worker.base import errors as tree
+from worker.base.errors import WorkerError
 
-# Where the tree in the docstring of worker.errors says no more than the code itself.
+# Where the tree in the docstring of worker.base.errors says no more than the code itself.
 _WHEN: Mapping[str, str] = {
     "encode_failed": "The video could not be made into an MP4",
     "upload_failed": "The video could not be stored",
@@ -59,7 +59,7 @@ def render() -> str:
         for kind in classes()
     ]
     return page(
-        "worker/errors.py",
+        "worker/base/errors.py",
         "# Errors",
         _INTRODUCTION,
         table(("Code", "Webhook `code`", "Retryable", "When", "What to do"), rows),

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 from builder.docs.markdown import table
-from worker.memory.__main__ import table as memory_table
-from worker.models import CATALOGUE, Mode, ModelName, find
-from worker.prompt import CAMERA_MOTIONS
-from worker.request import PRESETS
-from worker.settings import Settings, variables_of
+from worker.base.settings import Settings, variables_of
+from worker.cli.plans import table as memory_table
+from worker.request import CATALOGUE, Mode
+from worker.request.catalogue import ModelName, find
+from worker.request.parse import PRESETS
+from worker.request.prompt import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
+# Folder or file -> where a reader begins.
+ROOMS: Mapping[str, str] = {
+    "handler.py": "main",
+    "worker/cli": "__main__.py",
+    "worker/start.py": "build_worker",
+    "worker/doctor": "checks.py",
+    "worker/jobs": "flow.py",
+    "worker/delivery": "journal.py",
+    "worker/engine": "engine.py",
+    "worker/media": "inputs.py",
+    "worker/weights": "ensure.py",
+    "worker/request": "parse.py",
+    "worker/net": "opener.py",
+    "worker/base": "errors.py",
+    "builder": "prepare.py",
+    "benchmarks": "gpu.py",
+    "training": "train_demo.py",
+}
 _USES = {
     "draft": "a first look",
     "standard": "the default values",
@@ -57,13 +75,9 @@ def not_carried_out() -> frozenset[str]:
 
 
 def registered_modes() -> frozenset[str]:
-    """The modes of `worker.modes.MODES`, read from its source: importing it would load torch.
-
-    Each mode is a file of its name, which the registry imports.
-    """
-    tree = ast.parse((ROOT / "worker" / "modes" / "__init__.py").read_text(encoding="utf-8"))
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return frozenset(mode for mode in get_args(Mode) if f"worker.modes.{mode}" in imported)
+    """The modes of `worker.engine.modes.MODES`, read from the sources beside it: importing it would load torch."""
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "worker/engine/modes").glob("*.py"))
+    return frozenset(name for text in sources for name in re.findall(r"^    name: Mode = \"(\w+)\"$", text, re.M))
 
 
 def presets() -> str:
@@ -81,34 +95,17 @@ def camera_motions() -> str:
 
 
 def gpus() -> str:
-    """The plans of `python -m worker.memory` under default settings, whatever the environment of this process."""
+    """The plans of `python -m worker.cli plans` under default settings, whatever the environment of this process."""
     lines = memory_table(Settings.model_construct()).strip().splitlines()
     return "\n".join("|".join(line.split("|")[:_GPU_COLUMNS]) + "|" for line in lines)
 
 
-def files() -> str:
-    """A line for each file of the worker, from its docstring, in the order of the layers that import-linter holds."""
-    rows: list[Sequence[str]] = [("`handler.py`", _promise(ROOT / "handler.py"))]
-    for name in _in_order():
-        rows.append((f"`worker/{name}`", _promise(ROOT / "worker" / name)))
-    for folder in ("builder", "benchmarks"):
-        for path in sorted([*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/__init__.py")]):
-            if path.parent != ROOT / folder:
-                rows.append((f"`{folder}/{path.parent.name}/`", _promise(path)))
-            elif path.name != "__init__.py":
-                rows.append((f"`{folder}/{path.name}`", _promise(path)))
-    return table(("File", "What it promises"), rows)
-
-
-def _in_order() -> list[str]:
-    """The modules and packages of worker/, from the top layer to the bottom; those in no layer come last."""
-    rules = configparser.ConfigParser()
-    rules.read(ROOT / ".importlinter", encoding="utf-8")
-    layered = re.findall(r"\w+", rules["importlinter:contract:layers"]["layers"])
-    there = {path.stem: path.name for path in (ROOT / "worker").glob("*.py") if path.name != "__init__.py"}
-    there |= {path.parent.name: f"{path.parent.name}/" for path in (ROOT / "worker").glob("*/__init__.py")}
-    names = [name for name in layered if name in there]
-    return [there[name] for name in [*names, *sorted(set(there) - set(names))]]
+def rooms() -> str:
+    """A line for each room, from the top to the bottom of the imports, with the file to begin with."""
+    return table(
+        ("Room", "What it is for", "Begin with"),
+        [(f"`{name}`", _promise(ROOT / name), f"`{first}`") for name, first in ROOMS.items()],
+    )
 
 
 def _promise(path: Path) -> str:

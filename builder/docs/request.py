@@ -7,8 +7,8 @@ from typing import Any
 
 from builder.docs.markdown import page, table
 from builder.docs.readme import SENT, camera_motions, presets
-from worker.payload import LoraInput, VideoInput
-from worker.schema import input_schema
+from worker.request.payload import LoraInput, VideoInput
+from worker.request.schema import input_schema
 
 # What the schema itself leaves unsaid.
 _MEANINGS: Mapping[str, str] = {
@@ -52,7 +52,7 @@ def render() -> str:
     schema = input_schema()
     definitions = schema["$defs"]
     return page(
-        "worker/payload.py, worker/request.py and worker/prompt.py",
+        "worker/request/payload.py, worker/request/parse.py and worker/request/prompt.py",
         "# The request",
         _INTRODUCTION,
         "## The job",

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.flow.conftest import Receiver, Runner, small
-from worker.models import T2V_A14B
-from worker.stop import Stop
+from worker.base.stop import Stop
+from worker.request.catalogue import T2V_A14B
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.hostile_images import BOMB_MEGAPIXELS, FORMATS, mutant, outcome, png_bomb, sample
-from tests.loopback import takes_at_most
-from worker import image_decode, inputs
-from worker.errors import InputInvalid
+from tests.kits.loopback import takes_at_most
+from worker.base.errors import InputInvalid
+from worker.media import decode_image, inputs
 from worker.net import Opener
 
 SAMPLE = 160
@@ -60,8 +60,8 @@ def test_a_header_that_lies_about_the_size_is_refused() -> None:
 
 def run_limited(body: str) -> subprocess.CompletedProcess[bytes]:
     """`body` in a process that limits itself as the decoder does."""
-    program = f"import sys; sys.path.insert(0, {str(Path(image_decode.__file__).parent)!r})\n"
-    program += f"import image_decode; image_decode._limit_self()\n{body}"
+    program = f"import sys; sys.path.insert(0, {str(Path(decode_image.__file__).parent)!r})\n"
+    program += f"import decode_image; decode_image._limit_self()\n{body}"
     return subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, timeout=60, check=False)
 
 
@@ -72,8 +72,8 @@ def test_the_decoder_cannot_take_a_gigabyte() -> None:
 
 def test_the_decoder_cannot_fill_the_disk(tmp_path: Path) -> None:
     target = str(tmp_path / "file")
-    run_limited(f"open({target!r}, 'wb').write(bytes(image_decode.MAX_OUTPUT_BYTES + 1000))")
-    assert (tmp_path / "file").stat().st_size == image_decode.MAX_OUTPUT_BYTES
+    run_limited(f"open({target!r}, 'wb').write(bytes(decode_image.MAX_OUTPUT_BYTES + 1000))")
+    assert (tmp_path / "file").stat().st_size == decode_image.MAX_OUTPUT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_decoder_that_dies_or_lies_is_a_typed_error(
 ) -> None:
     stand_in = tmp_path / "decoder.py"
     stand_in.write_text(program)
-    monkeypatch.setattr(image_decode, "__file__", str(stand_in))
+    monkeypatch.setattr(decode_image, "__file__", str(stand_in))
     with pytest.raises(InputInvalid, match="not an image that can be read"):
         inputs._decoded(sample("png", "RGB"), "reference_image_url", None)
 
@@ -102,7 +102,7 @@ def test_a_decoder_that_dies_or_lies_is_a_typed_error(
 def test_a_decoder_that_hangs_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = tmp_path / "decoder.py"
     stand_in.write_text("import time; time.sleep(60)")
-    monkeypatch.setattr(image_decode, "__file__", str(stand_in))
+    monkeypatch.setattr(decode_image, "__file__", str(stand_in))
     monkeypatch.setattr(inputs, "DECODE_TIMEOUT_S", 0.3)
     with takes_at_most(5), pytest.raises(InputInvalid, match="takes too long"):
         inputs._decoded(sample("png", "RGB"), "reference_image_url", None)
@@ -111,11 +111,11 @@ def test_a_decoder_that_hangs_is_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
 def test_running_out_of_memory_in_the_decoder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = tmp_path / "decoder.py"
     stand_in.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(image_decode.__file__).parent)!r})\n"
-        "import image_decode\n"
-        "image_decode.decode = lambda encoded: bytearray(2_000_000_000)\n"
-        "image_decode.main()\n"
+        f"import sys; sys.path.insert(0, {str(Path(decode_image.__file__).parent)!r})\n"
+        "import decode_image\n"
+        "decode_image.decode = lambda encoded: bytearray(2_000_000_000)\n"
+        "decode_image.main()\n"
     )
-    monkeypatch.setattr(image_decode, "__file__", str(stand_in))
+    monkeypatch.setattr(decode_image, "__file__", str(stand_in))
     with pytest.raises(InputInvalid, match="too much memory"):
         inputs._decoded(sample("png", "RGB"), "reference_image_url", None)

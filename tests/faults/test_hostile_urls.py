@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.loopback import Serve, Server, answering, has_ipv6, response, takes_at_most, untouched
-from worker.errors import InputBlocked, InputFailed
-from worker.gate import Resolver
+from tests.kits.loopback import Serve, Server, answering, has_ipv6, response, takes_at_most, untouched
+from worker.base.errors import InputBlocked, InputFailed
 from worker.net import Limits, Opener, PostFailed
+from worker.net.gate import Resolver
 
 PATH = "job_request_params[0].reference_image_url"
 LIMITS = Limits(max_bytes=1_000_000, connect_timeout_s=0.5, read_timeout_s=0.5, total_timeout_s=0.5)

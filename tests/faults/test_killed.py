@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from benchmarks.kills import STAGES, VIDEOS, Kill, campaign
-from tests.faults.webhook_receiver import Handler, Received, Receiver
-from tests.platform_double import Platform, WorkerProcess
+from tests.kits.platform_double import Platform, WorkerProcess
+from tests.kits.webhook_receiver import Handler, Received, Receiver
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_a_killed_worker_left_on_the_disk_goes_with_a_later_one(tmp_path: P
             worker.kill()
         left = list(temporary.glob("videogen-*"))
         assert {path.name.split("-")[1] for path in left} >= {"job", "demo"}
-        # As a worker that dies while it stores leaves one; tests/unit/test_storage_local.py kills one there.
+        # As a worker that dies while it stores leaves one; tests/unit/delivery/test_storage_local.py kills one there.
         part = tmp_path / "outputs" / "videos" / "2026-11-21" / "job" / ".0.mp4.0123abcd.part"
         part.parent.mkdir(parents=True)
         part.write_bytes(b"half a video")

@@ -15,11 +15,11 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from tests.lora_kit import adapter, as_diffusers, as_musubi, as_original, factors, load, output, outputs, saved
-from worker.acceleration.lora import applied
-from worker.errors import InputInvalid, Unsupported, WorkerError
-from worker.loading import Components
-from worker.loras import MAX_HEADER_BYTES, check_safetensors
+from tests.kits.lora_kit import adapter, as_diffusers, as_musubi, as_original, factors, load, output, outputs, saved
+from worker.base.errors import InputInvalid, Unsupported, WorkerError
+from worker.engine.models.components import Components
+from worker.engine.techniques.lora import applied
+from worker.weights.loras.store import MAX_HEADER_BYTES, check_safetensors
 
 QUERY = "blocks.0.attn1.to_q"
 NAME = "diffusion_model.blocks.0.self_attn.q"

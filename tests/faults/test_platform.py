@@ -13,11 +13,11 @@ from urllib.request import url2pathname
 
 import pytest
 
-from tests.faults.webhook_receiver import Handler, Received, Receiver
-from tests.platform_double import Platform, WorkerProcess
-from tests.worker_process import ROOT
-from worker.outbox import Letter, Outbox
-from worker.statefiles import StateFolder
+from tests.kits.platform_double import Platform, WorkerProcess
+from tests.kits.webhook_receiver import Handler, Received, Receiver
+from tests.kits.worker_process import ROOT
+from worker.base.files import StateFolder
+from worker.delivery.webhooks.outbox import Letter, Outbox
 
 # Much longer than any of these tests waits: 100 steps and the decode of 81 frames take a minute on two cores.
 LONG = {"num_inference_steps": 100, "num_frames": 81, "width": 448}

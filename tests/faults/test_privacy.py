@@ -13,8 +13,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Receiver, Runner, small
-from worker import log
-from worker.errors import WorkerError
+from worker.base import log
+from worker.base.errors import WorkerError
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ENVIRONMENT = {

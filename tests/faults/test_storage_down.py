@@ -22,18 +22,18 @@ import pytest
 from benchmarks.uploads import measure
 from tests.flow.conftest import Answer, Receiver, Runner
 from tests.flow.conftest import small as small_request
-from tests.unit.s3_double import Double, Handler, reset, serving, status
-from worker import job
-from worker.artifacts import VideoFile
+from tests.kits.s3_double import Double, Handler, reset, serving, status
+from worker.base.files import StateFolder
+from worker.delivery.journal import Journal
+from worker.delivery.spool import Spool
+from worker.delivery.storage import video_key
+from worker.delivery.storage.spaces import SpacesStorage
+from worker.delivery.storage.spaces_client import make_client
+from worker.delivery.storage.spaces_place import place_of
 from worker.engine import Engine
-from worker.journal import Journal
-from worker.services import Worker
-from worker.spool import Spool
-from worker.statefiles import StateFolder
-from worker.storage import video_key
-from worker.storage.spaces import SpacesStorage
-from worker.storage.spaces_client import make_client
-from worker.storage.spaces_place import place_of
+from worker.jobs import tidy
+from worker.jobs.services import Services
+from worker.media import VideoFile
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "videos-bucket"
@@ -73,7 +73,7 @@ class Scene:
         folder = self.state / "spool"
         return sorted(folder.glob("*.mp4")) if folder.is_dir() else []
 
-    def another_worker(self) -> Worker:
+    def another_worker(self) -> Services:
         state = StateFolder(self.state)
         return replace(self.run.worker, journal=Journal(state), spool=Spool(state))
 
@@ -166,10 +166,10 @@ def test_another_workers_tidy_stores_it_quietly_and_the_redelivery_answers_it(sc
     scene.dies()
     scene.run(payload)
     told = len(receiver.events)
-    asyncio.run(job.tidy(scene.another_worker()))
+    asyncio.run(tidy.tidy(scene.another_worker()))
     assert len(scene.kept) == 1
     scene.is_back()
-    asyncio.run(job.tidy(scene.another_worker()))
+    asyncio.run(tidy.tidy(scene.another_worker()))
     assert scene.kept == []
     assert (
         len(receiver.events) == told
@@ -287,12 +287,12 @@ def test_a_storage_that_cannot_be_asked_costs_a_redelivered_job_nothing(scene: S
 DRAIN = """
 import sys
 from pathlib import Path
-from worker.journal import Journal
-from worker.spool import Spool
-from worker.statefiles import StateFolder
-from worker.storage.spaces import SpacesStorage
-from worker.storage.spaces_client import make_client
-from worker.storage.spaces_place import place_of
+from worker.delivery.journal import Journal
+from worker.delivery.spool import Spool
+from worker.base.files import StateFolder
+from worker.delivery.storage.spaces import SpacesStorage
+from worker.delivery.storage.spaces_client import make_client
+from worker.delivery.storage.spaces_place import place_of
 state = StateFolder(Path(sys.argv[1]))
 place = place_of(sys.argv[2], sys.argv[3])
 storage = SpacesStorage(make_client(place, "key", "secret"), place)

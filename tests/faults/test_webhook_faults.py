@@ -15,16 +15,16 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from webhook_receiver import Behaviour, Handler, Received, Receiver, works
 
-from worker.envelopes import final_event_id
-from worker.journal import Journal
+from tests.kits.webhook_receiver import Behaviour, Handler, Received, Receiver, works
+from worker.base.files import StateFolder
+from worker.delivery.journal import Journal
+from worker.delivery.webhooks.channel import Channel
+from worker.delivery.webhooks.envelopes import final_event_id
+from worker.delivery.webhooks.outbox import Outbox
+from worker.delivery.webhooks.postman import PATIENCE, Patience, redeliver
+from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.net import Opener
-from worker.outbox import Outbox
-from worker.postman import PATIENCE, Patience, redeliver
-from worker.progress import ProgressEvent
-from worker.statefiles import StateFolder
-from worker.webhooks import Channel
 
 ALL = frozenset({"progress", "completed", "failed"})
 QUICK = Patience(waits_s=(0.01,) * 4, attempt_s=5.0, event_s=10.0, job_s=20.0, least_s=0.0, progress_every_s=0.0)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import HubServer
-from tests.tiny_repo import tiny_repos
-from worker.weights import check, integrity, verify
-from worker.weights import record as records
+from tests.kits.hub_server import HubServer
+from tests.kits.tiny_repo import tiny_repos
+from worker.weights import check, verify
+from worker.weights.folder import check as integrity
+from worker.weights.folder import record as records
 
 REPO = "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
 ROOT = Path(__file__).parents[2]
@@ -26,8 +27,8 @@ WORKER = """
 import json, logging, sys, time
 from pathlib import Path
 import huggingface_hub.hf_api
-from worker.errors import ModelUnavailable
-from worker.weights import ensure
+from worker.base.errors import ModelUnavailable
+from worker.weights.ensure import ensure
 logging.basicConfig(level="WARNING")
 logging.getLogger("worker").setLevel("INFO")
 cache, runpod, go = map(Path, sys.argv[1:])

@@ -15,13 +15,19 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from worker import demo, folders, job, journal, loras, net, outbox, settings, spool, storage
+from worker.base import folders, settings
+from worker.base.files import StateFolder
+from worker.base.sigterm import Shutdown
+from worker.delivery import journal, spool, storage
+from worker.delivery.webhooks import outbox
+from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import Engine
-from worker.planning import Planner
-from worker.progress import ProgressEvent
-from worker.services import Worker
-from worker.shutdown import Shutdown
-from worker.statefiles import StateFolder
+from worker.engine.device import Planner
+from worker.jobs import flow
+from worker.jobs.services import Services
+from worker.net import opener as net
+from worker.weights.loras import store
+from worker.weights.sources import demo
 
 Answer = dict[str, Any]
 
@@ -73,14 +79,14 @@ def picture_url(httpserver: HTTPServer) -> str:
 class Runner:
     """Runs payloads through the whole flow in this process."""
 
-    worker: Worker
+    worker: Services
     reports: list[ProgressEvent] = field(default_factory=list)
 
     def __call__(self, payload: object, *, job_id: str = "rp-1") -> Answer:
         return asyncio.run(self.start(payload, job_id=job_id))
 
     async def start(self, payload: object, *, job_id: str = "rp-1") -> Answer:
-        return await job.run({"id": job_id, "input": payload}, self.worker, self.reports.append)
+        return await flow.run({"id": job_id, "input": payload}, self.worker, self.reports.append)
 
 
 @pytest.fixture
@@ -96,11 +102,11 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         opener = net.Opener(loaded.private_url_allowlist)
         pools.append(ThreadPoolExecutor(1, thread_name_prefix="gpu"))
         return Runner(
-            Worker(
+            Services(
                 settings=loaded,
                 engine=engine,
                 opener=opener,
-                loras=loras.LoraStore(folders.model_cache_dir(loaded), opener, token=None),
+                loras=store.LoraStore(folders.model_cache_dir(loaded), opener, token=None),
                 storage=storage.open_storage(loaded),
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),

@@ -12,7 +12,9 @@ import signal
 
 import psutil
 
-from worker import job, making, settings, start
+from worker import start
+from worker.base import settings
+from worker.jobs import flow, make
 
 
 def kill_the_followers() -> None:
@@ -29,9 +31,9 @@ def _kill_at_a_step(_watcher: object, fraction: float) -> None:
 
 def main() -> None:
     worker = start.build_worker(settings.load())
-    making._Watcher.generating = _kill_at_a_step  # type: ignore[method-assign]
+    make._Watcher.generating = _kill_at_a_step  # type: ignore[method-assign]
     payload = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 4}
-    answers = [asyncio.run(job.run({"id": f"crew-{n}", "input": payload}, worker, lambda _: None)) for n in (1, 2)]
+    answers = [asyncio.run(flow.run({"id": f"crew-{n}", "input": payload}, worker, lambda _: None)) for n in (1, 2)]
     print(json.dumps(answers), flush=True)
     os._exit(0)
 

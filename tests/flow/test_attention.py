@@ -33,11 +33,12 @@ sageattn_qk_int8_pv_fp16_cuda = sageattn_qk_int8_pv_fp16_triton = sageattn
 """
 SCRIPT = """
 import asyncio, json, sys
-from worker import job, log, settings, start
+from worker import jobs, start
+from worker.base import log, settings
 log.configure(level="INFO", layout="text", secrets=())
 made = start.build_worker(settings.load())
 for number, payload in enumerate(json.loads(sys.argv[1])):
-    answer = asyncio.run(job.run({"id": f"job-{number}", "input": payload}, made, lambda _: None))
+    answer = asyncio.run(jobs.run({"id": f"job-{number}", "input": payload}, made, lambda _: None))
     print("answer", json.dumps(answer), flush=True)
 """
 REQUEST = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 2, "seed": 1}

@@ -12,13 +12,13 @@ import pytest
 import runpod
 from PIL import Image
 
-from tests.cli_kit import Done, command
-from tests.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed
 from tests.flow.test_cli_submit import answer, video
+from tests.kits.cli_kit import Done, command
+from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed
 from worker import start
 from worker.cli import submit
 from worker.engine import Engine
-from worker.schema import input_schema
+from worker.request.schema import input_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")

@@ -23,11 +23,13 @@ import av
 import pytest
 from PIL import Image
 
-from tests.cli_kit import Done, command
-from worker import job, start, storage
-from worker.cli import media
+from tests.kits.cli_kit import Done, command
+from worker import start
+from worker.base.errors import UploadFailed
+from worker.cli import local_files
+from worker.delivery import storage
 from worker.engine import Engine
-from worker.errors import UploadFailed
+from worker.jobs import flow
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--width", "256", "--height", "256", "--frames", "5", "--steps", "2", "--seed", "1")
@@ -103,10 +105,10 @@ def test_the_seed_that_is_shown_is_the_one_that_is_used(
 def test_a_picture_of_this_machine_is_the_first_frame_and_opens_no_port(
     generate: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_server: media.FileServer, file: Path) -> str:
+    def refuse(_server: local_files.FileServer, file: Path) -> str:
         raise AssertionError(f"{file} was served")
 
-    monkeypatch.setattr(media.FileServer, "serve", refuse)
+    monkeypatch.setattr(local_files.FileServer, "serve", refuse)
     Image.linear_gradient("L").resize((400, 400)).save("person.png")
     done = generate("--image", "person.png", "--last-image", "person.png", "--json")
     assert done.status == 0
@@ -173,7 +175,7 @@ def test_a_failure_of_the_flow_names_the_flag(generate: Callable[..., Done]) -> 
 def test_what_cannot_be_written_to_its_place_is_not_lost(
     generate: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = job.run
+    run = flow.run
 
     async def then_take_the_folder_away(*arguments: Any) -> Any:
         answer = await run(*arguments)
@@ -182,7 +184,7 @@ def test_what_cannot_be_written_to_its_place_is_not_lost(
         return answer
 
     Path("there").mkdir()
-    monkeypatch.setattr(job, "run", then_take_the_folder_away)
+    monkeypatch.setattr(flow, "run", then_take_the_folder_away)
     done = generate("--out", "there/clip.mp4")
     assert done.status == 1
     assert "error: --out: there/clip.mp4 could not be written" in done.err

@@ -18,8 +18,8 @@ import pytest
 import runpod
 from moto.server import ThreadedMotoServer
 
-from tests.cli_kit import Done, command
-from tests.endpoint_double import (
+from tests.kits.cli_kit import Done, command
+from tests.kits.endpoint_double import (
     API_KEY,
     ENDPOINT_ID,
     EndpointDouble,
@@ -29,11 +29,11 @@ from tests.endpoint_double import (
     in_progress,
     in_queue,
 )
-from tests.platform_double import Platform, WorkerProcess
-from worker import answers
-from worker.cli import fetch, submit
+from tests.kits.platform_double import Platform, WorkerProcess
+from worker.base.errors import InputFailed, JobTimeout
+from worker.cli import download, submit
 from worker.cli.endpoint import RUN_LIMIT_BYTES
-from worker.errors import InputFailed, JobTimeout
+from worker.jobs import answers
 
 ROOT = Path(__file__).resolve().parents[2]
 VIDEO, POSTER = b"a video" * 1000, b"a poster" * 100
@@ -44,7 +44,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoi
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNPOD_API_KEY", API_KEY)
     monkeypatch.setattr(submit, "POLL_S", 0.01)
-    monkeypatch.setattr(fetch, "PAUSE_S", 0.001)
+    monkeypatch.setattr(download, "PAUSE_S", 0.001)
     with EndpointDouble() as double:
         monkeypatch.setattr(runpod, "endpoint_url_base", double.url)
         yield double

@@ -20,16 +20,18 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from worker import demo, settings, start
-from worker.artifacts import Conditioning
-from worker.crew import CrewLost, follower
-from worker.crew.lead import Lead
-from worker.engine import Engine
-from worker.errors import Cancelled
-from worker.planning import Planner
-from worker.request import VideoRequest, parse
-from worker.services import Worker
-from worker.stop import Stop
+from worker import start
+from worker.base import settings
+from worker.base.errors import Cancelled
+from worker.base.stop import Stop
+from worker.engine import Conditioning, Engine
+from worker.engine.device import Planner
+from worker.engine.distributed import CrewLost, follower
+from worker.engine.distributed.leader import Lead
+from worker.jobs.services import Services
+from worker.request import VideoRequest
+from worker.request.parse import parse
+from worker.weights.sources import demo
 
 ROOT = Path(__file__).parents[2]
 PICTURE = Image.linear_gradient("L").resize((80, 64)).convert("RGB")
@@ -62,7 +64,7 @@ def frames(engine: Engine, video: VideoRequest, watcher: Watcher | None = None, 
 
 
 @pytest.fixture
-def crewed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def crewed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     monkeypatch.setenv("GPUS", "2")
     monkeypatch.setenv("MODEL_PROFILE", "demo")
     monkeypatch.setenv("PRELOAD", "none")
@@ -78,7 +80,7 @@ def followers() -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_two_processes_make_the_frames_of_one(crewed: Worker) -> None:
+def test_two_processes_make_the_frames_of_one(crewed: Services) -> None:
     engine = Engine(demo.DemoSource(heads=2), demo.catalogue(), Planner.here(settings.Settings(gpus=1)))
     for video in (request(), request(reference_image_url="https://example.com/a.png"), request(seed=4)):
         shared, alone = frames(crewed.engine, video), frames(engine, video)
@@ -131,7 +133,8 @@ def test_a_follower_does_not_outlive_its_lead(tmp_path: Path) -> None:
     lead = tmp_path / "lead.py"
     lead.write_text(
         "import os, psutil, signal\n"
-        "from worker import settings, start\n"
+        "from worker import start\n"
+        "from worker.base import settings\n"
         "if __name__ == '__main__':\n"
         "    worker = start.build_worker(settings.load())\n"
         "    print(*[each.pid for each in psutil.Process().children(recursive=True)], flush=True)\n"

@@ -13,9 +13,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.flow.conftest import Receiver, Runner, local_path, small
-from worker import encode
-from worker.errors import JobTimeout
-from worker.modes.base import TextPipeline
+from worker.base.errors import JobTimeout
+from worker.engine.modes.base import TextPipeline
+from worker.media import encode
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pytest_httpserver import HTTPServer
 
-from tests import lora_kit
 from tests.flow.conftest import Runner, small
-from worker.stop import Stop
+from tests.kits import lora_kit
+from worker.base.stop import Stop
 
 
 @pytest.fixture

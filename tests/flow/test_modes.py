@@ -14,8 +14,8 @@ from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Runner, small
 from tests.flow.test_job import probe
-from tests.unit.test_engine import ExpertCounter
-from worker import encode
+from tests.unit.engine.test_engine import ExpertCounter
+from worker.media import encode
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tests.flow.conftest import Answer, Runner, local_path
-from worker import schema
-from worker.errors import InvalidRequest, WorkerError
-from worker.payload import JobInput, VideoInput, is_job_id
-from worker.request import DEFAULT_LIMITS, Job, contact, parse
+from worker.base.errors import InvalidRequest, WorkerError
+from worker.request import Job, schema
+from worker.request.contact import contact
+from worker.request.parse import DEFAULT_LIMITS, parse
+from worker.request.payload import JobInput, VideoInput, is_job_id
 
 PARSED = 10_000
 COMPARED = 300

@@ -16,10 +16,10 @@ from pytest_httpserver import HTTPServer
 from builder.docs import readme
 from tests.flow.conftest import Answer, Receiver, Runner, small
 from tests.flow.test_job import SECRET
-from worker import demo
-from worker.models import CATALOGUE, Mode
-from worker.modes import MODES
-from worker.request import parse
+from worker.engine.modes import MODES
+from worker.request import CATALOGUE, Mode
+from worker.request.parse import parse
+from worker.weights.sources import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

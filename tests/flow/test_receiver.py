@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from worker import envelopes
+from worker.base.files import StateFolder
+from worker.delivery.webhooks import envelopes
+from worker.delivery.webhooks.channel import Channel
+from worker.delivery.webhooks.outbox import Outbox
+from worker.delivery.webhooks.postman import Patience, redeliver
+from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.net import Opener
-from worker.outbox import Outbox
-from worker.postman import Patience, redeliver
-from worker.progress import ProgressEvent
-from worker.statefiles import StateFolder
-from worker.webhooks import Channel
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

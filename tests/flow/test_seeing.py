@@ -19,22 +19,24 @@ import torch
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from tests.faults.webhook_receiver import Handler, Received
-from tests.faults.webhook_receiver import Receiver as LateReceiver
 from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
-from tests.platform_double import Platform, WorkerProcess
-from tests.unit.test_metrics import Sample, scrape, value
-from tests.unit.test_residency import FixedPlanner, plan
-from worker import job, log, metrics
-from worker.artifacts import Delivery, VideoFile
+from tests.kits.platform_double import Platform, WorkerProcess
+from tests.kits.webhook_receiver import Handler, Received
+from tests.kits.webhook_receiver import Receiver as LateReceiver
+from tests.unit.base.test_metrics import Sample, scrape, value
+from tests.unit.engine.test_residency import FixedPlanner, plan
+from worker.base import log, metrics
+from worker.base.metrics import Server
+from worker.base.settings import Settings
+from worker.base.stop import Stop
+from worker.delivery.storage.base import Delivery
+from worker.delivery.storage.local import LocalStorage
+from worker.delivery.webhooks.outbox import Letter
 from worker.engine import Engine, Rendering
-from worker.memory import MemoryPlan
-from worker.metrics import Server
-from worker.outbox import Letter
-from worker.settings import Settings
-from worker.stop import Stop
-from worker.storage.local import LocalStorage
-from worker.text import TextEmbeddings
+from worker.engine.embeddings import TextEmbeddings
+from worker.jobs import tidy
+from worker.media import VideoFile
+from worker.request.plan import MemoryPlan
 
 MADE_OF = ("inputs", "load", "text", "generate", "encode")
 Lines = list[dict[str, Any]]
@@ -401,7 +403,7 @@ def test_peak_memory_of_the_gpu_is_in_the_line_and_the_metrics(
     run: Runner, written: io.StringIO, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     """No GPU is here: what PyTorch's counter would answer is put in its place."""
-    monkeypatch.setattr("worker.vram.peak_bytes", lambda: 41 * metrics.GIB)
+    monkeypatch.setattr("worker.engine.device.peak_bytes", lambda: 41 * metrics.GIB)
     run(small())
     (line,) = of(lines(written.getvalue()), outcome="completed")
     assert line["peak_vram_bytes"] == 41 * metrics.GIB
@@ -440,7 +442,7 @@ def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
     httpserver.expect_request("/late").respond_with_data("ok")
     written.truncate(0)
     written.seek(0)
-    asyncio.run(job.tidy(make_runner({}).worker))
+    asyncio.run(tidy.tidy(make_runner({}).worker))
     found = lines(written.getvalue())
     (told,) = [line for line in found if "kept in the outbox: delivered" in line["message"]]
     assert told["job_id"] == "untold"
@@ -466,7 +468,7 @@ def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
     (first,) = run(payload)["videos"]
     local_path(first["video_url"]).unlink()
     # Another encoder, driver or GPU may give other bytes for the same seed: what is stored must be what is recorded.
-    monkeypatch.setattr("worker.encode.CRF", 30)
+    monkeypatch.setattr("worker.media.encode.CRF", 30)
     (second,) = run(payload)["videos"]
     assert len(made) == 2
     assert second["sha256"] != first["sha256"]
@@ -488,7 +490,7 @@ def test_an_event_that_waits_does_not_hold_up_a_worker_that_must_end(run: Runner
     async def idle(receiver: LateReceiver) -> None:
         url = receiver.url
         run.worker.outbox.put(Letter(job_id="earlier", event_id="e", url=url, body="{}", created_at=time.time()))
-        thread = threading.Thread(target=asyncio.run, args=(job.tidy_alone(run.worker),))
+        thread = threading.Thread(target=asyncio.run, args=(tidy.tidy_alone(run.worker),))
         thread.start()
         while not receiver.received:
             await asyncio.sleep(0.01)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import distilled_kit, weights_kit
 from tests.flow.conftest import Runner, small
-from tests.hub_server import HubServer
-from worker import demo
+from tests.kits import distilled_kit, weights_kit
+from tests.kits.hub_server import HubServer
+from worker.base.settings import Settings
+from worker.base.stop import Stop
 from worker.engine import Engine
-from worker.planning import Planner
-from worker.settings import Settings
-from worker.stop import Stop
+from worker.engine.device import Planner
+from worker.weights.sources import demo
 
 TURBO = {"quality_preset": "turbo"}
 HYBRID = {"quality_preset": "turbo", "turbo_variant": "hybrid"}

@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from worker import terminal
-from worker.cli import flags
+from worker.base.errors import SettingsError
+from worker.cli import flags, terminal
 from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed
-from worker.errors import SettingsError
 
 _EXAMPLES = """\
 examples:
@@ -18,6 +17,7 @@ examples:
   python -m worker.cli generate --prompt "A paper boat on a pond" --dry-run --gpu L40S --gpu-hourly-usd 0.86
   python -m worker.cli submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
   python -m worker.cli submit --endpoint ENDPOINT_ID --payload job.json --out videos/
+  python -m worker.cli plans --gpu L40S
   python -m worker.cli schema
 
 exit status: 0 done, 1 failed, 2 wrong use of a flag, 130 cancelled with Ctrl-C
@@ -27,7 +27,7 @@ exit status: 0 done, 1 failed, 2 wrong use of a flag, 130 cancelled with Ctrl-C
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m worker.cli",
-        description="Make a video here, send a job to a RunPod endpoint, or print the input's schema.",
+        description="Make a video here, send a job to a RunPod endpoint, print memory plans or the input's schema.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -35,7 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_generate(commands)
     _add_submit(commands)
-    commands.add_parser("schema", help="print the JSON Schema of a job's input", allow_abbrev=False)
+    plans = commands.add_parser("plans", help="print the memory plans of one GPU, or of all", allow_abbrev=False)
+    plans.add_argument("--gpu", metavar="NAME", help="with reasons, for this GPU")
+    schema = commands.add_parser("schema", help="print the JSON Schema of a job's input", allow_abbrev=False)
+    schema.add_argument("--write", action="store_true", help="write docs/input.schema.json instead")
+    schema.add_argument("--check", action="store_true", help="write nothing; fail where that file is out of date")
     return parser
 
 
@@ -103,10 +107,14 @@ def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> in
             from worker.cli import submit
 
             return submit.run(chosen)
+        case "plans":
+            from worker.cli import plans
+
+            return plans.run(chosen.gpu)
         case "schema":
             from worker.cli import schema
 
-            return schema.run()
+            return schema.run(write=chosen.write, check=chosen.check)
     parser.print_help()
     return DONE
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from worker.errors import WorkerError
-from worker.models import ModelName
-from worker.payload import CameraMotion, QualityPreset, StepCacheMode, TurboVariant, VideoInput
+from worker.base.errors import WorkerError
+from worker.request.catalogue import ModelName
+from worker.request.payload import CameraMotion, QualityPreset, StepCacheMode, TurboVariant, VideoInput
 
 # The first name is the one that messages use; the field's own name is always accepted.
 FLAGS: Mapping[str, tuple[str, ...]] = {

@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from worker import folders, log, terminal
-from worker import settings as settings_module
-from worker.cli import flags, media, overview, places
+from worker.base import folders, log
+from worker.base import settings as settings_module
+from worker.base.errors import WorkerError
+from worker.base.settings import Settings
+from worker.cli import flags, local_files, overview, terminal
+from worker.cli import out as places
 from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
-from worker.errors import WorkerError
-from worker.payload import Limits
-from worker.request import VideoRequest, draw_seed, parse
-from worker.settings import Settings
+from worker.request import Limits, VideoRequest
+from worker.request.parse import draw_seed, parse
 
 if TYPE_CHECKING:
-    from worker.progress import ProgressEvent
-    from worker.services import Worker
+    from worker.delivery.webhooks.progress_sender import ProgressEvent
+    from worker.jobs.services import Services
 
 _STATE = "command-line"
 
@@ -44,9 +45,9 @@ def run(chosen: argparse.Namespace) -> int:
         stream=terminal.BesideBar(),
     )
     out = places.Out.of(chosen.out, force=chosen.force) if chosen.out is not None else None
-    with media.FileServer() as server:
+    with local_files.FileServer() as server:
         # Drawn here, so that what is shown is what is made.
-        payload = media.filled({"seed": draw_seed(), **flags.given(chosen)}, serve=server.serve)
+        payload = local_files.filled({"seed": draw_seed(), **flags.given(chosen)}, serve=server.serve)
         try:
             video = _parsed(payload, settings)
             if chosen.dry_run:
@@ -103,7 +104,7 @@ def _generate(
 ) -> int:
     settings_module.quiet_imports()
     from worker import start  # torch and Diffusers with it: not before the request is known to be good
-    from worker.planning import Planner
+    from worker.engine.device import Planner
 
     worker = start.build_worker(settings)
     try:
@@ -127,9 +128,9 @@ def _confirmed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-async def _run(payload: Mapping[str, Any], worker: Worker) -> dict[str, Any]:
+async def _run(payload: Mapping[str, Any], worker: Services) -> dict[str, Any]:
     """The answer of the job. Ctrl-C stops it within a step."""
-    from worker import job
+    from worker.jobs import flow as job
 
     with terminal.Bar() as bar:
         stopping = False

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker import estimate, inputs, memory, models, prompt
+from worker.base.errors import Unsupported
+from worker.base.settings import Settings
 from worker.cli.failures import usage
-from worker.errors import Unsupported
-from worker.estimate import Estimate, Span
-from worker.memory import Gpu, MemoryPlan, Shape
-from worker.models import ModelSpec
+from worker.cli.terminal import dollars, row
+from worker.media import inputs
 from worker.net import Opener
-from worker.request import DEFAULT_HEIGHT, DEFAULT_WIDTH, VideoRequest
-from worker.settings import Settings
-from worker.terminal import dollars, row
+from worker.request import ModelSpec, VideoRequest, catalogue, prompt
+from worker.request import plan as memory
+from worker.request.parse import DEFAULT_HEIGHT, DEFAULT_WIDTH
+from worker.request.plan import Gpu, MemoryPlan, Shape
+from worker.request.plan import duration as estimate
+from worker.request.plan.duration import Estimate, Span
 
 _GB = 1e9
 _DEMO = "the built-in demo model takes seconds: no estimate"
@@ -164,10 +166,10 @@ def dry(video: VideoRequest, settings: Settings, gpu_name: str | None) -> Overvi
     Raises the errors of the contract for a request that no model serves, or that does not fit on the GPU.
     """
     gpu = _of_table(gpu_name) if gpu_name is not None else _here()
-    spec = models.find(video.model, video.mode)
+    spec = catalogue.find(video.model, video.mode)
     if spec is None:
         served = ", ".join(
-            sorted({mode for each in models.CATALOGUE if each.name == video.model for mode in each.modes})
+            sorted({mode for each in catalogue.CATALOGUE if each.name == video.model for mode in each.modes})
         )
         raise Unsupported(
             f"model {video.model} does not serve {video.mode}; it serves {served}", path=video.at("model")

@@ -16,13 +16,14 @@ from typing import Any
 import runpod
 from runpod.endpoint import Job
 
-from worker import log, terminal
-from worker import settings as settings_module
-from worker.cli import endpoint, fetch, flags, media, places
+from worker.base import log
+from worker.base import settings as settings_module
+from worker.base.errors import InvalidRequest
+from worker.cli import download, endpoint, flags, local_files, terminal
+from worker.cli import out as places
 from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
-from worker.errors import InvalidRequest
-from worker.payload import Limits
-from worker.request import parse
+from worker.request import Limits
+from worker.request.parse import parse
 
 POLL_S = 2.0
 # Questions in a row that may go unanswered: at two seconds and more each, a minute.
@@ -67,7 +68,7 @@ def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | No
         if chosen.detach:
             raise usage("--detach is for a job that is sent, not for --job")
         return None
-    payload = media.filled(fields, serve=None) if chosen.payload is None else _read(chosen.payload)
+    payload = local_files.filled(fields, serve=None) if chosen.payload is None else _read(chosen.payload)
     try:
         videos = parse(payload, default_job_id="cli", limits=_ANY).videos
     except InvalidRequest as refused:
@@ -174,12 +175,12 @@ class _Following:
             bar.show("downloading", 0)
             told = partial(_draw_bytes, bar, video.get("size_bytes"))
             try:
-                fetch.fetch(
+                download.fetch(
                     video["video_url"], place.video, sha256=video.get("sha256"), force=self._out.force, told=told
                 )
                 places_by_index[index] = place
                 if video.get("thumbnail_url") is not None:
-                    fetch.fetch(video["thumbnail_url"], place.poster, sha256=None, force=True)
+                    download.fetch(video["thumbnail_url"], place.poster, sha256=None, force=True)
             except CommandFailed as failure:
                 problems.append(f"video {index}: {failure}")
         return places_by_index, problems

@@ -8,7 +8,7 @@ from worker.doctor.checks import CHECKS, Check
 from worker.doctor.deployment import Deployment, profile_of, readable_settings
 from worker.doctor.finding import Finding, Line
 from worker.doctor.runner import Running
-from worker.doctor.starting import CannotStart, watched
+from worker.doctor.start_checks import CannotStart, watched
 
 __all__ = [
     "CHECKS",

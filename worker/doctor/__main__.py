@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from worker import log
+from worker.base import log
 from worker.doctor import report
 from worker.doctor.checks import CHECKS, VERIFY, Check
 from worker.doctor.deployment import Deployment, readable_settings

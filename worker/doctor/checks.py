@@ -6,22 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from worker.doctor import (
-    attention,
-    clock,
-    configuration,
-    disks,
-    gpu,
-    hub,
-    model_files,
-    plans,
-    storing,
-    video,
-    volumes,
-)
+from worker.base.settings import PRELOADABLE
+from worker.doctor import attention, clock, disks, ffmpeg, gpu, hub, plans, settings, storage, volumes, weights
 from worker.doctor.deployment import Deployment
 from worker.doctor.finding import Finding, Status
-from worker.settings import PRELOADABLE
 
 _SICK_VOLUME = "the volume does not answer: check it in RunPod's console, or start a worker elsewhere"
 _NETWORK = "check the network of the worker, then run the doctor again"
@@ -39,20 +27,20 @@ class Check:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("settings", configuration.check),
-    Check("webhook signing", configuration.check_signing),
+    Check("settings", settings.check),
+    Check("webhook signing", settings.check_signing),
     Check("gpu", gpu.check),
     *(Check(f"plan {key}", partial(plans.check, key=key)) for key in PRELOADABLE),
     Check("host memory", plans.check_host),
     Check("shared memory", lambda _: disks.check_shared_memory()),
     Check("attention", attention.check, silent="WARN", advice="importing Diffusers is slow here: run the doctor again"),
     Check("volume", volumes.check),
-    *(Check(f"weights {key}", partial(model_files.check, key=key), limit_s=9.0) for key in PRELOADABLE),
+    *(Check(f"weights {key}", partial(weights.check, key=key), limit_s=9.0) for key in PRELOADABLE),
     Check("model disk", disks.check_models),
     Check("state", disks.check_state),
     Check("disk", disks.check_temporary, advice="the container's disk hangs: end this worker"),
-    Check("ffmpeg", video.check, advice="end this worker; where it happens again, check the image"),
-    Check("storage", storing.check, advice="check DIGITAL_OCEAN_ENDPOINT_URL and the network of the worker"),
+    Check("ffmpeg", ffmpeg.check, advice="end this worker; where it happens again, check the image"),
+    Check("storage", storage.check, advice="check DIGITAL_OCEAN_ENDPOINT_URL and the network of the worker"),
     Check("hub token", hub.check_token, silent="WARN", advice=_NETWORK),
     Check("clock", clock.check, silent="WARN", advice=_NETWORK),
 )
@@ -61,21 +49,21 @@ CHECKS: tuple[Check, ...] = (
 def before_loading(preload: tuple[str, ...]) -> tuple[Check, ...]:
     """What the start judges first: it takes milliseconds, and would be in vain after minutes of loading."""
     return (
-        Check("settings", configuration.check),
+        Check("settings", settings.check),
         Check("gpu", gpu.check),
         *(Check(f"plan {key}", partial(plans.check, key=key)) for key in preload),
-        *(Check(f"weights {key}", partial(model_files.check_presence, key=key)) for key in preload),
+        *(Check(f"weights {key}", partial(weights.check_presence, key=key)) for key in preload),
     )
 
 
 # What the start looks at beside the loading: an answer of the storage and an encode take a moment.
 BESIDE_LOADING: tuple[Check, ...] = (
-    Check("webhook signing", configuration.check_signing),
+    Check("webhook signing", settings.check_signing),
     Check("volume", volumes.check),
     Check("state", disks.check_state),
-    Check("ffmpeg", video.check),
-    Check("storage", storing.check_accepts),
+    Check("ffmpeg", ffmpeg.check),
+    Check("storage", storage.check_accepts),
 )
 VERIFY: tuple[Check, ...] = tuple(
-    Check(f"weights {key}", partial(model_files.verify, key=key), limit_s=float("inf")) for key in PRELOADABLE
+    Check(f"weights {key}", partial(weights.verify, key=key), limit_s=float("inf")) for key in PRELOADABLE
 )

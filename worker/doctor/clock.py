@@ -7,11 +7,11 @@ from email.utils import parsedate_to_datetime
 
 import urllib3
 
+from worker.base.errors import SettingsError
+from worker.delivery.storage.spaces_place import place_of
 from worker.doctor import hub
 from worker.doctor.deployment import Deployment
 from worker.doctor.finding import Finding, fail, ok, warn
-from worker.errors import SettingsError
-from worker.storage.spaces_place import place_of
 
 WARN_ABOVE_S = 60.0
 FAIL_ABOVE_S = 300.0  # what receivers of Standard Webhooks allow; S3 servers allow 900 s

@@ -11,12 +11,13 @@ from typing import Literal
 import psutil
 import torch
 
-from worker import folders, planning, settings
+from worker.base import folders, settings
+from worker.base.errors import SettingsError
+from worker.base.settings import Settings
 from worker.doctor.device import Device, look
-from worker.errors import SettingsError
-from worker.memory import Gpu
-from worker.planning import Planner
-from worker.settings import Settings
+from worker.engine import device as planning
+from worker.engine.device import Planner
+from worker.request.plan import Gpu
 from worker.weights import RUNPOD_CACHE
 
 Profile = Literal["wan2.2", "demo"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from worker.memory import Gpu
+from worker.request.plan import Gpu
 
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 

@@ -11,8 +11,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from worker import statefiles
-from worker.doctor import model_files
+from worker.base import files, locks
+from worker.doctor import weights
 from worker.doctor.deployment import Deployment
 from worker.doctor.finding import Finding, fail, ok, together, warn
 
@@ -97,7 +97,7 @@ def check_models(deployment: Deployment) -> Finding:
     except OSError as failure:
         reason, advice = reason_of(failure)
         found = f"MODEL_CACHE_DIR {cache} {reason}"
-        if all(model_files.search(deployment, key).folder for key in deployment.settings.preload):
+        if all(weights.search(deployment, key).folder for key in deployment.settings.preload):
             return warn(f"{found}: the models of PRELOAD are there, others cannot be downloaded", advice)
         return fail(found, f"{advice}, or set MODEL_CACHE_DIR to another folder")
     made = "" if folder == cache else f" (to be made in {folder})"
@@ -111,7 +111,7 @@ def check_state(deployment: Deployment) -> Finding:
         # Names of its own: several workers of one volume may be looked at at the same time.
         record, lock = (deployment.state / f".doctor-{uuid.uuid4().hex}.{kind}" for kind in ("json", "lock"))
         try:
-            statefiles.write_atomically(record, b"{}")
+            files.write_atomically(record, b"{}")
             held = record.read_bytes() == b"{}" and _keeps_out(lock)
         finally:
             for path in (record, lock):
@@ -143,9 +143,9 @@ def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Finding:
 
 
 def _keeps_out(lock: Path) -> bool:
-    with statefiles.locked(lock, wait_s=0.0):
+    with locks.locked(lock, wait_s=0.0):
         try:
-            with statefiles.locked(lock, wait_s=0.0):
+            with locks.locked(lock, wait_s=0.0):
                 return False
         except TimeoutError:
             return True

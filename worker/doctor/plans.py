@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from worker import memory
+from worker.base.errors import SettingsError, WorkerError
 from worker.doctor.deployment import Deployment
 from worker.doctor.finding import Finding, fail, from_message, ok, warn
-from worker.errors import SettingsError, WorkerError
-from worker.models import CATALOGUE, ModelSpec
+from worker.request import CATALOGUE, ModelSpec
+from worker.request import plan as memory
 
 _GB = 1e9
 _GIB = 1024**3

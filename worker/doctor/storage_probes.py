@@ -1,4 +1,4 @@
-"""How each storage is tried: one line in `PROBES` for each storage of `worker.storage`."""
+"""How each storage is tried: one line in `PROBES` for each storage of `worker.delivery.storage`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from worker import scratch
-from worker.artifacts import VideoFile
+from worker.base import scratch
+from worker.base.errors import SettingsError
+from worker.base.settings import Settings
+from worker.delivery.storage import Storage
+from worker.delivery.storage.base import VIDEO_SUFFIX, StorageKind
+from worker.delivery.storage.local import LocalStorage
+from worker.delivery.storage.spaces import SpacesStorage
+from worker.delivery.storage.spaces_client import make_client
+from worker.delivery.storage.spaces_errors import STORAGE_FAILURES, upload_errors
+from worker.delivery.storage.spaces_place import Place, place_of
 from worker.doctor import disks
-from worker.errors import SettingsError
-from worker.settings import Settings
-from worker.storage import Storage
-from worker.storage.base import VIDEO_SUFFIX, StorageKind
-from worker.storage.local import LocalStorage
-from worker.storage.spaces import SpacesStorage
-from worker.storage.spaces_client import make_client
-from worker.storage.spaces_errors import STORAGE_FAILURES, upload_errors
-from worker.storage.spaces_place import Place, place_of
+from worker.media import VideoFile
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

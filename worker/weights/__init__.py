@@ -21,8 +21,7 @@ encoder, the VAE) is stored once: the second is a hard link.
 
 from __future__ import annotations
 
-from worker.weights.acquire import ensure
-from worker.weights.integrity import check, verify
-from worker.weights.places import RUNPOD_CACHE, ModelFolder, diffusers_repo, locate
+from worker.weights.folder.check import check, verify
+from worker.weights.folder.places import RUNPOD_CACHE, ModelFolder, diffusers_repo, locate
 
-__all__ = ["RUNPOD_CACHE", "ModelFolder", "check", "diffusers_repo", "ensure", "locate", "verify"]
+__all__ = ["RUNPOD_CACHE", "ModelFolder", "check", "diffusers_repo", "locate", "verify"]

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from worker.errors import ModelUnavailable
-from worker.weights import integrity
-from worker.weights import record as records
-from worker.weights.links import find_copy, link
-from worker.weights.places import RUNPOD_CACHE, ModelFolder
-from worker.weights.record import Dtype, FileRecord, Record
-from worker.weights.tensors import StoredTensor, stored_tensors, write_shard
+from worker.base.errors import ModelUnavailable
+from worker.weights.folder import check
+from worker.weights.folder import record as records
+from worker.weights.folder.links import find_copy, link
+from worker.weights.folder.places import RUNPOD_CACHE, ModelFolder
+from worker.weights.folder.record import Dtype, FileRecord, Record
+from worker.weights.tensors.writing import StoredTensor, stored_tensors, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def prepare(
     """
     if original.dtype is not None and (fusion is None or original.dtype != "bf16"):
         raise ModelUnavailable(f"{original.repo}: these weights are prepared already; name the originals")
-    if problems := integrity.check(original.path):
+    if problems := check.check(original.path):
         raise ModelUnavailable(f"{original.repo} is damaged: {'; '.join(problems)}")
     building = destination.with_name(f".{destination.name}.building")
     shutil.rmtree(building, ignore_errors=True)
@@ -97,7 +97,7 @@ def prepare(
     try:
         record = _build(original, dtype, building, (cache_dir, RUNPOD_CACHE), shard_bytes, fusion, on_bytes)
         records.write(building, record)
-        if problems := integrity.check(building):
+        if problems := check.check(building):
             raise ModelUnavailable(f"{original.repo}: the prepared weights are damaged: {'; '.join(problems)}")
         building.rename(destination)
     finally:
@@ -125,7 +125,7 @@ def _build(
         fused=fusion.repo if fusion is not None else None,
     )
     rewritten = {part.name for part in changed}
-    for path in integrity.present_files(original.path):
+    for path in check.present_files(original.path):
         component, _, name = path.partition("/")
         if component not in rewritten or not name.endswith((".safetensors", _INDEX_SUFFIX)):
             record = record.with_file(path, _take_over(original.path, building, path, known))
@@ -147,7 +147,7 @@ def _take_over(source: Path, building: Path, path: str, known: Record | None) ->
     entry = known.files.get(path) if known is not None else None
     if entry is not None and entry.sha256 is not None:
         return entry
-    return integrity.describe_file(target, sha256=integrity.expected_sha256(source, path, known))
+    return check.describe_file(target, sha256=check.expected_sha256(source, path, known))
 
 
 def _rewrite(
@@ -163,7 +163,7 @@ def _rewrite(
         if len(shards) == 1:
             name = f"{part.stem}.safetensors"
         sha256 = write_shard(folder / name, shard, part.dtypes)
-        entry = integrity.describe_file(folder / name, sha256=sha256)
+        entry = check.describe_file(folder / name, sha256=sha256)
         # The text encoder of T2V and I2V comes out the same: the second is a link to the first.
         if (twin := find_copy(sha256, entry.size, caches=caches)) is not None:
             link(twin[0], folder / name)
@@ -174,7 +174,7 @@ def _rewrite(
         total = sum(part.size_of(tensor) for tensor in part.tensors)
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         index.write_text(json.dumps(content, indent=1))
-        entry = integrity.describe_file(index, sha256=integrity.sha256_of(index))
+        entry = check.describe_file(index, sha256=check.sha256_of(index))
         yield f"{part.name}/{index.name}", entry, 0
 
 

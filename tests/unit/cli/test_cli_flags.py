@@ -1,0 +1,285 @@
+"""The flags are the contract's fields, messages come back in their names, and help and schema load nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import shlex
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kits.cli_kit import command
+from worker.base.errors import InvalidRequest, Unsupported
+from worker.cli import flags, local_files
+from worker.cli.__main__ import build_parser
+from worker.cli.failures import CommandFailed
+from worker.request.parse import parse
+from worker.request.payload import VideoInput
+from worker.request.schema import input_schema
+
+ROOT = Path(__file__).resolve().parents[3]
+# One value other than the default for each field, as it is typed and as it stands in a payload.
+TYPED: dict[str, tuple[list[str], Any]] = {
+    "prompt": (["a cat"], "a cat"),
+    "negative_prompt": ([""], ""),
+    "reference_image_url": (["https://example.com/a.png"], "https://example.com/a.png"),
+    "last_image_url": (["https://example.com/b.png"], "https://example.com/b.png"),
+    "reference_video_url": (["https://example.com/c.mp4"], "https://example.com/c.mp4"),
+    "strength": (["0.5"], 0.5),
+    "width": (["640"], 640),
+    "height": (["352"], 352),
+    "num_frames": (["49"], 49),
+    "fps": (["24"], 24),
+    "num_inference_steps": (["30"], 30),
+    "guidance_scale": (["4"], 4.0),
+    "guidance_scale_2": (["3.5"], 3.5),
+    "flow_shift": (["8"], 8.0),
+    "seed": (["0"], 0),
+    "camera_motion": (["pan_left"], "pan_left"),
+    "enhance_prompt": ([], False),
+    "quality_preset": (["draft"], "draft"),
+    "turbo_variant": (["hybrid"], "hybrid"),
+    "step_cache": (["fast"], "fast"),
+    "model": (["5b"], "5b"),
+    "loras": (["a.safetensors:0.8:high"], [{"source": "a.safetensors", "scale": 0.8, "expert": "high"}]),
+    "thumbnail": ([], False),
+}
+
+
+def chosen(*arguments: str, name: str = "generate") -> argparse.Namespace:
+    return build_parser().parse_args([name, *arguments])
+
+
+def test_every_field_of_a_video_request_has_a_flag() -> None:
+    assert set(flags.FLAGS) == set(VideoInput.model_fields) == set(TYPED)
+
+
+@pytest.mark.parametrize("name", ["generate", "submit"])
+@pytest.mark.parametrize("field", list(VideoInput.model_fields))
+def test_every_name_of_a_flag_sets_its_field(field: str, name: str) -> None:
+    values, expected = TYPED[field]
+    more = ["--endpoint", "e"] if name == "submit" else []
+    more += ["--prompt", "a"] if field != "prompt" else []
+    for flag in flags.FLAGS[field]:
+        fields = flags.given(chosen(*more, flag, *values, name=name))
+        assert fields[field] == expected
+        assert type(fields[field]) is type(expected)
+        assert set(fields) == {"prompt", field}
+
+
+def test_the_name_of_the_field_is_a_flag_too() -> None:
+    for field, names in flags.FLAGS.items():
+        own = f"--{field.replace('_', '-')}"
+        assert own in names or f"--no-{field.replace('_', '-')}" in names or field == "loras", field
+
+
+def test_what_is_not_given_is_not_sent() -> None:
+    assert flags.given(chosen("--prompt", "a")) == {"prompt": "a"}
+
+
+def test_several_loras_keep_their_order() -> None:
+    fields = flags.given(chosen("--prompt", "a", "--lora", "a.safetensors", "--lora", "O/R/b.safetensors:-1"))
+    assert fields["loras"] == [{"source": "a.safetensors"}, {"source": "O/R/b.safetensors", "scale": -1.0}]
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        ("https://h.example:8080/a.safetensors", {"source": "https://h.example:8080/a.safetensors"}),
+        ("https://h.example/a.safetensors:1.5:both", {"scale": 1.5, "expert": "both"}),
+        ("a.safetensors:.5", {"scale": 0.5}),
+    ],
+)
+def test_a_lora_is_read(text: str, entry: dict[str, Any]) -> None:
+    assert flags.lora(text) == {"source": flags.lora(text)["source"], **entry}
+    assert flags.lora(text)["source"].endswith("a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--lora", "a.safetensors:strong"],
+        ["--lora", "a.safetensors:0.8:middle"],
+        ["--lora", ""],
+        ["--width", "wide"],
+        ["--width", "640.5"],
+        ["--strength", "nan"],
+        ["--flow-shift", "inf"],
+        ["--preset", "best"],
+        ["--model", "14b"],
+        ["--camera-motion", "pan"],
+        ["--gpu-hourly-usd", "-1"],
+        ["--promp", "a"],
+        ["--unknown"],
+    ],
+    ids=str,
+)
+def test_a_bad_flag_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "generate", "--prompt", "a", *arguments)
+    assert done.status == 2
+    assert arguments[0] in done.err
+    assert done.out == ""
+
+
+def test_a_missing_prompt_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "generate")
+    assert done.status == 2
+    assert "--prompt" in done.err
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("prompt: is missing", "--prompt: is missing"),
+        (
+            "num_frames: 82 lowered to 81 (the model makes 4k + 1 frames)",
+            "--num-frames: 82 lowered to 81 (the model makes 4k + 1 frames)",
+        ),
+        (
+            "last_image_url: needs reference_image_url beside it, for the first frame",
+            "--last-image: needs --image beside it, for the first frame",
+        ),
+        ("loras[0].source: no such file", "--lora: no such file"),
+        ("width: too wide; height: too high", "--width: too wide; --height: too high"),
+        ("guidance_scale_2: is not guidance_scale", "--guidance-scale-2: is not --guidance-scale"),
+        ("the model and its seed stay as they are", "the model and its seed stay as they are"),
+        ("my_num_frames_x and a/num_frames", "my_num_frames_x and a/num_frames"),
+    ],
+)
+def test_messages_name_the_flags(message: str, shown: str) -> None:
+    assert flags.in_flags(message) == shown
+
+
+def test_every_problem_has_its_line() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse({"prompt": "", "width": 100, "strength": 3.0}, default_job_id="a")
+    lines = flags.told(caught.value).splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["--prompt", "--strength", "--width"]
+    assert (
+        flags.told(Unsupported("turbo is not served", path="quality_preset")) == "error: --preset: turbo is not served"
+    )
+
+
+def test_an_image_of_this_machine_becomes_a_data_uri(tmp_path: Path) -> None:
+    for name, kind in (("a.png", "png"), ("b.JPG", "jpeg"), ("c.webp", "webp"), ("d", "png"), ("e.txt", "png")):
+        (tmp_path / name).write_bytes(b"pixels")
+        payload = local_files.filled({"reference_image_url": str(tmp_path / name)}, serve=None)
+        head, _, tail = payload["reference_image_url"].partition(",")
+        assert head == f"data:image/{kind};base64"
+        assert base64.b64decode(tail) == b"pixels"
+
+
+def test_urls_stay_as_they_are() -> None:
+    fields = {
+        "reference_image_url": "HTTPS://example.com/a.png",
+        "last_image_url": "data:image/png;base64,AAAA",
+        "reference_video_url": "http://example.com/a.mp4",
+    }
+    assert local_files.filled(fields, serve=None) == fields
+
+
+@pytest.mark.parametrize("field", ["reference_image_url", "last_image_url", "reference_video_url"])
+def test_a_file_that_is_not_there_is_a_wrong_flag(field: str) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        local_files.filled({field: "missing.png"}, serve=lambda path: str(path))
+    assert caught.value.status == 2
+    assert str(caught.value) == f"error: {flags.FLAGS[field][0]}: there is no file missing.png"
+
+
+def test_a_video_of_this_machine_is_served_on_loopback_while_the_run_lasts(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"frames" * 1000)
+    with local_files.FileServer() as server:
+        assert server.address is None
+        payload = local_files.filled({"reference_video_url": str(tmp_path / "a.mp4")}, serve=server.serve)
+        url = payload["reference_video_url"]
+        assert url.startswith(f"http://{server.address}/")
+        assert str(server.address).startswith("127.0.0.1:")
+        with urllib.request.urlopen(url) as answer:
+            assert answer.read() == b"frames" * 1000
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://{server.address}/a.mp4")
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
+def test_without_a_command_help_and_examples_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys)
+    assert done.status == 0
+    assert "examples:" in done.out
+    assert done == command(capsys, "--help")
+
+
+def test_the_examples_of_the_help_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.strip() for line in command(capsys).out.splitlines() if line.startswith("  python -m worker.cli ")]
+    assert len(lines) >= 5
+    parser = build_parser()
+    for line in lines:
+        words = shlex.split(line)
+        assert parser.parse_args(words[3:]).command in ("generate", "submit", "schema")
+
+
+def test_the_schema_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "schema")
+    assert done.status == 0
+    assert json.loads(done.out) == input_schema()
+    assert done.out == (ROOT / "docs" / "input.schema.json").read_text(encoding="utf-8")
+
+
+PROBE = """
+import json, sys
+from worker.cli.__main__ import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as ended:
+    status = ended.code
+sys.stderr.write(json.dumps({"status": status, "loaded": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "absent"),
+    [
+        ([], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
+        (["generate", "--help"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
+        (["schema"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
+        (["generate", "--prompt", "a", "--dry-run", "--gpu", "H100"], 0, ("torch", "diffusers", "runpod")),
+        (["submit", "--endpoint", "e", "--prompt", "a"], 1, ("torch", "diffusers", "transformers")),
+    ],
+    ids=str,
+)
+def test_nothing_heavy_is_loaded_for_little(
+    arguments: list[str], status: int, absent: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    report = json.loads(done.stderr.splitlines()[-1])
+    assert report["status"] == status
+    assert set(absent) & set(report["loaded"]) == set()
+
+
+def test_the_probe_sees_what_submit_loads(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "submit", "--endpoint", "e", "--prompt", "a"],
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "runpod" in json.loads(done.stderr.splitlines()[-1])["loaded"]
+    assert "RUNPOD_API_KEY is not set" in done.stderr

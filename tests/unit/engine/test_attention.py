@@ -1,0 +1,265 @@
+"""The attention backend: chosen by a probe, told to every layer, given up where the latents are no picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+from tests.kits import lora_kit
+from tests.unit.engine.test_engine import PLANNER, pixels, render, request
+from tests.unit.engine.test_residency import plan
+from worker.base.settings import Settings
+from worker.base.stop import Stop
+from worker.engine import Engine
+from worker.engine.techniques import Setup, attention
+from worker.engine.techniques.attention import NATIVE, Attention, Backend
+from worker.weights.sources import demo
+
+SETUP = Setup(Settings(), torch.device("cpu"), torch.float32)
+RESIDENT = plan("resident")
+Attend = Callable[..., torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory: pytest.TempPathFactory) -> WanTransformer3DModel:
+    return lora_kit.load(tmp_path_factory.mktemp("model") / "t2v").transformer
+
+
+@pytest.fixture(autouse=True)
+def backends_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Diffusers' registry is one for the process. Its checks of packages pass, for the backends that tests put in."""
+    known, active = dict(_AttentionBackendRegistry._backends), _AttentionBackendRegistry._active_backend
+    for package in ("SAGE_ATTN", "FLASH_ATTN_3"):
+        monkeypatch.setattr(attention_dispatch, f"_CAN_USE_{package}", True)
+    yield
+    _AttentionBackendRegistry._backends = known
+    _AttentionBackendRegistry._active_backend = active
+
+
+def put(name: str, attend: Attend) -> Backend:
+    """Have `attend` compute what Diffusers knows as the backend `name`; the backend, which needs no package."""
+    own = AttentionBackendName(name)
+    _AttentionBackendRegistry._backends[own] = attend
+    _AttentionBackendRegistry._supported_arg_names[own] = {"query", "key", "value"}
+    return Backend(name)
+
+
+def torchs_own(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return attention_dispatch.dispatch_attention_fn(query, key, value, backend=AttentionBackendName.NATIVE)
+
+
+def told(expert: WanTransformer3DModel) -> list[tuple[str, str]]:
+    """What self-attention and cross-attention of each block were told."""
+    return [
+        tuple(layer.processor._attention_backend.value for layer in (block.attn1, block.attn2))
+        for block in expert.blocks
+    ]
+
+
+def chosen(expert: WanTransformer3DModel, *backends: Backend, setup: Setup = SETUP) -> str:
+    technique = Attention(setup, backends)
+    technique.prepare(expert, RESIDENT)
+    assert technique.backend is not None
+    return technique.backend.name
+
+
+def test_a_backend_that_agrees_with_torchs_is_told_to_every_layer(expert: WanTransformer3DModel) -> None:
+    for name in ("_native_math", "_native_flash", NATIVE):
+        assert chosen(expert, Backend(name), Backend(NATIVE)) == name
+        assert set(told(expert)) == {(name, name)}
+
+
+def test_a_quantised_backend_serves_self_attention_alone(expert: WanTransformer3DModel) -> None:
+    backend = replace(put("sage", torchs_own), quantised=True)
+    assert chosen(expert, backend, Backend(NATIVE)) == "sage"
+    assert set(told(expert)) == {("sage", NATIVE)}
+
+
+def test_exact_attention_leaves_quantised_backends_out(
+    expert: WanTransformer3DModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    backend = replace(put("sage", torchs_own), quantised=True)
+    exact = replace(SETUP, settings=Settings(enable_sage_attention=False))
+    assert chosen(expert, backend, Backend("_native_math"), setup=exact) == "_native_math"
+    assert set(told(expert)) == {("_native_math", "_native_math")}
+    assert "sage: ENABLE_SAGE_ATTENTION is false" in caplog.text
+
+
+def raising(*_: object) -> torch.Tensor:
+    raise RuntimeError("no kernel image is available for execution on the device")
+
+
+BROKEN: dict[str, tuple[Attend, str]] = {
+    "raises": (raising, "no kernel image"),
+    "nan": (lambda query, *_: torch.full_like(query, float("nan")), "off by nan%"),
+    "zeros": (lambda query, *_: torch.zeros_like(query), "off by 100.0%"),
+    "other shape": (lambda query, *_: query[:, :5], "answers [1, 5"),
+    "other dtype": (lambda query, *_: query.double(), "torch.float64"),
+    "off": (lambda *given: torchs_own(*given) * 1.03, "off by 3.0% where 2% is allowed"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_backend_is_never_chosen_and_the_log_says_why(
+    expert: WanTransformer3DModel, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    attend, why = BROKEN[how]
+    backend = put("_flash_3", lambda query, key, value: attend(query, key, value))
+    assert chosen(expert, backend, Backend(NATIVE)) == NATIVE
+    assert set(told(expert)) == {(NATIVE, NATIVE)}
+    assert why in caplog.text
+
+
+def test_quantised_backends_may_be_off_by_more(expert: WanTransformer3DModel) -> None:
+    for factor, quantised, good in (
+        (1.015, False, True),
+        (1.03, True, True),
+        (1.03, False, False),
+        (1.15, True, False),
+    ):
+        backend = put("sage", lambda query, key, value, by=factor: torchs_own(query, key, value) * by)
+        found = chosen(expert, replace(backend, quantised=quantised), Backend(NATIVE))
+        assert (found == "sage") == good
+
+
+def test_what_is_not_installed_is_passed_over_without_a_call(
+    expert: WanTransformer3DModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it is here: no package, no kernel, no CUDA."""
+    caplog.set_level(logging.INFO)
+    assert chosen(expert, *attention.BACKENDS) == NATIVE
+    for reason in (
+        "sage: the package sageattention is not installed",
+        "sage_hub: no kernel lies in MODEL_CACHE_DIR/kernels/sage-attention",
+        "_flash_3: the module flash_attn_interface is not installed",
+        "_native_cudnn: it failed with RuntimeError",
+    ):
+        assert reason in caplog.text
+
+
+@pytest.mark.parametrize(("version", "good"), [("2.1.0", False), ("2.1.1", True), ("2.2.0", True), ("1.0.6", False)])
+def test_the_version_of_a_package_counts(
+    expert: WanTransformer3DModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, good: bool
+) -> None:
+    installed(tmp_path, "sageattention", version)
+    monkeypatch.syspath_prepend(tmp_path)
+    put("sage", torchs_own)
+    assert (chosen(expert, *attention.BACKENDS) == "sage") == good
+
+
+def installed(folder: Path, name: str, version: str) -> None:
+    """What pip leaves of a package, for importlib.metadata to find."""
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_a_kernel_of_the_hub_is_taken_from_the_model_cache_alone(
+    expert: WanTransformer3DModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    known = attention_dispatch._HUB_KERNELS_REGISTRY[AttentionBackendName.SAGE_HUB]
+    monkeypatch.setattr(known, "kernel_fn", None)
+    installed(tmp_path, "kernels", "0.14.0")
+    (tmp_path / "kernels.py").write_text(
+        "import types\n"
+        "from torch.nn.functional import scaled_dot_product_attention as attend\n"
+        "def sageattn(q, k, v, **_):\n"
+        "    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)\n"
+        "def get_local_kernel(place):\n"
+        "    assert (place / 'build').is_dir()\n"
+        "    return types.SimpleNamespace(__name__='sage', sageattn=sageattn)\n"
+        "def get_kernel(*_, **__):\n"
+        "    raise AssertionError('the hub was asked')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(attention_dispatch, "is_kernels_available", lambda: True)
+    monkeypatch.setattr(attention_dispatch, "is_kernels_version", lambda *_: True)
+    setup = replace(SETUP, settings=Settings(model_cache_dir=tmp_path / "models"))
+    assert chosen(expert, *attention.BACKENDS, setup=setup) == NATIVE
+    (tmp_path / "models" / "kernels" / "sage-attention" / "build").mkdir(parents=True)
+    assert chosen(expert, *attention.BACKENDS, setup=setup) == "sage_hub"
+    assert set(told(expert)) == {("sage_hub", NATIVE)}
+
+
+def engine_with(monkeypatch: pytest.MonkeyPatch, *backends: Backend) -> Engine:
+    monkeypatch.setattr(attention, "BACKENDS", (*backends, Backend(NATIVE)))
+    return Engine(demo.DemoSource(), demo.catalogue(), PLANNER)
+
+
+def test_the_result_names_the_backend_and_both_experts_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        calls.append(query.shape[1])
+        return torchs_own(query, key, value)
+
+    engine = engine_with(monkeypatch, put("_flash_3", counted))
+    rendering = render(engine, request(num_inference_steps=6, guidance_scale=1.0))
+    assert rendering.parameters["attention_backend"] == "_flash_3"
+    assert calls[0] == attention._PROBE_TOKENS
+    assert len(calls) == 1 + 6 * 2  # one probe for both experts, then self- and cross-attention of every step
+    loaded = engine.models["t2v"]
+    assert {backend for one in loaded.experts for backend in told(one)} == {("_flash_3", "_flash_3")}
+    plain = engine_with(monkeypatch)
+    assert (pixels(render(plain, request())) == pixels(render(engine, request()))).all()
+
+
+def test_latents_of_nan_are_made_again_with_native_attention_for_good(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def late(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        result = torchs_own(query, key, value)
+        return result if query.shape[1] == attention._PROBE_TOKENS else result * float("nan")
+
+    engine = engine_with(monkeypatch, replace(put("sage", late), quantised=True))
+    engine.preload(["i2v"], Stop())
+    video = request()
+    first = render(engine, video)
+    assert first.parameters["attention_backend"] == NATIVE
+    assert len([line for line in first.warnings if "sage attention" in line]) == 1
+    assert "sage attention" in caplog.text
+    again = render(engine, video)
+    assert again.warnings == ()
+    plain = engine_with(monkeypatch)
+    plain.preload(["i2v"], Stop())  # whose text encoder serves both
+    wanted = pixels(render(plain, video))
+    assert (pixels(first) == wanted).all()
+    assert (pixels(again) == wanted).all()
+    for key in ("i2v", "t2v"):
+        parts = engine.models[key].components
+        both = (parts.transformer, parts.transformer_2)  # asking for them waits for their weights
+        assert {backend for one in both if one is not None for backend in told(one)} == {(NATIVE, NATIVE)}
+
+
+def test_a_model_that_is_broken_itself_fails_after_one_retry_and_attention_is_not_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = engine_with(monkeypatch, Backend("_native_math"))
+    engine.preload(["t2v"], Stop())
+    expert = engine.models["t2v"].components.transformer
+    video = request(num_inference_steps=1, guidance_scale=1.0)
+    ran_with: list[tuple[str, str]] = []
+
+    def forward(hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        ran_with.extend(told(expert))
+        return (torch.full_like(hidden_states, float("nan")),)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(expert, "forward", forward)
+        for _ in range(2):
+            with pytest.raises(FloatingPointError):
+                render(engine, video)
+    assert ran_with == [("_native_math", "_native_math"), (NATIVE, NATIVE)] * 2
+    assert render(engine, video).parameters["attention_backend"] == "_native_math"

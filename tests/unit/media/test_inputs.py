@@ -1,0 +1,516 @@
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from tests.kits.loopback import Server, answering, response, takes_at_most
+from worker.base.errors import Cancelled, InputBlocked, InputFailed, InputInvalid, InvalidRequest
+from worker.media import decode_image, decode_video, inputs
+from worker.net import Opener
+
+PATH = "job_request_params[0].reference_image_url"
+OPENER = Opener(["127.0.0.1"])
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def uri(encoded: bytes, subtype: str = "png") -> str:
+    return f"data:image/{subtype};base64,{base64.b64encode(encoded).decode()}"
+
+
+def load(encoded: bytes) -> Image.Image:
+    return inputs.load_image(uri(encoded), opener=OPENER, path=PATH)
+
+
+def quarters(size: int = 32) -> Image.Image:
+    """Red, green / blue, white."""
+    image = Image.new("RGB", (size, size), WHITE)
+    half = size // 2
+    image.paste(RED, (0, 0, half, half))
+    image.paste(GREEN, (half, 0, size, half))
+    image.paste(BLUE, (0, half, half, size))
+    return image
+
+
+def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int], tolerance: int = 12) -> bool:
+    assert image.mode == "RGB"
+    found = image.getpixel(at)
+    assert isinstance(found, tuple)
+    return all(abs(a - b) <= tolerance for a, b in zip(found, colour, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 95}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("AVIF", {"quality": 95}),
+    ],
+)
+def test_each_accepted_format_becomes_rgb_at_its_own_size(kind: str, options: dict[str, object]) -> None:
+    image = load(saved(quarters(), kind, **options))
+    assert image.size == (32, 32)
+    for at, colour in (((4, 4), RED), ((28, 4), GREEN), ((4, 28), BLUE), ((28, 28), WHITE)):
+        assert near(image, at, colour)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PPM", "TGA", "PCX", "JPEG2000", "ICNS", "DDS", "SGI", "PDF", "EPS"])
+def test_other_formats_are_refused(kind: str) -> None:
+    with pytest.raises(InputInvalid, match="send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF") as caught:
+        load(saved(quarters(), kind))
+    assert caught.value.path == PATH
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(InputInvalid):
+        load(content)
+
+
+def test_a_truncated_image_is_refused() -> None:
+    encoded = saved(Image.effect_noise((64, 64), 50), "JPEG")
+    with pytest.raises(InputInvalid):
+        load(encoded[: len(encoded) // 2])
+
+
+# What each orientation of EXIF says about where the stored image's first row and column belong.
+STORED_AS: dict[int, Callable[[Image.Image], Image.Image]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda upright: upright.transpose(Image.Transpose.ROTATE_180),
+    4: lambda upright: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda upright: upright.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda upright: upright.transpose(Image.Transpose.ROTATE_90),
+    7: lambda upright: upright.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda upright: upright.transpose(Image.Transpose.ROTATE_270),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_made_upright(orientation: int) -> None:
+    upright = quarters().resize((48, 32), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        image = load(saved(STORED_AS[orientation](upright), kind, exif=exif, quality=95))
+        assert image.size == (48, 32), kind
+        assert near(image, (4, 4), RED, 40), kind
+        assert near(image, (44, 4), GREEN, 40), kind
+        assert near(image, (4, 28), BLUE, 40), kind
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65_535])
+def test_a_meaningless_orientation_is_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert near(load(saved(quarters(), exif=exif)), (4, 4), RED)
+
+
+def test_damaged_exif_is_ignored() -> None:
+    assert near(load(saved(quarters(), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")), (4, 4), RED)
+
+
+def half_clear(mode: str) -> Image.Image:
+    """Black on the left; on the right black as well, but with alpha 0."""
+    alpha = Image.new("L", (32, 32), 255)
+    alpha.paste(0, (16, 0, 32, 32))
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 255))
+    image.putalpha(alpha)
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        saved(half_clear("RGBA")),
+        saved(half_clear("LA")),
+        saved(half_clear("RGBA"), "WEBP", lossless=True),
+        saved(half_clear("RGBA"), "TIFF"),
+        saved(half_clear("RGBA"), "GIF"),
+        saved(half_clear("RGBA").quantize(4)),
+        saved(half_clear("L").convert("RGB"), transparency=(0, 0, 0)),
+    ],
+    ids=["png", "png-la", "webp", "tiff", "gif", "png-palette", "png-colour-key"],
+)
+def test_alpha_is_laid_on_white(encoded: bytes) -> None:
+    image = load(encoded)
+    assert near(image, (28, 16), WHITE)
+
+
+def test_half_transparent_pixels_are_mixed_with_white() -> None:
+    assert near(load(saved(Image.new("RGBA", (8, 8), (0, 0, 0, 128)))), (4, 4), (127, 127, 127), 2)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_keeps_its_colours(kind: str) -> None:
+    image = load(saved(quarters().convert("CMYK"), kind))
+    assert near(image, (4, 4), RED, 30)
+    assert near(image, (28, 28), WHITE, 30)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LAB", "YCbCr"])
+def test_other_colour_modes_keep_black_and_white(mode: str) -> None:
+    image = Image.new("RGB", (32, 32), WHITE)
+    image.paste((0, 0, 0), (0, 0, 16, 32))
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        converted = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+        assert converted is not None
+        encoded = saved(converted, "TIFF")
+    else:
+        encoded = saved(image.convert(mode), "TIFF")
+    assert near(load(encoded), (4, 16), (0, 0, 0))
+    assert near(load(encoded), (28, 16), WHITE)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    levels = np.array([[0, 257 * 64, 257 * 128, 65_535]], dtype=np.uint16)
+    for kind in ("PNG", "TIFF"):
+        image = load(saved(Image.fromarray(levels), kind))
+        assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 64, 128, 255]  # type: ignore[index]
+
+
+def test_sixteen_bit_grey_with_a_colour_key_is_read() -> None:
+    levels = np.full((4, 4), 257 * 100, dtype=np.uint16)
+    assert near(load(saved(Image.fromarray(levels), transparency=1)), (1, 1), (100, 100, 100), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 127, 255]),
+        ([0.0, 50.0, 100.0], [0, 127, 255]),
+        ([-1.0, 0.0, 1.0], [0, 127, 255]),
+        ([5.0, 5.0, 5.0], [0, 0, 0]),
+    ],
+)
+def test_floats_are_scaled_by_their_range(values: list[float], expected: list[int]) -> None:
+    image = load(saved(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
+    found = [image.getpixel((x, 0))[0] for x in range(3)]  # type: ignore[index]
+    assert all(abs(a - b) <= 1 for a, b in zip(found, expected, strict=True)), found
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
+    encoded = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+    assert near(load(encoded), (8, 8), RED)
+
+
+def swapped_profile() -> bytes:
+    """sRGB's profile with red's and blue's primaries exchanged, under another name."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    return profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
+
+
+def test_the_colours_of_a_profile_are_converted_to_srgb() -> None:
+    image = Image.new("RGB", (8, 8), RED)
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+        assert near(load(saved(image, kind, icc_profile=swapped_profile())), (4, 4), BLUE, 20), kind
+    assert near(load(saved(image.quantize(4), icc_profile=swapped_profile())), (4, 4), BLUE, 20)
+    translucent = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert near(load(saved(translucent, icc_profile=swapped_profile())), (4, 4), WHITE)
+
+
+def test_a_profile_that_fits_no_rgb_image_is_ignored() -> None:
+    image = Image.new("RGB", (8, 8), (200, 100, 50))
+    other_space = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    for profile in (b"damaged", other_space, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()):
+        assert near(load(saved(image, icc_profile=profile)), (4, 4), (200, 100, 50), 1)
+    grey = Image.new("L", (8, 8), 100)
+    assert near(load(saved(grey, icc_profile=swapped_profile())), (4, 4), (100, 100, 100), 1)
+
+
+def header_only_png(width: int, height: int) -> bytes:
+    encoded = bytearray(saved(Image.new("1", (8, 8))))
+    encoded[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    encoded[29:33] = zlib.crc32(encoded[12:29]).to_bytes(4, "big")
+    return bytes(encoded)
+
+
+def test_the_pixel_cap_holds_on_both_sides() -> None:
+    assert decode_image.MAX_PIXELS == 6000 * 5500
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(saved(Image.new("L", (6000, 5500)), compress_level=1)).size == (6000, 5500)
+        with pytest.raises(InputInvalid, match="more than 33 megapixels"):
+            load(saved(Image.new("1", (6000, 5501)), compress_level=1))
+        with pytest.raises(InputInvalid, match="more than 33 megapixels"):
+            load(header_only_png(2**31 - 1, 2**31 - 1))
+
+
+def test_the_data_uri_is_strict() -> None:
+    good = uri(saved(quarters()))
+    for source in (good, good.replace("data:image/png", "DATA:IMAGE/PNG"), good.replace("image/png", "image/x-any")):
+        assert inputs.load_image(source, opener=OPENER, path=PATH).size == (32, 32)
+    for source in (
+        good[:-8] + "!" * 8,
+        good[:60] + "\n" + good[60:],
+        good[:-1],
+        good.replace(";base64", ""),
+        good.replace("image/png", "text/html"),
+        "data:image/png;base64,",
+        "data:",
+    ):
+        with pytest.raises(InputInvalid) as caught:
+            inputs.load_image(source, opener=OPENER, path=PATH)
+        assert caught.value.path == PATH
+
+
+def test_the_byte_cap_of_data_uris_holds_on_both_sides() -> None:
+    cap = inputs.IMAGE_LIMITS.max_bytes
+    encoded = saved(quarters(), "BMP")
+    assert load(encoded + bytes(cap - len(encoded))).size == (32, 32)
+    with pytest.raises(InputFailed, match="25 MB"):
+        load(encoded + bytes(cap - len(encoded) + 1))
+    with pytest.raises(InputFailed, match="25 MB"):
+        load(bytes(cap + 10_000_000))
+
+
+def test_an_image_is_loaded_from_a_url() -> None:
+    with Server(answering(response(saved(quarters())))) as server:
+        image = inputs.load_image(server.url("/a.png"), opener=OPENER, path=PATH)
+    assert near(image, (4, 4), RED)
+
+
+def test_a_web_page_in_place_of_an_image_is_refused() -> None:
+    with Server(answering(response(b"<html>login</html>"))) as server, pytest.raises(InputInvalid):
+        inputs.load_image(server.url("/a.png"), opener=OPENER, path=PATH)
+
+
+@pytest.mark.parametrize(("source", "error"), [("file:///etc/passwd", InputBlocked), ("/etc/passwd", InvalidRequest)])
+def test_local_paths_are_not_opened(source: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        inputs.load_image(source, opener=OPENER, path=PATH)
+
+
+def test_a_stop_ends_a_decode() -> None:
+    stop = threading.Event()
+    stop.set()
+    source = uri(saved(Image.new("RGB", (6000, 5500)), compress_level=1))
+    with pytest.raises(Cancelled):
+        inputs.load_image(source, opener=OPENER, path=PATH, stop=stop)
+
+
+def test_the_decoder_inherits_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, object]] = []
+    real = subprocess.Popen
+
+    def watched(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        started.append(options)
+        return real(command, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    monkeypatch.setenv("DIGITAL_OCEAN_BUCKET_SECRET_KEY", "secret")
+    load(saved(quarters()))
+    assert [options["env"] for options in started] == [{"MALLOC_ARENA_MAX": "1"}]
+
+
+def test_fit_covers_and_crops_around_the_centre() -> None:
+    strip = Image.new("RGB", (300, 100), WHITE)
+    strip.paste(RED, (0, 0, 100, 100))
+    strip.paste(GREEN, (100, 0, 200, 100))
+    wide = inputs.fit(strip, 64, 64)
+    assert wide.size == (64, 64)
+    assert all(near(wide, at, GREEN) for at in ((4, 4), (60, 4), (4, 60), (60, 60)))
+    tall = inputs.fit(strip.transpose(Image.Transpose.TRANSPOSE), 64, 64)
+    assert all(near(tall, at, GREEN) for at in ((4, 4), (60, 4), (4, 60), (60, 60)))
+
+
+def test_fit_keeps_the_aspect_ratio() -> None:
+    """A circle stays one, to a pixel, when a square image becomes a wide frame."""
+    rows, columns = np.mgrid[-200:200, -200:200]
+    disc = Image.fromarray(np.where(rows**2 + columns**2 < 50**2, 255, 0).astype(np.uint8)).convert("RGB")
+    pixels = np.asarray(inputs.fit(disc, 832, 480))[..., 0] > 127
+    assert abs(int(pixels.any(axis=0).sum()) - int(pixels.any(axis=1).sum())) <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (31, 17)])
+def test_fit_takes_any_size(size: tuple[int, int]) -> None:
+    assert inputs.fit(Image.new("RGB", size), 832, 480).size == (832, 480)
+
+
+AREA = 832 * 480
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [
+        ((832, 480), (832, 480)),
+        ((480, 832), (480, 832)),
+        ((1664, 960), (832, 480)),
+        ((1920, 1080), (832, 464)),
+        ((1080, 1920), (464, 832)),
+        ((1000, 1000), (624, 624)),
+        ((10_000, 100), (1552, 256)),
+        ((1, 33_000_000), (256, 1552)),
+        ((1, 1), (624, 624)),
+    ],
+)
+def test_size_for_keeps_the_aspect_ratio_within_the_area(
+    image_size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert inputs.size_for(image_size, area=AREA, stride=16) == expected
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+@pytest.mark.parametrize("area", [256 * 256, AREA, 1280 * 720])
+def test_size_for_obeys_every_limit_for_every_aspect(stride: int, area: int) -> None:
+    for width in range(1, 4000, 37):
+        for height in (1, 7, 100, 999, 4000):
+            sides = inputs.size_for((width, height), area=area, stride=stride)
+            assert all(256 <= side <= 1920 and side % stride == 0 for side in sides), (width, height, sides)
+            assert sides[0] * sides[1] <= area
+
+
+def test_size_for_without_a_solution_is_an_error() -> None:
+    assert inputs.size_for((5, 4), area=256 * 256, stride=16) == (256, 256)
+    with pytest.raises(ValueError, match="at most 65535 pixels"):
+        inputs.size_for((5, 4), area=256 * 256 - 1, stride=16)
+
+
+def clip(folder: Path, name: str, *options: str, size: str = "64x48", seconds: float = 1, rate: int = 30) -> bytes:
+    file = folder / name
+    source = f"testsrc2=s={size}:r={rate}:d={seconds}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *options, str(file)]
+    subprocess.run(command, check=True)
+    return file.read_bytes()
+
+
+def load_video(body: bytes, **asked: int) -> list[Image.Image]:
+    with Server(answering(response(body))) as server:
+        options = {"fps": 16, "width": 64, "height": 48, "max_frames": 81, **asked}
+        return inputs.load_video(server.url("/clip.mp4"), opener=OPENER, path=PATH, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.mp4", ("-pix_fmt", "yuv420p")), ("a.webm", ("-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p"))],
+)
+def test_a_video_is_resampled_scaled_and_cropped(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    body = clip(tmp_path, name, *options)
+    frames = load_video(body, width=96, height=32)
+    assert len(frames) == 16
+    assert {frame.size for frame in frames} == {(96, 32)}
+    assert {frame.mode for frame in frames} == {"RGB"}
+
+
+def test_a_video_gives_at_most_the_frames_asked_for(tmp_path: Path) -> None:
+    body = clip(tmp_path, "a.mp4", "-pix_fmt", "yuv420p")
+    assert len(load_video(body, max_frames=5)) == 5
+    assert len(load_video(body, max_frames=16)) == 16
+    assert len(load_video(body, max_frames=17)) == 16
+
+
+def test_the_frames_are_those_of_the_video(tmp_path: Path) -> None:
+    """Green, red, blue, green: a crop to the middle keeps the red and the blue, a stretched picture all four."""
+    image = Image.new("RGB", (144, 48), GREEN)
+    image.paste(RED, (48, 0, 72, 48))
+    image.paste(BLUE, (72, 0, 96, 48))
+    still = tmp_path / "still.png"
+    image.save(still)
+    file = tmp_path / "still.mp4"
+    encoder = (imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-loop", "1", "-i", str(still), "-t", "0.5", "-r", "8")
+    subprocess.run([*encoder, "-pix_fmt", "yuv444p", str(file)], check=True)
+    frames = load_video(file.read_bytes(), width=48, height=48, fps=8)
+    assert len(frames) == 4
+    assert near(frames[0], (4, 24), RED, 30)
+    assert near(frames[0], (43, 24), BLUE, 30)
+
+
+def test_a_video_with_an_extreme_aspect_ratio_is_not_blown_up(tmp_path: Path) -> None:
+    body = clip(tmp_path, "strip.mp4", "-pix_fmt", "yuv420p", size="16x2000", seconds=0.2)
+    assert {frame.size for frame in load_video(body, width=832, height=480)} == {(832, 480)}
+
+
+def test_the_frame_size_of_a_video_is_capped(tmp_path: Path) -> None:
+    for size, accepted in (("4096x2304", True), ("4112x2304", False)):
+        body = clip(tmp_path, "big.mp4", "-pix_fmt", "yuv420p", "-preset", "ultrafast", size=size, seconds=0.04)
+        if accepted:
+            assert len(load_video(body)) >= 1
+        else:
+            with pytest.raises(InputInvalid, match="4096x2304"):
+                load_video(body)
+
+
+def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tone.mp4"
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine", "-t", "1", str(file)], check=True
+    )
+    with pytest.raises(InputInvalid):
+        load_video(file.read_bytes())
+
+
+def test_other_containers_are_refused(tmp_path: Path) -> None:
+    for name in ("a.avi", "a.ts", "a.flv", "a.gif"):
+        with pytest.raises(InputInvalid, match="MP4"):
+            load_video(clip(tmp_path, name))
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {target}\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 5004 RTP/AVP 96\na=control:{target}\n",
+        "<?xml version='1.0'?><MPD><BaseURL>{target}</BaseURL></MPD>",
+    ],
+)
+@pytest.mark.parametrize("lead", ["", "\x00\x00\x00\x14ftypisom", "\x1a\x45\xdf\xa3"])
+def test_a_playlist_is_refused_and_opens_nothing(playlist: str, lead: str) -> None:
+    with Server(answering(response(b"inner"))) as inner:
+        for target in (inner.url("/inner.ts"), "file:///etc/passwd"):
+            with pytest.raises(InputInvalid):
+                load_video(lead.encode("latin-1") + playlist.format(target=target).encode())
+        assert inner.requests == []
+
+
+def test_a_video_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "long.mp4"
+    clip(tmp_path, file.name, "-pix_fmt", "yuv420p", "-preset", "ultrafast", size="1280x720", seconds=8)
+    with takes_at_most(3.0), pytest.raises(InputInvalid, match="too long"):
+        decode_video.decode(file, path=PATH, fps=60, width=1920, height=1080, max_frames=9999, time_limit_s=0.3)
+
+
+def test_a_stop_ends_the_decoding_of_a_video(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    file = tmp_path / "clip.mp4"
+    clip(tmp_path, file.name, "-pix_fmt", "yuv420p")
+    with pytest.raises(Cancelled):
+        decode_video.decode(file, path=PATH, fps=16, width=64, height=48, max_frames=9, stop=stop)
+
+
+def test_no_temporary_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = clip(tmp_path, "a.mp4", "-pix_fmt", "yuv420p")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(inputs.tempfile, "tempdir", str(scratch))
+    load_video(body)
+    load(saved(quarters()))
+    with pytest.raises(InputInvalid):
+        load_video(b"not a video")
+    assert list(scratch.iterdir()) == []

@@ -1,0 +1,325 @@
+"""The estimate: its work is what torch counts of the real classes, its seconds lie around what others measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import memory_on_meta
+from worker.base.settings import Settings
+from worker.engine.modes import schedules
+from worker.engine.techniques import image_encode
+from worker.request import CATALOGUE, ModelSpec, VideoRequest
+from worker.request import plan as memory
+from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B, find
+from worker.request.parse import HYBRID, parse
+from worker.request.plan import SIZES, Gpu, MemoryPlan, Shape, duration
+from worker.request.plan.duration import Span
+
+SMALL, LARGE = Shape(832, 480, 81), Shape(1280, 720, 81)
+H100, H200, L40S = (memory.from_name(name) for name in ("H100 80GB", "H200", "L40S"))
+
+
+def request(**fields: Any) -> VideoRequest:
+    defaults = {"prompt": "a cat", "width": 832, "height": 480}
+    (video,) = parse({**defaults, **fields}, default_job_id="a").videos
+    return video
+
+
+def made(gpu: Gpu, plan: MemoryPlan | None = None, **fields: Any) -> duration.Estimate:
+    video = request(**fields)
+    spec = find(video.model, video.mode)
+    assert spec is not None
+    if plan is None:
+        shape = Shape(video.width or 0, video.height or 0, video.num_frames)
+        plan = memory.plan(gpu, spec, Settings(), shape)
+    answer = duration.of_request(video, spec, gpu, plan)
+    assert answer is not None
+    return answer
+
+
+@pytest.mark.parametrize(("shape", "tflop"), [(SMALL, 1678), (LARGE, 6523)], ids=str)
+def test_a_forward_pass_has_the_published_work(shape: Shape, tflop: float) -> None:
+    for key in ("i2v", "t2v"):
+        assert duration.forward_flop(SIZES[key], shape) / 1e12 == pytest.approx(tflop, rel=0.001)
+
+
+@pytest.mark.parametrize(("shape", "share"), [(SMALL, 0.52), (LARGE, 0.72)], ids=str)
+def test_self_attention_has_its_share(shape: Shape, share: float) -> None:
+    size = SIZES["i2v"]
+    scores = 4 * size.tokens(shape) ** 2 * size.dim * size.layers
+    assert scores / duration.forward_flop(size, shape) == pytest.approx(share, abs=0.005)
+
+
+@pytest.mark.parametrize("shape", [SMALL, Shape(1280, 704, 121)], ids=str)
+@pytest.mark.parametrize("key", sorted(SIZES))
+def test_a_forward_pass_is_what_torch_counts(key: str, shape: Shape) -> None:
+    """Of two layers; the formula leaves out what lies before and behind the blocks."""
+    size = dataclasses.replace(SIZES[key], layers=2)
+    with torch.device("meta"), torch.no_grad():
+        model = memory_on_meta.expert(size, layers=2)
+        grid = (shape.latent_frames, shape.height // size.latent_stride, shape.width // size.latent_stride)
+        latents = torch.empty(1, size.in_channels, *grid, dtype=torch.bfloat16)
+        timestep = torch.empty(1, size.tokens(shape)) if size.timestep_per_token else torch.empty(1)
+        text = torch.empty(1, duration.TEXT_TOKENS, memory_on_meta.TEXT_DIM, dtype=torch.bfloat16)
+        with FlopCounterMode(display=False) as counter:
+            model(latents, timestep, text, return_dict=False)
+    assert duration.forward_flop(size, shape) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize(("shape", "tflop"), [(SMALL, 275), (LARGE, 639)], ids=str)
+def test_decoding_has_the_published_work(shape: Shape, tflop: float) -> None:
+    assert duration.decode_flop(T2V_A14B, shape) / 1e12 == pytest.approx(tflop, rel=0.005)
+
+
+@pytest.mark.parametrize("shape", [Shape(832, 480, 17), Shape(1280, 704, 33)], ids=str)
+@pytest.mark.parametrize("spec", [I2V_A14B, TI2V_5B], ids=lambda spec: spec.key)
+def test_the_vae_is_what_torch_counts(spec: ModelSpec, shape: Shape) -> None:
+    size = SIZES[spec.key]
+    with torch.device("meta"), torch.no_grad():
+        vae = memory_on_meta.real_vae(spec.key)
+        grid = (shape.latent_frames, shape.height // size.latent_stride, shape.width // size.latent_stride)
+        with FlopCounterMode(display=False) as decoding:
+            vae.decode(torch.empty(1, size.latent_channels, *grid))
+        frames = 1 if spec is TI2V_5B else shape.num_frames
+        with FlopCounterMode(display=False) as encoding:
+            vae.encode(torch.empty(1, 3, frames, shape.height, shape.width))
+    assert duration.decode_flop(spec, shape) == pytest.approx(decoding.get_total_flops(), rel=0.02)
+    assert duration.encode_flop(spec, shape) == pytest.approx(encoding.get_total_flops(), rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def real_width_vae() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return memory_on_meta.real_vae("i2v")
+
+
+@pytest.mark.parametrize("last_image", [False, True])
+@pytest.mark.parametrize("frames", [5, 33, 81])
+def test_the_encode_of_a_picture_is_what_torch_counts(
+    real_width_vae: AutoencoderKLWan, frames: int, last_image: bool
+) -> None:
+    """At a tiny size, where the attention of the middle layers is missing: 4% of this at 832x480 and 81 frames."""
+    shape = Shape(16, 16, frames)
+    video = torch.zeros(1, 3, frames, shape.height, shape.width)
+    video[:, :, 0] = torch.rand(3, shape.height, shape.width)
+    if last_image:
+        video[:, :, -1] = torch.rand(3, shape.height, shape.width)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        image_encode.encode(real_width_vae, video, image_encode.Passes())
+    counted = duration.image_encode_flop(I2V_A14B, shape, last_image=last_image)
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_the_layers_that_come_to_stand_still_are_the_whole_encoder() -> None:
+    for name, (_, _, _, further) in duration.VAE_FLOP.items():
+        assert sum(flop for _, flop in duration.STANDS_STILL[name]) == pytest.approx(further, rel=0.001)
+
+
+def test_a_picture_takes_a_third_of_the_work_of_a_video_and_all_of_it_in_tiles() -> None:
+    picture, video = duration.image_encode_flop(I2V_A14B, SMALL), duration.encode_flop(I2V_A14B, SMALL)
+    assert picture / video == pytest.approx(0.33, abs=0.01)
+    plan = memory.plan(H100, I2V_A14B, Settings(), SMALL)
+    url = "https://example.com/a"
+    plain = made(H100, plan, reference_image_url=url)
+    tiled = made(H100, dataclasses.replace(plan, vae_tiling=True), reference_image_url=url)
+    both_ends = made(H100, plan, reference_image_url=url, last_image_url=url)
+    assert plain.stages["generate"].high < both_ends.stages["generate"].high < tiled.stages["generate"].high
+    more_s = (video - picture) / (989e12 / 2 * duration.VAE_SHARE[0])
+    assert tiled.stages["generate"].high - plain.stages["generate"].high == pytest.approx(more_s)
+
+
+@pytest.mark.parametrize(
+    ("fields", "passes"),
+    [
+        ({}, 100),
+        ({"guidance_scale": 1.0}, 50),
+        ({"num_inference_steps": 40, "guidance_scale": 1.0, "guidance_scale_2": 3.0}, 26 + 2 * 14),
+        ({"num_inference_steps": 40, "guidance_scale_2": 1.0}, 2 * 26 + 14),
+        ({"quality_preset": "draft"}, 60),
+        ({"quality_preset": "turbo"}, 4),
+        ({"quality_preset": "turbo", "turbo_variant": "hybrid"}, 2 * 13 + 2),
+        ({"reference_video_url": "https://example.com/a.mp4", "strength": 0.8}, 80),
+        ({"reference_video_url": "https://example.com/a.mp4", "strength": 0.001}, 2),
+        ({"model": "5b", "guidance_scale": 1.0, "guidance_scale_2": 5.0}, 50),
+    ],
+    ids=str,
+)
+def test_forward_passes(fields: dict[str, Any], passes: int) -> None:
+    video = request(**fields)
+    spec = find(video.model, video.mode)
+    assert spec is not None
+    assert duration.forwards(video, spec) == passes
+
+
+@pytest.mark.parametrize("steps", [*range(1, 12), 20, 40, 50, 99])
+@pytest.mark.parametrize("spec", [I2V_A14B, T2V_A14B], ids=lambda spec: spec.key)
+def test_the_experts_share_the_steps_as_the_real_schedule_does(spec: ModelSpec, steps: int) -> None:
+    config = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000}
+    video = request(num_inference_steps=steps)
+    scheduler = schedules.choose(video, spec, config).scheduler
+    scheduler.set_timesteps(steps)
+    assert spec.boundary_ratio is not None
+    high = int((scheduler.timesteps >= 1000 * spec.boundary_ratio).sum())
+    assert duration.high_noise_steps(video, spec, spec.boundary_ratio) == high
+
+
+def test_the_hybrid_steps_are_the_documented_ones() -> None:
+    assert HYBRID[0] == 20
+    video = request(quality_preset="turbo", turbo_variant="hybrid")
+    assert duration.high_noise_steps(video, T2V_A14B, 0.875) == 13
+    assert duration.high_noise_steps(video, I2V_A14B, 0.9) == 8
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fields", "published_s"),
+    [
+        (H100, {"num_inference_steps": 40}, 391),  # Diffusers
+        (H100, {"num_inference_steps": 40}, 327),  # the official repository
+        (H100, {"num_inference_steps": 40, "width": 1280, "height": 720}, 1042),  # the same
+        (H100, {"num_inference_steps": 40}, 207),  # LightX2V: 5.18 s a step, the best that is known
+        (H200, {}, 264),  # SGLang
+        (H200, {"quality_preset": "turbo"}, 14),  # LightX2V
+        (H200, {"quality_preset": "turbo", "width": 1280, "height": 720}, 44),  # LightX2V
+    ],
+    ids=str,
+)
+def test_published_times_lie_within_the_range(gpu: Gpu, fields: dict[str, Any], published_s: float) -> None:
+    total = made(gpu, **fields).total
+    assert total.low * 0.95 <= published_s <= total.high * 1.05
+
+
+def test_no_estimate_is_faster_than_the_measured_rate_of_an_h200() -> None:
+    """790 TFLOP/s of bf16: 212 s and 826 s for 50 steps with guidance."""
+    assert made(H200).stages["generate"].low > 212
+    assert made(H200, width=1280, height=720).stages["generate"].low > 826
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A40", 150),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L4", 121),
+        ("NVIDIA RTX A6000", 155),
+        ("NVIDIA RTX 6000 Ada Generation", 364),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 504),
+    ],
+)
+def test_a_gpu_is_known_by_the_name_that_torch_gives(name: str, tflops: float) -> None:
+    assert duration.peak_flops(name) == tflops * 1e12
+
+
+@pytest.mark.parametrize("gpu", memory.GPUS, ids=lambda gpu: gpu.name)
+def test_every_gpu_of_the_memory_table_has_a_speed(gpu: Gpu) -> None:
+    assert duration.peak_flops(gpu.name) is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA GH200 480GB",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "Tesla V100",
+        "NVIDIA A4000",
+        "cpu",
+        "",
+    ],
+)
+def test_another_gpu_has_no_estimate(name: str) -> None:
+    assert duration.peak_flops(name) is None
+    gpu = dataclasses.replace(H100, name=name)
+    plan = memory.plan(gpu, T2V_A14B, Settings(), SMALL)
+    assert duration.of_request(request(), T2V_A14B, gpu, plan) is None
+
+
+def test_the_demo_model_has_no_estimate() -> None:
+    plan = memory.plan(H100, T2V_A14B, Settings(), SMALL)
+    demo = dataclasses.replace(T2V_A14B, version="demo")
+    assert duration.of_request(request(), demo, H100, plan) is None
+    fused = dataclasses.replace(T2V_A14B, fused=True)
+    assert duration.of_request(request(), fused, H100, plan) is not None
+
+
+def planned(residency: str, **others: Any) -> MemoryPlan:
+    base = memory.plan(H200, T2V_A14B, Settings(), SMALL)
+    place = "resident" if residency == "resident" else "offloaded"
+    return dataclasses.replace(base, residency=residency, text_encoder=place, **others)
+
+
+def test_offloading_costs_what_it_moves() -> None:
+    order = ("resident", "swap", "group_offload", "sequential")
+    low = [made(H200, planned(residency)).total.low for residency in order]
+    assert low[0] < low[1]
+    # Beside a pass of seconds the streamed blocks cost nothing; beside one of 4 distilled steps at 256x256 they do.
+    assert low[2] == pytest.approx(low[0], rel=0.01)
+    assert low[3] > low[0] + 100 * 28.5 / 3.01
+    tiny = {"width": 256, "height": 256, "num_frames": 5, "quality_preset": "turbo"}
+    assert (
+        made(H200, planned("group_offload"), **tiny).stages["generate"].low
+        > 4 * made(H200, planned("resident"), **tiny).stages["generate"].low
+    )
+
+
+def test_swapped_weights_come_once_a_video() -> None:
+    plain, swapped = made(H200, planned("resident")), made(H200, planned("swap"))
+    for stage, gigabytes in (("text", 11.36), ("generate", 57.2), ("encode", 0.51)):
+        moved = swapped.stages[stage].low - plain.stages[stage].low
+        assert moved == pytest.approx(gigabytes / 50, rel=0.02)
+    offloaded = made(H200, dataclasses.replace(planned("resident"), text_encoder="offloaded"))
+    assert offloaded.stages["text"] == swapped.stages["text"]
+
+
+def test_tiles_take_twice_the_time_of_decoding() -> None:
+    plain, tiled = made(L40S, planned("resident")), made(L40S, planned("resident", vae_tiling=True))
+    assert tiled.stages["encode"].high == pytest.approx(2 * plain.stages["encode"].high)
+
+
+def test_image_to_video_encodes_the_conditioning_video_first() -> None:
+    text = made(H100).stages["generate"]
+    image = made(H100, reference_image_url="https://example.com/a.png").stages["generate"]
+    assert 0 < image.low - text.low < 0.02 * text.low
+
+
+def test_loading_is_that_of_the_published_and_the_prepared_weights() -> None:
+    assert made(H100).load.low == pytest.approx(69e9 / 400e6, rel=0.02)
+    assert made(H100).load.high == pytest.approx(126e9 / 200e6, rel=0.02)
+    fp8 = made(memory.from_name("RTX 4090"))
+    assert fp8.load.low == pytest.approx(40e9 / 400e6, rel=0.05)
+
+
+def test_a_step_cache_may_save_and_may_not() -> None:
+    plain, cached = made(H100).stages["generate"], made(H100, step_cache="balanced").stages["generate"]
+    assert cached.low == pytest.approx(plain.low * 0.55)
+    assert cached.high == plain.high
+    turbo = {"quality_preset": "turbo"}
+    assert made(H100, step_cache="fast", **turbo).stages == made(H100, **turbo).stages
+
+
+def test_the_cost_is_that_of_the_seconds() -> None:
+    assert duration.cost_usd(Span(360.0, 720.0), 3.5) == Span(pytest.approx(0.35), pytest.approx(0.70))
+
+
+def test_a_size_that_is_not_settled_has_no_estimate() -> None:
+    plan = memory.plan(H100, I2V_A14B, Settings(), SMALL)
+    video = request(reference_image_url="https://example.com/a.png", width=None, height=None)
+    assert duration.of_request(video, I2V_A14B, H100, plan) is None
+
+
+def test_every_model_has_the_work_of_its_vae() -> None:
+    assert {spec.name for spec in CATALOGUE} == set(duration.VAE_FLOP)

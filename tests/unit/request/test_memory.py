@@ -1,0 +1,308 @@
+"""The memory plan: what it promises for every GPU, model, setting and size."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from worker.base.errors import InvalidRequest, SettingsError, Unsupported
+from worker.base.settings import Settings
+from worker.request import CATALOGUE
+from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B
+from worker.request.plan import GPUS, STANDARD, Gpu, MemoryPlan, Shape, from_name, ladder, largest, lower, plan, size_of
+
+GIB = 1024**3
+ADA, AMPERE = (8, 9), (8, 6)
+SLOWNESS = ("resident", "swap", "group_offload", "sequential")
+QUALITY = {"bf16": 0, "fp8": 1, "int8": 1}
+
+specs = st.sampled_from(CATALOGUE)
+sizes = st.tuples(st.integers(8, 60), st.integers(8, 60)).map(lambda pair: (pair[0] * 32, pair[1] * 32))
+shapes = st.builds(
+    lambda size, steps, loras: Shape(*size, 4 * steps + 1, loras),
+    sizes,
+    st.integers(1, 60),
+    st.integers(0, 3),
+)
+vrams = st.integers(4 * GIB, 200 * GIB)
+capabilities = st.sampled_from([(8, 0), AMPERE, ADA, (9, 0), (12, 0)])
+offloads = st.sampled_from([None, True, False])
+settings_values = st.builds(
+    lambda cpu, sequential, tiling, quantization: Settings(
+        enable_cpu_offload=cpu,
+        enable_sequential_cpu_offload=sequential,
+        enable_vae_tiling=tiling,
+        quantization=quantization,
+    ),
+    offloads,
+    offloads,
+    st.sampled_from(["true", "always", "false"]),
+    st.sampled_from(["auto", "none", "int8"]),
+)
+
+
+def planned(*arguments: Any, **keywords: Any) -> MemoryPlan | InvalidRequest | Unsupported:
+    try:
+        return plan(*arguments, **keywords)
+    except (InvalidRequest, Unsupported) as refusal:
+        return refusal
+
+
+@given(vrams, capabilities, specs, settings_values, shapes)
+def test_a_plan_stays_within_the_budget_and_a_refusal_names_what_fits(vram, capability, spec, settings, shape):
+    gpu = Gpu("some", vram, capability)
+    answer = planned(gpu, spec, settings, shape, path="job_request_params[0].width")
+    if isinstance(answer, MemoryPlan):
+        assert 0 < answer.estimated_peak_bytes <= gpu.budget_bytes < vram
+        assert answer.rung in ladder(gpu, spec, settings)
+    elif isinstance(answer, Unsupported):
+        assert all(
+            rung.peak_bytes(size_of(spec), dataclasses.replace(shape, num_frames=5, loras=0)) > gpu.budget_bytes
+            for rung in ladder(gpu, spec, settings)
+        )
+    else:
+        assert answer.path == "job_request_params[0].width"
+        offered = re.findall(r"(\d+)x(\d+) with (\d+) frames", answer.message)[1:]
+        assert offered or "LoRAs" in answer.message
+        for width, height, frames in offered:
+            offer = dataclasses.replace(shape, width=int(width), height=int(height), num_frames=int(frames))
+            assert offer.pixels * offer.num_frames < shape.pixels * shape.num_frames
+            assert plan(gpu, spec, settings, offer).estimated_peak_bytes <= gpu.budget_bytes
+
+
+@given(vrams, vrams, capabilities, specs, shapes)
+def test_more_vram_never_gives_a_worse_precision_nor_within_it_a_slower_residency(one, other, capability, spec, shape):
+    less, more = sorted((one, other))
+    small = planned(Gpu("small", less, capability), spec, Settings(), shape)
+    assume(isinstance(small, MemoryPlan))
+    large = plan(Gpu("large", more, capability), spec, Settings(), shape)
+    rank = [(QUALITY[made.precision], SLOWNESS.index(made.residency)) for made in (small, large)]
+    assert rank[1] <= rank[0]
+
+
+@given(vrams, vrams, capabilities, specs)
+def test_more_vram_never_slows_the_standard_request_down(one, other, capability, spec):
+    less, more = sorted((one, other))
+    small = planned(Gpu("small", less, capability), spec, Settings(), STANDARD)
+    assume(isinstance(small, MemoryPlan))
+    large = plan(Gpu("large", more, capability), spec, Settings(), STANDARD)
+    assert SLOWNESS.index(large.residency) <= SLOWNESS.index(small.residency)
+
+
+@given(specs, shapes, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), capabilities)
+def test_a_larger_request_never_has_a_smaller_estimate(spec, shape, wider, higher, longer, capability):
+    larger = Shape(shape.width + 32 * wider, shape.height + 32 * higher, shape.num_frames + 4 * longer, shape.loras)
+    size = size_of(spec)
+    for rung in ladder(Gpu("some", 24 * GIB, capability), spec, Settings()):
+        assert rung.peak_bytes(size, larger) >= rung.peak_bytes(size, shape)
+        assert rung.peak_bytes(size, dataclasses.replace(shape, loras=shape.loras + 1)) >= rung.peak_bytes(size, shape)
+
+
+@given(vrams, capabilities, specs, settings_values, shapes)
+def test_each_lower_plan_needs_less_and_the_ladder_ends(vram, capability, spec, settings, shape):
+    gpu = Gpu("some", vram, capability)
+    made = planned(gpu, spec, settings, shape)
+    assume(isinstance(made, MemoryPlan))
+    for _ in ladder(gpu, spec, settings):
+        below = lower(made, gpu, spec, settings, shape)
+        if below is None:
+            return
+        assert below.estimated_peak_bytes < made.estimated_peak_bytes
+        assert below.precision == made.precision
+        made = below
+    pytest.fail("lower never ended")
+
+
+@given(vrams, capabilities, specs, settings_values)
+def test_the_largest_request_fits_and_respects_the_limits(vram, capability, spec, settings):
+    gpu = Gpu("some", vram, capability)
+    limited = settings.model_copy(update={"max_pixels": 832 * 480, "max_frames": 81})
+    found = largest(gpu, spec, limited)
+    if found is not None:
+        assert found.pixels <= 832 * 480
+        assert found.num_frames <= 81
+        assert plan(gpu, spec, limited, found).estimated_peak_bytes <= gpu.budget_bytes
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize("spec", CATALOGUE, ids=lambda spec: spec.key)
+def test_every_gpu_of_the_table_serves_the_standard_request_with_whole_experts(gpu, spec):
+    made = plan(gpu, spec, Settings(), STANDARD)
+    assert made.residency in ("resident", "swap")
+    assert not made.vae_tiling
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("RTX 4090", STANDARD, ("fp8", "swap")),
+        ("RTX 3090", STANDARD, ("int8", "swap")),
+        ("RTX 4090", Shape(1280, 720, 81), ("fp8", "group_offload")),
+        ("L40S", STANDARD, ("bf16", "swap")),
+        ("A6000", Shape(1280, 720, 81), ("bf16", "swap")),
+        ("H100", STANDARD, ("bf16", "resident")),
+        ("H200", Shape(1280, 720, 161), ("bf16", "resident")),
+        ("B200", STANDARD, ("bf16", "resident")),
+    ],
+)
+def test_known_gpus_get_the_plan_of_the_readme(name, shape, expected):
+    made = plan(from_name(name), I2V_A14B, Settings(), shape)
+    assert (made.precision, made.residency) == expected
+
+
+def test_an_h100_keeps_the_text_encoder_away_only_where_it_must():
+    h100 = from_name("H100 80GB")
+    assert plan(h100, I2V_A14B, Settings(), STANDARD).text_encoder == "resident"
+    assert plan(h100, I2V_A14B, Settings(), Shape(1280, 720, 81)).text_encoder == "offloaded"
+
+
+def test_the_budget_is_the_border():
+    needed = ladder(from_name("L40S"), T2V_A14B, Settings())[2].peak_bytes(size_of(T2V_A14B), STANDARD)
+    vram = next(vram for vram in range(needed, 2 * needed, 10**6) if Gpu("edge", vram, ADA).budget_bytes >= needed)
+    assert plan(Gpu("edge", vram, ADA), T2V_A14B, Settings(), STANDARD).precision == "bf16"
+    assert plan(Gpu("edge", vram - 10**7, ADA), T2V_A14B, Settings(), STANDARD).precision == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "residencies"),
+    [
+        ({"enable_cpu_offload": True}, {"swap"}),
+        ({"enable_cpu_offload": False}, {"resident"}),
+        ({"enable_sequential_cpu_offload": True}, {"sequential"}),
+        ({"enable_sequential_cpu_offload": True, "enable_cpu_offload": False}, {"sequential"}),
+        ({"enable_sequential_cpu_offload": False}, {"resident", "swap", "group_offload"}),
+        ({}, {"resident", "swap", "group_offload", "sequential"}),
+    ],
+)
+def test_offload_settings_overrule_the_plan_where_they_are_set(changes, residencies):
+    rungs = ladder(from_name("H200"), I2V_A14B, Settings(**changes))
+    assert {rung.residency for rung in rungs} == residencies
+    made = plan(from_name("H200"), I2V_A14B, Settings(**changes), STANDARD)
+    for name in changes:
+        assert any(name.upper() in reason for reason in made.reasons)
+
+
+def test_without_offload_the_text_encoder_stays_too_and_small_gpus_serve_little_or_nothing():
+    settings = Settings(enable_cpu_offload=False)
+    assert plan(from_name("H100 80GB"), I2V_A14B, settings, STANDARD).text_encoder == "resident"
+    with pytest.raises(InvalidRequest, match="what fits: 832x480 with"):
+        plan(from_name("L40S"), I2V_A14B, settings, STANDARD)
+    with pytest.raises(Unsupported, match="at any size"):
+        plan(from_name("RTX 5090"), I2V_A14B, settings, STANDARD)
+
+
+@pytest.mark.parametrize(("word", "precision"), [("none", "bf16"), ("fp8", "fp8"), ("int8", "int8")])
+def test_quantization_is_taken_at_its_word(word, precision):
+    for gpu in ("H200", "RTX 4090"):
+        made = plan(from_name(gpu), I2V_A14B, Settings(quantization=word), STANDARD)
+        assert made.precision == precision
+
+
+def test_sequential_by_order_is_not_quantised_behind_the_operators_back():
+    made = plan(from_name("RTX 4090"), I2V_A14B, Settings(enable_sequential_cpu_offload=True), STANDARD)
+    assert made.precision == "bf16"
+
+
+def test_what_the_gpu_cannot_do_stops_the_worker_at_start():
+    with pytest.raises(SettingsError, match="QUANTIZATION"):
+        ladder(Gpu("A40", 48 * GIB, AMPERE), I2V_A14B, Settings(quantization="fp8"))
+    assert ladder(Gpu("L40", 48 * GIB, ADA), I2V_A14B, Settings(quantization="fp8"))
+    with pytest.raises(SettingsError, match="Ampere"):
+        ladder(Gpu("T4", 16 * GIB, (7, 5)), TI2V_5B, Settings())
+    assert ladder(Gpu("A2", 16 * GIB, (8, 0)), TI2V_5B, Settings())
+
+
+def test_tiling_follows_its_setting():
+    small = Gpu("small", 16 * GIB, ADA)
+    wanted = Shape(1280, 704, 121)
+    assert plan(small, TI2V_5B, Settings(), wanted).vae_tiling
+    assert plan(from_name("H200"), TI2V_5B, Settings(enable_vae_tiling="always"), wanted).vae_tiling
+    with pytest.raises(InvalidRequest, match="what fits: 832x480 with 121 frames"):
+        plan(small, TI2V_5B, Settings(enable_vae_tiling="false"), wanted)
+
+
+def test_a_portrait_request_is_offered_portrait_sizes():
+    with pytest.raises(InvalidRequest, match="what fits: 480x832 with 121 frames"):
+        plan(Gpu("small", 16 * GIB, ADA), TI2V_5B, Settings(enable_vae_tiling="false"), Shape(704, 1280, 121))
+
+
+def test_host_memory_that_cannot_hold_the_weights_leads_to_quantised_and_resident():
+    l40s = from_name("L40S")
+    assert plan(l40s, I2V_A14B, Settings(), STANDARD, host_limit_bytes=80 * 10**9).precision == "bf16"
+    made = plan(l40s, I2V_A14B, Settings(), STANDARD, host_limit_bytes=60 * 10**9)
+    assert (made.precision, made.residency, made.text_encoder) == ("fp8", "resident", "offloaded")
+    assert made.host_bytes <= 60 * 10**9
+
+
+def test_host_bytes_are_the_weights_that_wait():
+    on_h200 = plan(from_name("H200"), I2V_A14B, Settings(), STANDARD)
+    assert on_h200.host_bytes == 0
+    swapped = plan(from_name("L40S"), I2V_A14B, Settings(), STANDARD)
+    assert 2 * 28.5e9 + 11.3e9 < swapped.host_bytes < 70e9
+
+
+def test_too_many_loras_are_named_as_the_cause():
+    with pytest.raises(InvalidRequest, match="200 LoRAs"):
+        plan(
+            from_name("RTX 4090"), TI2V_5B, Settings(enable_cpu_offload=True), dataclasses.replace(STANDARD, loras=200)
+        )
+
+
+def test_without_a_gpu_everything_is_resident_in_fp32_and_nothing_is_refused():
+    made = plan(None, TI2V_5B, Settings(), Shape(1920, 1088, 241))
+    assert (made.precision, made.residency, made.text_encoder, made.vae_tiling) == (
+        "fp32",
+        "resident",
+        "resident",
+        False,
+    )
+    assert plan(None, TI2V_5B, Settings(enable_vae_tiling="always"), STANDARD).vae_tiling
+    assert lower(made, None, TI2V_5B, Settings(), STANDARD) is None
+    assert largest(None, TI2V_5B, Settings()) == Shape(1280, 704, 161)
+
+
+def test_other_weights_can_stand_for_the_catalogues():
+    tiny = dataclasses.replace(
+        size_of(TI2V_5B),
+        expert_params=10**6,
+        block_params=9 * 10**5,
+        linear_params=9 * 10**5,
+        text_encoder_params=10**6,
+        vae_params=10**6,
+    )
+    gpu = Gpu("small", 12 * GIB, ADA)
+    assert plan(gpu, TI2V_5B, Settings(), Shape(256, 256, 5), size=tiny).residency == "resident"
+    assert plan(gpu, TI2V_5B, Settings(), Shape(256, 256, 5)).residency != "resident"
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("L40S", "L40S"),
+        ("l40", "L40"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("4090", "RTX 4090"),
+        ("A100", "A100 40GB"),
+        ("h100 nvl", "H100 NVL"),
+    ],
+)
+def test_gpus_are_found_by_the_names_people_write(written, name):
+    assert from_name(written).name == name
+
+
+@pytest.mark.parametrize("written", ["", "NVIDIA", "RX 7900"])
+def test_an_unknown_gpu_is_a_key_error(written):
+    with pytest.raises(KeyError):
+        from_name(written)
+
+
+def test_importing_the_plan_loads_neither_torch_nor_diffusers():
+    check = "import sys, worker.request.plan; sys.exit(bool({'torch', 'diffusers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -1,0 +1,186 @@
+"""The exported schema: valid, fresh, and of one mind with the parser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from worker.base.errors import InvalidRequest
+from worker.request import VideoRequest, schema
+from worker.request.parse import parse
+from worker.request.payload import JobInput, VideoInput
+
+ROOT = Path(__file__).parents[3]
+IMAGE = "https://example.com/a.png"
+FULL: dict[str, Any] = {
+    "prompt": "a cat",
+    "negative_prompt": "",
+    "reference_image_url": IMAGE,
+    "last_image_url": None,
+    "reference_video_url": None,
+    "height": 480,
+    "width": 832,
+    "num_frames": 81,
+    "fps": 16,
+    "num_inference_steps": 50,
+    "guidance_scale": 5,
+    "guidance_scale_2": 4.5,
+    "flow_shift": 5.0,
+    "seed": 0,
+    "camera_motion": "dolly_in",
+    "enhance_prompt": True,
+    "quality_preset": "draft",
+    "model": "5b",
+    "loras": [{"source": "a.safetensors", "scale": 0.5, "expert": "high"}],
+    "thumbnail": False,
+}
+JOB: dict[str, Any] = {"job_id": "abc-123", "webhook_url": "https://example.com/h", "webhook_events": ["failed"]}
+ACCEPTED: dict[str, Any] = {
+    "the smallest": {"job_request_params": [{"prompt": "a cat"}]},
+    "flat": {"prompt": "a cat"},
+    "every field": {**JOB, "job_request_params": [FULL]},
+    "every field, flat": {**JOB, **FULL},
+    "nulls": {
+        "webhook_url": None,
+        "prompt": "a cat",
+        **dict.fromkeys(["reference_image_url", "guidance_scale_2", "flow_shift", "seed", "camera_motion"]),
+    },
+    "a data URI": {"prompt": "a cat", "reference_image_url": "data:image/png;base64,AAAA"},
+    "sixteen videos": {"job_request_params": [{"prompt": "a cat"}] * 16},
+    "unknown fields": {"prompt": "a cat", "tenant": {"id": 5}},
+    "limits, low": {"prompt": "a", "height": 256, "width": 256, "num_frames": 5, "fps": 1, "flow_shift": 0.5},
+    "limits, high": {"prompt": "a" * 4000, "width": 1920, "num_frames": 161, "fps": 60, "seed": 2**63 - 1},
+    "video to video": {"prompt": "a", "reference_video_url": IMAGE, "strength": 1},
+}
+REFUSED: dict[str, Any] = {
+    "null": None,
+    "a list": [{"prompt": "a cat"}],
+    "empty": {},
+    "no videos": {"job_request_params": []},
+    "an object for the list": {"job_request_params": {"prompt": "a cat"}},
+    "seventeen videos": {"job_request_params": [{"prompt": "a cat"}] * 17},
+    "no prompt": {"job_request_params": [{}]},
+    "an empty prompt": {"prompt": ""},
+    "a bad list beside a prompt": {"prompt": "a cat", "job_request_params": [{}]},
+    "a long prompt": {"prompt": "a" * 4001},
+    "a bad job id": {"prompt": "a", "job_id": "a/b"},
+    "a bad event": {"prompt": "a", "webhook_events": ["complete"]},
+    "a string for a number": {"prompt": "a", "num_inference_steps": "50"},
+    "true for a number": {"prompt": "a", "fps": True},
+    "a number for true": {"prompt": "a", "thumbnail": 1},
+    "height": {"prompt": "a", "height": 255},
+    "width": {"prompt": "a", "width": 1921},
+    "num_frames, low": {"prompt": "a", "num_frames": 4},
+    "num_frames, high": {"prompt": "a", "num_frames": 162},
+    "fps": {"prompt": "a", "fps": 61},
+    "steps": {"prompt": "a", "num_inference_steps": 101},
+    "guidance_scale": {"prompt": "a", "guidance_scale": 0.5},
+    "guidance_scale_2": {"prompt": "a", "guidance_scale_2": 20.5},
+    "flow_shift": {"prompt": "a", "flow_shift": 0.4},
+    "seed": {"prompt": "a", "seed": 2**63},
+    "strength": {"prompt": "a", "reference_video_url": IMAGE, "strength": 0},
+    "camera_motion": {"prompt": "a", "camera_motion": "spin"},
+    "quality_preset": {"prompt": "a", "quality_preset": "best"},
+    "model": {"prompt": "a", "model": "14b"},
+    "nine LoRAs": {"prompt": "a", "loras": [{"source": "a"}] * 9},
+    "a LoRA without source": {"prompt": "a", "loras": [{}]},
+    "a LoRA for a strange expert": {"prompt": "a", "loras": [{"source": "a", "expert": "mid"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    return Draft202012Validator(schema.input_schema())
+
+
+def accepted_by_parser(payload: object) -> bool:
+    try:
+        parse(payload, default_job_id="j")
+    except InvalidRequest:
+        return False
+    return True
+
+
+def test_the_schema_is_valid() -> None:
+    Draft202012Validator.check_schema(schema.input_schema())
+    assert schema.input_schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_no_reference_leads_nowhere() -> None:
+    whole = schema.input_schema()
+    names = {part.split('"')[0] for part in json.dumps(whole).split('"#/$defs/')[1:]}
+    assert names
+    assert names <= whole["$defs"].keys()
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_schema_and_parser_accept(name: str, validator: Draft202012Validator) -> None:
+    validator.validate(ACCEPTED[name])
+    assert accepted_by_parser(ACCEPTED[name])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_schema_and_parser_refuse(name: str, validator: Draft202012Validator) -> None:
+    assert not validator.is_valid(REFUSED[name])
+    assert not accepted_by_parser(REFUSED[name])
+
+
+def test_the_job_of_the_repository_is_accepted(validator: Draft202012Validator) -> None:
+    payload = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))["input"]
+    validator.validate(payload)
+    assert accepted_by_parser(payload)
+
+
+def test_every_field_is_in_both_forms() -> None:
+    full, single = schema.input_schema()["anyOf"]
+    assert full["properties"].keys() == {*JobInput.model_fields, "job_request_params"}
+    assert single["properties"].keys() == {*JobInput.model_fields, *VideoInput.model_fields}
+    assert schema.input_schema()["$defs"]["VideoInput"]["properties"].keys() == VideoInput.model_fields.keys()
+
+
+def test_defaults_are_those_of_the_parser() -> None:
+    (video,) = parse({"prompt": "a cat"}, default_job_id="j").videos
+    properties = schema.input_schema()["$defs"]["VideoInput"]["properties"]
+    stated = {name: entry["default"] for name, entry in properties.items() if entry.get("default") is not None}
+    assert stated == {name: getattr(video, name) for name in stated}
+    settled = {"height": 480, "width": 832, "fps": 16, "strength": 0.8, "guidance_scale_2": 5.0, "seed": video.seed}
+    untold = {name for name in properties if name not in stated} - {"prompt", "loras"}
+    assert {name: getattr(video, name) for name in untold} == {**dict.fromkeys(untold), **settled}
+
+
+def test_every_setting_of_a_video_is_a_field_of_the_schema() -> None:
+    derived = {"index", "path", "mode", "warnings"}
+    assert set(VideoRequest.__dataclass_fields__) - derived == VideoInput.model_fields.keys()
+
+
+def run_module(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker.cli", "schema", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_file_in_docs_is_fresh() -> None:
+    done = run_module(ROOT, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(schema.SCHEMA_FILE.read_text(encoding="utf-8")) == schema.input_schema()
+
+
+def test_a_stale_file_is_found_and_written_anew(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "worker", tmp_path / "worker", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "docs").mkdir()
+    file = tmp_path / "docs" / "input.schema.json"
+    for stale in (None, "{}\n"):
+        if stale is not None:
+            file.write_text(stale, encoding="utf-8")
+        done = run_module(tmp_path, "--check")
+        assert done.returncode == 1
+        assert "make docs" in done.stderr
+    assert run_module(tmp_path, "--write").returncode == 0
+    assert file.read_text(encoding="utf-8") == schema.SCHEMA_FILE.read_text(encoding="utf-8")
+    assert run_module(tmp_path, "--check").returncode == 0

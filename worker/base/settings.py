@@ -1,0 +1,407 @@
+"""The worker's settings: the sole reader of the environment.
+
+Names, defaults and meanings are those of section 7 of the public contract. An empty variable counts as unset, so
+that a template with blank fields starts. `load` reports every unreadable value at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.base.errors import SettingsError
+
+MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
+MAX_GPUS = 8
+PRELOADABLE = ("i2v", "t2v", "5b")
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
+_SECRET = re.compile(r"(whsec_)?[A-Za-z0-9+/]+={0,2}")
+
+Preload = Literal["i2v", "t2v", "5b"]
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _tiling(value: object) -> object:
+    word = _lower(value)
+    if word in ("1", "yes", "on"):
+        return "true"
+    return "false" if word in ("0", "no", "off") else word
+
+
+def _gpus(value: object) -> object:
+    word = _lower(value)
+    if word == "all" or (isinstance(word, str) and word.isascii() and word.isdigit() and 1 <= int(word) <= MAX_GPUS):
+        return word if word == "all" else int(word)
+    if isinstance(value, int) and 1 <= value <= MAX_GPUS:
+        return value
+    raise ValueError(f"write all, or a number from 1 to {MAX_GPUS}")
+
+
+Lowered = BeforeValidator(_lower)
+
+
+class Settings(BaseSettings):
+    """One frozen value for the whole process; field names are the variables in lower case unless an alias says more."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        case_sensitive=False,
+        populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+    i2v_model_id: str = Field(
+        "Wan-AI/Wan2.2-I2V-A14B",
+        description="Image-to-video weights: a hub id (the original id stands for its -Diffusers twin) or a folder",
+    )
+    t2v_model_id: str = Field("Wan-AI/Wan2.2-T2V-A14B", description="Text-to-video weights, written alike")
+    ti2v_model_id: str = Field("Wan-AI/Wan2.2-TI2V-5B", description="Weights of model 5b, written alike")
+    model_profile: Annotated[Literal["wan2.2", "demo"], Lowered] | None = Field(
+        None,
+        description="wan2.2 serves the real models, demo the small built-in one. Unset: wan2.2, but demo in local mode "
+        "on a machine without a CUDA GPU",
+    )
+    preload: Annotated[tuple[Preload, ...], NoDecode] = Field(
+        ("i2v",), description="What is loaded before the first job: any of i2v,t2v,5b with commas between, or none"
+    )
+    model_cache_dir: Path | None = Field(
+        None,
+        description="Where weights are kept. Unset: /workspace/models, else /runpod-volume/models, else "
+        "~/.cache/videogen/models; a path under /workspace is looked for on /runpod-volume too",
+    )
+
+    enable_vae_tiling: Annotated[Literal["true", "always", "false"], BeforeValidator(_tiling)] = Field(
+        "true",
+        description="true tiles the VAE where it would not fit otherwise (slower, changes pixels); or always, false",
+    )
+    enable_cpu_offload: bool | None = Field(
+        None, description="true swaps whole models between host and GPU, false keeps all on the GPU; unset: as planned"
+    )
+    enable_sequential_cpu_offload: bool | None = Field(
+        None, description="true moves layer by layer: least memory, slowest; false forbids that; unset: as planned"
+    )
+    enable_sage_attention: bool = Field(True, description="SageAttention where the package is installed")
+    enable_torch_compile: bool = Field(
+        False, description="Compile the experts' blocks: a slow first video, faster ones"
+    )
+    quantization: Annotated[Literal["auto", "none", "fp8", "int8"], Lowered] = Field(
+        "auto", description="How the experts are held; auto leaves bf16 only where it does not fit the GPU"
+    )
+    quantized_compute: Annotated[Literal["off", "on", "middle"], Lowered] = Field(
+        "off",
+        description="on: the experts' linear layers multiply in fp8 (Ada and newer) or int8 (Ampere), and auto "
+        "quantises for it; middle: but for the first and the last step",
+    )
+    enable_image_encode_reuse: bool = Field(
+        True, description="Encode the reference picture without repeating work for the blank frames behind it; exact"
+    )
+    vae_decode_dtype: Annotated[Literal["fp32", "bf16"], Lowered] = Field(
+        "fp32", description="bf16 decodes with half the memory and work, at some cost in quality; encoding stays fp32"
+    )
+    gpus: Annotated[Literal["all"] | int, BeforeValidator(_gpus)] = Field(
+        1, description="GPUs that share each video, one process a GPU: all, or how many"
+    )
+
+    hf_token: SecretStr | None = Field(None, description="Sent to the model hub, for gated or private repositories")
+    runpod_api_key: SecretStr | None = Field(
+        None, description="Set by RunPod; kept out of the log, and used by python -m worker.cli submit"
+    )
+
+    storage_endpoint_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_ENDPOINT_URL", "SPACES_ENDPOINT_URL", "SPACES_ENDPOINT", "BUCKET_ENDPOINT_URL"
+        ),
+        description="The bucket's server, such as https://nyc3.digitaloceanspaces.com; the bucket may stand in it",
+    )
+    storage_access_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY",
+            "SPACES_BUCKET_ACCESS_KEY",
+            "SPACES_ACCESS_KEY",
+            "SPACES_KEY",
+            "BUCKET_ACCESS_KEY_ID",
+        ),
+        description="The key's id; it needs to write objects, set their ACL and read them back",
+    )
+    storage_secret_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_BUCKET_SECRET_KEY",
+            "SPACES_BUCKET_SECRET_KEY",
+            "SPACES_SECRET_KEY",
+            "SPACES_SECRET",
+            "BUCKET_SECRET_ACCESS_KEY",
+        ),
+        description="The key itself",
+    )
+    storage_bucket: str | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "DIGITAL_OCEAN_BUCKET_NAME", "SPACES_BUCKET_NAME", "SPACES_BUCKET", "BUCKET_NAME"
+        ),
+        description="The bucket. Unset: the one that the endpoint names, if it names one",
+    )
+    storage_public_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("DIGITAL_OCEAN_BUCKET_URL", "SPACES_BUCKET_URL"),
+        description="Public or CDN base of the URLs given out. Unset: the bucket's own address",
+    )
+    storage_region: str | None = Field(
+        None,
+        validation_alias=AliasChoices("DIGITAL_OCEAN_REGION", "SPACES_REGION"),
+        description="Unset: the region that the endpoint names, else us-east-1",
+    )
+    storage_acl: Annotated[Literal["public-read", "private"], Lowered] = Field(
+        "public-read", description="private gives out presigned URLs"
+    )
+    presign_expiry_s: int = Field(
+        86_400, ge=1, le=MAX_PRESIGN_EXPIRY_S, description="Seconds for which a presigned URL is good; at most 7 days"
+    )
+    output_dir: Path = Field(
+        Path("./outputs"), description="Where videos go when no bucket is configured; URLs are then file://"
+    )
+
+    webhook_secret: SecretStr | None = Field(
+        None, description="Signs webhooks: whsec_ and base64; several, with spaces between, while one replaces another"
+    )
+    state_dir: Path | None = Field(
+        None,
+        description="Journal, outbox and videos that wait for the storage (5 GiB at most). "
+        "Unset: state beside the model cache on a volume, else ./.state",
+    )
+    private_url_allowlist: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts, host:port or CIDRs with commas between that requests may reach though they are not public",
+    )
+
+    job_timeout_s: float = Field(3600.0, gt=0, description="Seconds after which a job is stopped and answers timeout")
+    shutdown_grace_s: float = Field(20.0, ge=0, description="Seconds that a running job has after SIGTERM")
+    max_videos_per_job: int = Field(16, ge=1, description="Video requests in one job")
+    max_pixels: int = Field(921_600, ge=256 * 256, description="Width x height of a video; the default is 1280 x 720")
+    max_frames: int = Field(161, ge=5, description="Frames of a video")
+    gpu_hourly_usd: float | None = Field(
+        None, ge=0, description="What the GPU costs an hour: results then tell cost_usd"
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "INFO", description="The least level that is logged"
+    )
+    log_format: Annotated[Literal["text", "json"], Lowered] = Field(
+        "text", description="json writes one object a line, with the job's id"
+    )
+
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="Serves Prometheus metrics at this port, to all addresses; unset: none"
+    )
+
+    sdk_log_level: str | None = Field(
+        None,
+        validation_alias=AliasChoices("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"),
+        description="What RunPod's SDK logs. Unset: INFO on the platform, WARN elsewhere. DEBUG shows prompts and URLs",
+    )
+    runpod_job_url: str | None = Field(
+        None,
+        validation_alias="RUNPOD_WEBHOOK_GET_JOB",
+        description="Set by RunPod's platform on every worker; unset means local mode. Do not set it",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # A field's name is for code: a variable STORAGE_BUCKET of some other program must not configure this one.
+        env_settings.config = {**settings_cls.model_config, "populate_by_name": False}
+        return init_settings, env_settings
+
+    @property
+    def on_platform(self) -> bool:
+        return self.runpod_job_url is not None
+
+    @property
+    def storage_is_remote(self) -> bool:
+        return self.storage_bucket is not None
+
+    @property
+    def hub_token(self) -> str | None:
+        return self.hf_token.get_secret_value() if self.hf_token is not None else None
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        return tuple(self.webhook_secret.get_secret_value().split()) if self.webhook_secret else ()
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Every value that must not appear in a log."""
+        holders = (
+            self.hf_token,
+            self.runpod_api_key,
+            self.storage_access_key,
+            self.storage_secret_key,
+        )
+        return (*(held.get_secret_value() for held in holders if held is not None), *self.webhook_secrets)
+
+    @field_validator("preload", mode="before")
+    @classmethod
+    def _preload(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip().lower() for part in value.split(",") if part.strip()]
+        if parts == ["none"]:
+            return ()
+        if "none" in parts or any(part not in PRELOADABLE for part in parts):
+            raise ValueError("write any of i2v,t2v,5b with commas between, or none")
+        return tuple(dict.fromkeys(parts))
+
+    @field_validator("private_url_allowlist", mode="before")
+    @classmethod
+    def _allowlist(cls, value: object) -> object:
+        entries = _split(value)
+        unreadable = [entry for entry in entries if not _is_opening(entry)] if isinstance(entries, list) else []
+        if unreadable:
+            raise ValueError(f"write hosts, host:port or CIDRs, not {', '.join(map(repr, unreadable))}")
+        return entries
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secrets_decode(cls, value: SecretStr | None) -> SecretStr | None:
+        from standardwebhooks import Webhook
+
+        for secret in value.get_secret_value().split() if value else ():
+            try:
+                # The library's decoder passes over signs that are not base64: the receiver's may not.
+                readable = _SECRET.fullmatch(secret) is not None and Webhook(secret) is not None
+            except Exception:  # noqa: BLE001 - binascii's and the library's own
+                readable = False
+            if not readable:
+                raise ValueError(
+                    "each secret must be whsec_ and base64, such as one made by: "
+                    "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
+                )
+        return value
+
+    @field_validator("storage_endpoint_url", "storage_public_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError("must begin with https:// (or http://) and name a host")
+        return value
+
+
+def _is_opening(entry: str) -> bool:
+    if "/" in entry:
+        return _accepts(lambda: ipaddress.ip_network(entry, strict=False))
+    if _accepts(lambda: ipaddress.ip_address(entry)):
+        return True
+    host, colon, port = entry.rpartition(":") if re.search(r":[^\]]*$", entry) else (entry, "", "")
+    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        return False
+    if host.startswith("[") and host.endswith("]"):
+        return _accepts(lambda: ipaddress.IPv6Address(host[1:-1]))
+    return _HOST.fullmatch(host) is not None
+
+
+def _accepts(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except ValueError:
+        return False
+    return True
+
+
+_REMOTE_STORAGE = {
+    "storage_endpoint_url": "DIGITAL_OCEAN_ENDPOINT_URL",
+    "storage_access_key": "DIGITAL_OCEAN_BUCKET_ACCESS_KEY",
+    "storage_secret_key": "DIGITAL_OCEAN_BUCKET_SECRET_KEY",
+    "storage_bucket": "DIGITAL_OCEAN_BUCKET_NAME",
+}
+
+
+def _bucket_in_endpoint(endpoint: str | None) -> str | None:
+    """The bucket of an endpoint written as `https://BUCKET.REGION.digitaloceanspaces.com`, or None."""
+    found = re.match(r"https?://([^./]+)\.[^./]+\.digitaloceanspaces\.com", endpoint or "")
+    return found[1] if found else None
+
+
+def _storage_problems(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
+    missing = [
+        variable
+        for name, variable in _REMOTE_STORAGE.items()
+        if getattr(settings, name) is None and name not in unreadable
+    ]
+    if not missing or len(missing) == len(_REMOTE_STORAGE):
+        return []
+    return [
+        f"storage is configured in part: set {', '.join(missing)} too, "
+        "or unset all four DIGITAL_OCEAN_* variables to write to OUTPUT_DIR"
+    ]
+
+
+def load() -> Settings:
+    """Read the settings from the process's environment.
+
+    Raises SettingsError with one line for each value that cannot be read.
+    """
+    problems: list[str] = []
+    unreadable: set[str] = set()
+    try:
+        settings = Settings()
+    except ValidationError as failure:
+        entries = failure.errors(include_input=False, include_url=False)
+        unreadable = {_field_of(str(entry["loc"][0])) for entry in entries}
+        problems = [_problem(str(entry["loc"][0]), entry["msg"]) for entry in entries]
+        # The readable values are judged too, so that one start shows all there is to mend.
+        settings = Settings(**{name: Settings.model_fields[name].default for name in unreadable})
+    if settings.storage_bucket is None and (bucket := _bucket_in_endpoint(settings.storage_endpoint_url)):
+        settings = settings.model_copy(update={"storage_bucket": bucket})
+    problems += _storage_problems(settings, unreadable)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def quiet_imports() -> None:
+    """Call before transformers is imported: it would remark on torchvision, which nothing here needs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _field_of(location: str) -> str:
+    """The field that pydantic's complaint is about: it names the field or one of its variables."""
+    return next(name for name in Settings.model_fields if location in (name, *variables_of(name)))
+
+
+def _problem(location: str, reason: str) -> str:
+    variable = variables_of(location)[0] if location in Settings.model_fields else location
+    return f"{variable}: {reason.removeprefix('Value error, ')}"
+
+
+def variables_of(field_name: str) -> tuple[str, ...]:
+    """The environment variables that set a field, the one of the contract first."""
+    alias = Settings.model_fields[field_name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (alias,) if isinstance(alias, str) else (field_name.upper(),)

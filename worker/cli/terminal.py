@@ -1,0 +1,126 @@
+"""What a person at a terminal sees of a run: a progress bar, aligned lines, and a summary of the answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import textwrap
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from worker.delivery.webhooks.progress_sender import ProgressEvent
+
+_TICK_S = 1.0
+_LABEL_WIDTH = 10
+_FORMAT = "  {desc:<12}{percentage:3.0f}%|{bar:30}| {elapsed}"
+
+
+class Bar:
+    """A sink for progress events that draws a bar on standard error; draws nothing where that is not a terminal."""
+
+    def __enter__(self) -> Bar:
+        self._bar = tqdm(
+            total=100, desc="queued", disable=None, leave=False, file=sys.stderr, bar_format=_FORMAT, mininterval=0
+        )
+        self._closed = threading.Event()
+        # A step of a large video takes half a minute: the clock shows that something still happens.
+        self._clock = threading.Thread(target=self._tick, name="bar", daemon=True)
+        self._clock.start()
+        return self
+
+    def __call__(self, event: ProgressEvent) -> None:
+        self.show(event.status, event.progress)
+
+    def show(self, status: str, progress: int | None = None) -> None:
+        """Show what is being done, and how much of the job is done: 0 to 100, None for no change."""
+        self._bar.set_description_str(status, refresh=False)
+        if progress is not None:
+            self._bar.n = progress
+        self._bar.refresh()  # `update` waits for as many percent as the last one brought
+
+    def _tick(self) -> None:
+        while not self._bar.disable and not self._closed.wait(_TICK_S):
+            self._bar.refresh()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._clock.join()
+        self._bar.close()
+
+
+class BesideBar(io.StringIO):
+    """A stream for log lines that stand above the bar instead of in it."""
+
+    def write(self, text: str) -> int:
+        tqdm.write(text, file=sys.stderr, end="")
+        return len(text)
+
+
+def show(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """One message on standard error, without what a terminal would take for a command."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text)
+
+
+def row(label: str, text: str) -> list[str]:
+    """`text` behind its label; wrapped to the width of a terminal, one line where there is none."""
+    head = f"  {label:<{_LABEL_WIDTH}}"
+    if not sys.stdout.isatty():
+        return [head + text]
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    indent = " " * len(head)
+    return textwrap.wrap(text, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False) or [head]
+
+
+def summarise(answer: Mapping[str, Any]) -> None:
+    """Write the answer of a job to standard output in a few lines: where each video lies, or what went wrong."""
+    lines = [f"job {answer['job_id']}: {answer['status']} in {answer['timings']['total']:.1f} s"]
+    for video in answer["videos"]:
+        lines += _completed(video) if video["status"] == "completed" else [_failed(video["index"], video["error"])]
+    if not answer["videos"]:
+        lines.append(_failed(None, json.loads(answer["error"])))
+    show(printable(line) for line in lines)
+
+
+def _completed(video: Mapping[str, Any]) -> list[str]:
+    seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in video["timings"].items())
+    poster, cost = video["thumbnail_url"], video.get("cost_usd")
+    return [
+        f"  video {video['index']}   {video['video_url']}",
+        *([f"  poster    {poster}"] if poster is not None else []),
+        f"  what      {video['resolution']}, {video['num_frames']} frames at {video['fps']} fps "
+        f"({video['duration_seconds']:.2f} s), {video['size_bytes'] / 1e6:.2f} MB",
+        f"  made by   {video['model_version']}, {video['mode']}, seed {video['seed']}, on {video['gpu']}",
+        *row("prompt", video["prompt"]),
+        *row("seconds", seconds),
+        *([f"  cost      {dollars(cost)}"] if cost is not None else []),
+        *(line for warning in video["warnings"] for line in row("warning", warning)),
+    ]
+
+
+def dollars(amount: float) -> str:
+    """Two digits behind the point, or two that say something."""
+    if 0 < amount < 0.005:
+        return f"${amount:.2g}" if amount >= 0.0001 else "under $0.0001"
+    return f"${amount:.2f}"
+
+
+def _failed(index: int | None, error: Mapping[str, Any]) -> str:
+    return f"  {'job' if index is None else f'video {index}'} failed: {error['code']}: {error['message']}"

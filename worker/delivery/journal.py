@@ -1,0 +1,156 @@
+"""The journal: one small file a job on STATE_DIR, so that a job delivered again is not made again.
+
+It holds the day on which the job was first accepted, the seeds that were drawn, the results of the videos that are
+stored, and the event ids that are known to have arrived. A failed video is not in it: a redelivery tries it again.
+Entries expire after 7 days. An unwritable STATE_DIR costs this protection and nothing else: only a second payload
+under one job id is an error.
+
+Several workers may write: every change is read, merged and replaced under a lock. Two workers that run one job at the
+same time (RunPod took the first for dead) both draw on the entry of the first, so their seeds, storage keys and event
+ids are equal; the first result recorded for a video stays, until a worker finds its video gone and replaces both.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from worker.base import files, locks
+from worker.base.errors import InvalidRequest
+
+_log = logging.getLogger(__name__)
+
+_FOLDER = "jobs"
+_LOCKS = 64
+_LOCK_WAIT_S = 5.0
+
+
+class Entry(BaseModel):
+    """What is known of a job. `finished` maps a video's index to its result as delivered."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    job_id: str
+    payload_digest: str
+    accepted_on: date
+    accepted_at: float
+    seeds: tuple[int, ...]
+    finished: dict[int, dict[str, Any]] = {}
+    told: frozenset[str] = frozenset()
+
+
+class Journal:
+    """The entries of all jobs. Safe to call from several threads and workers; blocks for a small file's time."""
+
+    def __init__(self, state: files.StateFolder, *, now: Callable[[], float] = time.time) -> None:
+        self._state = state
+        self._now = now
+
+    def accept(self, job_id: str, payload_digest: str, *, today: date, seeds: Sequence[int]) -> Entry:
+        """The job's entry: the one that an earlier delivery left, or a new one with `today` (UTC) and `seeds`.
+
+        Raises InvalidRequest where the job id came with another payload in the last 7 days.
+        """
+        fresh = Entry(
+            job_id=job_id,
+            payload_digest=payload_digest,
+            accepted_on=today,
+            accepted_at=self._now(),
+            seeds=tuple(seeds),
+        )
+        try:
+            with self._held(job_id) as path:
+                known = self._read(path, job_id)
+                if known is None:
+                    files.write_atomically(path, fresh.model_dump_json().encode())
+        except OSError as failure:
+            self._state.cannot(failure)
+            known = self.entry(job_id)
+        if known is None:
+            return fresh
+        if known.payload_digest != payload_digest:
+            raise InvalidRequest("was used with another payload; send a new job_id", path="job_id")
+        return known
+
+    def entry(self, job_id: str) -> Entry | None:
+        """The entry as it is now, other workers' records included; None where there is none or it cannot be read."""
+        try:
+            return self._read(self._path(job_id), job_id)
+        except OSError as failure:
+            self._state.cannot(failure)
+            return None
+
+    def record_result(
+        self, job_id: str, index: int, result: Mapping[str, Any], *, replacing: Mapping[str, Any] | None = None
+    ) -> None:
+        """Video `index` is stored and `result` is what the caller is told.
+
+        The first record of a video stays, unless it equals `replacing`: the record whose video is gone from the
+        storage, as it was when that was seen.
+        """
+
+        def recorded(entry: Entry) -> dict[str, object]:
+            known = entry.finished.get(index)
+            stays = known is not None and known != replacing
+            return {"finished": entry.finished if stays else {**entry.finished, index: dict(result)}}
+
+        self._change(job_id, recorded)
+
+    def is_told(self, job_id: str, event_id: str) -> bool:
+        """The event is known to have arrived."""
+        entry = self.entry(job_id)
+        return entry is not None and event_id in entry.told
+
+    def record_told(self, job_id: str, event_id: str) -> None:
+        """The event is known to have arrived: a redelivery need not send it again."""
+        self._change(job_id, lambda entry: {"told": entry.told | {event_id}})
+
+    def sweep(self) -> int:
+        """Remove expired entries and stale temporary files; bounded in time. Answers how many went."""
+        try:
+            return files.sweep(self._state.folder(_FOLDER), now=self._now())
+        except OSError as failure:
+            self._state.cannot(failure)
+            return 0
+
+    def _change(self, job_id: str, update: Callable[[Entry], dict[str, object]]) -> None:
+        try:
+            with self._held(job_id) as path:
+                entry = self._read(path, job_id)
+                if entry is None:  # it never could be written, or has expired
+                    return
+                changed = entry.model_copy(update=update(entry))
+                files.write_atomically(path, changed.model_dump_json().encode())
+        except (OSError, ValueError) as failure:
+            self._state.cannot(failure)
+
+    def _path(self, job_id: str) -> Path:
+        name = f"{files.file_key(job_id)}-{files.readable(job_id)}.json"
+        return self._state.folder(_FOLDER) / name
+
+    @contextmanager
+    def _held(self, job_id: str) -> Iterator[Path]:
+        """The path of the entry, locked. The locks are a fixed few, so that none need ever be removed."""
+        path = self._path(job_id)
+        number = int(files.file_key(job_id), 16) % _LOCKS
+        with locks.locked(self._state.folder("locks") / f"{number:02d}.lock", wait_s=_LOCK_WAIT_S):
+            yield path
+
+    def _read(self, path: Path, job_id: str) -> Entry | None:
+        try:
+            entry = Entry.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            files.set_aside(path)
+            return None
+        if entry.job_id != job_id or self._now() - entry.accepted_at > files.KEEP_S:
+            return None
+        return entry

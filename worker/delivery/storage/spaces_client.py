@@ -1,0 +1,78 @@
+"""The S3 client of the worker: boto3 with the settings that real servers need, and blind to its surroundings.
+
+Credentials, region and endpoint come from the caller alone: neither AWS_* and proxy variables, nor ~/.aws, nor a
+metadata server is asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3.session
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+
+from worker.base.errors import SettingsError
+from worker.delivery.storage.spaces_place import Place
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+TOTAL_MAX_ATTEMPTS = 5  # with botocore's backoff of at most 1, 2, 4 and 8 s between them
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 60.0
+
+
+def make_client(
+    place: Place,
+    access_key: str,
+    secret_key: str,
+    *,
+    total_max_attempts: int = TOTAL_MAX_ATTEMPTS,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    ca_bundle: Path | None = None,
+) -> S3Client:
+    """An S3 client that takes nothing from its surroundings.
+
+    `ca_bundle` is a PEM file of the authorities to trust instead of botocore's own. Raises SettingsError where botocore
+    refuses the place.
+    """
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if place.path_style else "virtual"},
+        # Real servers (Ceph over TLS, Spaces) reject the checksum trailers that boto3 sends by default since 1.36.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        retries={"mode": "standard", "total_max_attempts": total_max_attempts},
+        connect_timeout=connect_timeout_s,
+        read_timeout=read_timeout_s,
+        proxies={},  # None would ask the environment
+    )
+    try:
+        return boto3.session.Session(botocore_session=_isolated_session()).client(
+            "s3",
+            endpoint_url=place.endpoint_url,
+            region_name=place.region,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            verify=True if ca_bundle is None else str(ca_bundle),  # None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as failure:
+        raise SettingsError([f"DIGITAL_OCEAN_ENDPOINT_URL: cannot be used ({type(failure).__name__})"]) from None
+
+
+def _isolated_session() -> botocore.session.Session:
+    """A session whose every variable has its default: no environment, no profile, no file of the user."""
+    variables = {
+        name: (None, None, default, convert)
+        for name, (_, _, default, convert) in botocore.session.Session.SESSION_VARIABLES.items()
+    }
+    for file in ("config_file", "credentials_file"):
+        variables[file] = (None, None, None, None)
+    session = botocore.session.Session(session_vars=variables)
+    session.get_component("config_store").set_config_variable("s3", None)
+    return session

@@ -1,0 +1,36 @@
+"""The engine of a profile, in the worker's own process and in those that follow it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from worker.base import log
+from worker.base.settings import Settings
+from worker.engine.device import Planner
+from worker.engine.distributed import ALONE, Crew
+from worker.engine.engine import Engine
+from worker.weights.sources import demo, volume
+
+Profile = Literal["wan2.2", "demo"]
+# The trained demo experts have four attention heads, which so many processes share evenly.
+_SHARED_BY = (1, 2, 4)
+
+
+def build(settings: Settings, planner: Planner, profile: Profile, crew: Crew = ALONE) -> Engine:
+    if profile == "wan2.2":
+        return Engine(volume.VolumeSource(settings), volume.catalogue(settings), planner, crew)
+    source, catalogue = demo.DemoSource(heads=crew.size), demo.catalogue(trained=crew.size in _SHARED_BY)
+    if crew.size > 1:  # once the crew has met, transformers writes files in the lead only
+        for spec in catalogue:
+            source.folder(spec, threading.Event(), "bf16")
+    return Engine(source, catalogue, planner, crew)
+
+
+def following(crew: Crew, device: torch.device, settings: Settings, profile: Profile) -> Callable[[object], None]:
+    """What a follower does with an order: the same engine, on the GPU that is its own. Called in a new process."""
+    log.configure(level=settings.log_level, layout=settings.log_format, secrets=settings.secret_values())
+    return build(settings, Planner.on(device, settings), profile, crew).follow

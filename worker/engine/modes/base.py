@@ -1,0 +1,128 @@
+"""What a mode is: a Wan pipeline of its own and the call that makes latents with it.
+
+A new mode is one file beside this one and one line in `worker.engine.modes.MODES`: docs/adding-a-mode.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+
+from worker.request import Mode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Called after each denoising step with the number of steps done and of steps in all; raising in it ends the run.
+StepWatcher = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What every mode gives its pipeline.
+
+    prompt_embeds, negative_prompt_embeds: [1, 512, text_dim] in the experts' dtype; the negative ones are None where no
+    guidance runs. `guidance_scale_2` is None for a model with a single expert.
+    """
+
+    width: int
+    height: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_scale_2: float | None
+    prompt_embeds: torch.Tensor
+    negative_prompt_embeds: torch.Tensor | None
+    generator: torch.Generator
+    strength: float
+    on_step: StepWatcher
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that all Wan pipelines take alike; the answer is latents [1, z_dim, T, h, w]."""
+
+        def after_step(pipeline: Any, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            self.on_step(step + 1, pipeline.num_timesteps)
+            return tensors
+
+        return {
+            "width": self.width,
+            "height": self.height,
+            "num_frames": self.num_frames,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "guidance_scale_2": self.guidance_scale_2,
+            "prompt_embeds": self.prompt_embeds,
+            "negative_prompt_embeds": self.negative_prompt_embeds,
+            "generator": self.generator,
+            "output_type": "latent",
+            "callback_on_step_end": after_step,
+            "callback_on_step_end_tensor_inputs": [],
+            "return_dict": False,
+        }
+
+
+class VideoMode(Protocol):
+    """One way to make a video."""
+
+    name: Mode
+    pipeline: type[DiffusionPipeline]
+
+    def latents(self, pipeline: DiffusionPipeline, sampling: Sampling, conditioning: Conditioning) -> torch.Tensor:
+        """Run the denoising steps. Returns normalised latents, float32 [1, z_dim, T, h, w] on the pipeline's device."""
+        ...
+
+
+class _OurRun:
+    """Two departures from Diffusers' pipelines.
+
+    Guidance runs on the expert that asks for it: Diffusers looks at the high-noise expert's scale only. It would drop
+    `guidance_scale_2` = 3.5 beside `guidance_scale` = 1 without a word, and the other way round make a second pass at
+    every low-noise step whose result counts nothing. And the device is given, not guessed from the first part, which
+    may wait in host memory.
+    """
+
+    run_device: torch.device = torch.device("cpu")
+    _guidance_scale: float
+    _guidance_scale_2: float | None
+    _current_timestep: torch.Tensor | None = None
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Of the current step; before the first, whether any step is guided."""
+        high = self._guidance_scale
+        low = high if self._guidance_scale_2 is None else self._guidance_scale_2
+        boundary_ratio = self.config.boundary_ratio  # type: ignore[attr-defined]
+        if self._current_timestep is None:
+            return max(high, low) > 1
+        if boundary_ratio is None:
+            return high > 1
+        boundary = boundary_ratio * self.scheduler.config.num_train_timesteps  # type: ignore[attr-defined]
+        return (high if bool(self._current_timestep >= boundary) else low) > 1
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.run_device
+
+
+class TextPipeline(_OurRun, WanPipeline):  # type: ignore[misc]
+    """Diffusers' text-to-video pipeline, guided where an expert asks for it."""
+
+
+class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
+    """Diffusers' image-to-video pipeline, guided where an expert asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the request pointed to, fetched and decoded.
+
+    image, last_image: RGB, already at the size of the frame. video: RGB frames at the request's fps and size.
+    """
+
+    image: Image | None = None
+    last_image: Image | None = None
+    video: Sequence[Image] | None = None

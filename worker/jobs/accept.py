@@ -1,0 +1,83 @@
+"""A payload becomes a job: read, judged, and entered into the journal, with what earlier deliveries of it left.
+
+A recorded result counts while its video is in the storage: one that is gone (its owner deleted it, a lifecycle rule
+did) is made again. Its URLs are made anew, because presigned ones expire long before the journal's entry does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from worker.base import metrics
+from worker.base.errors import UploadFailed
+from worker.delivery.journal import Entry, Journal
+from worker.delivery.spool import Found, Spool, refreshed
+from worker.delivery.storage import Storage, video_key
+from worker.jobs.services import Services
+from worker.request import Job, Limits
+from worker.request.parse import parse
+
+logger = logging.getLogger(__name__)
+
+Earlier = Found | dict[str, Any]
+
+
+async def accept(payload: object, job_id: str, digest: str, worker: Services) -> tuple[Job, Entry]:
+    """The job that `payload` describes and its entry in the journal, whose seeds it has.
+
+    Raises InvalidRequest and InputBlocked.
+    """
+    settings = worker.settings
+    limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
+    job = parse(payload, default_job_id=job_id, limits=limits)
+    if job.webhook_url is not None:
+        worker.opener.check(job.webhook_url, path="webhook_url")
+    seeds = [video.seed for video in job.videos]
+    entry = await asyncio.to_thread(
+        worker.journal.accept, job.job_id, digest, today=datetime.now(UTC).date(), seeds=seeds
+    )
+    videos = tuple(replace(video, seed=seed) for video, seed in zip(job.videos, entry.seeds, strict=True))
+    logger.info("accepted: %d video(s)", len(videos))
+    return replace(job, videos=videos), entry
+
+
+async def left_by_earlier_deliveries(job: Job, entry: Entry, worker: Services) -> dict[int, Earlier]:
+    """What need not be made again, by the video's index."""
+
+    def find(index: int) -> Earlier | None:
+        return find_earlier(index, entry=entry, journal=worker.journal, spool=worker.spool, storage=worker.storage)
+
+    left = await asyncio.gather(*(asyncio.to_thread(find, video.index) for video in job.videos))
+    return {video.index: found for video, found in zip(job.videos, left, strict=True) if found is not None}
+
+
+def find_earlier(index: int, *, entry: Entry, journal: Journal, spool: Spool, storage: Storage) -> Earlier | None:
+    """What is left of video `index` of the job of `entry`; None where it must be made. Blocks; raises nothing.
+
+    A storage that cannot be asked counts as holding what the journal says.
+    """
+    left = _find(index, entry, journal, spool, storage)
+    metrics.cache("journal", hit=left is not None)
+    return left
+
+
+def _find(index: int, entry: Entry, journal: Journal, spool: Spool, storage: Storage) -> Earlier | None:
+    job_id = entry.job_id
+    key = video_key(job_id, index, entry.accepted_on)
+    kept = spool.find(job_id=job_id, payload_digest=entry.payload_digest, index=index, key=key)
+    # Read after the spool: a kept video that some worker has stored meanwhile stands in the journal by now.
+    now = journal.entry(job_id)
+    result = (entry if now is None else now).finished.get(index)
+    if result is None:
+        return kept
+    try:
+        if not storage.holds(key, sha256=result["sha256"]):
+            logger.warning("video %d is gone from the storage", index)
+            return kept
+    except UploadFailed:
+        logger.warning("video %d counts as stored: the storage cannot be asked", index)
+    return refreshed(result, key, storage)

@@ -1,0 +1,115 @@
+"""What the caller reads: the video result, the video failure and the answer of a job. Pure functions of frozen values.
+
+Source of the shapes: sections 2 and 4 of the public contract.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worker.base.errors import WorkerError
+from worker.delivery.storage.base import Delivery
+from worker.media import VideoFile
+from worker.request import ModelSpec, VideoRequest
+
+
+def video_result(
+    *,
+    job_id: str,
+    request: VideoRequest,
+    spec: ModelSpec,
+    prompt: str,
+    parameters: Mapping[str, Any],
+    warnings: Sequence[str],
+    video: VideoFile,
+    delivery: Delivery,
+    timings: Mapping[str, float],
+    gpu: str,
+    cost_usd: float | None,
+) -> dict[str, Any]:
+    """The result of one delivered video. `parameters` is what the engine settled itself.
+
+    How the first video's model came into memory (`cold_start`) is no parameter of it, and stands by itself.
+    """
+    settled = dict(parameters)
+    start = {"cold_start": settled.pop("cold_start")} if "cold_start" in settled else {}
+    return {
+        "index": request.index,
+        "status": "completed",
+        "job_id": job_id,
+        "video_url": delivery.video_url,
+        "thumbnail_url": delivery.thumbnail_url,
+        "duration_seconds": round(video.duration_seconds, 3),
+        "num_frames": video.num_frames,
+        "resolution": f"{video.width}x{video.height}",
+        "fps": video.fps,
+        "seed": request.seed,
+        "prompt": prompt,
+        "negative_prompt": request.negative_prompt,
+        "model_version": spec.version,
+        "mode": request.mode,
+        "parameters": {**_requested(request, video), **settled},
+        "warnings": [*request.warnings, *warnings],
+        "size_bytes": video.size_bytes,
+        "sha256": video.sha256,
+        "timings": dict(timings),
+        "gpu": gpu,
+        "cost_usd": cost_usd,
+        **start,
+    }
+
+
+def _requested(request: VideoRequest, video: VideoFile) -> dict[str, Any]:
+    """Every effective value of the request but the texts and URLs, which the result holds elsewhere or not at all."""
+    values: dict[str, Any] = {
+        "model": request.model,
+        "width": video.width,
+        "height": video.height,
+        "num_frames": video.num_frames,
+        "fps": video.fps,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "guidance_scale_2": request.guidance_scale_2,
+        "flow_shift": request.flow_shift,
+        "seed": request.seed,
+        "camera_motion": request.camera_motion,
+        "enhance_prompt": request.enhance_prompt,
+        "quality_preset": request.quality_preset,
+        "loras": [{"scale": lora.scale, "expert": lora.expert} for lora in request.loras],
+        "thumbnail": request.thumbnail,
+    }
+    if request.mode == "video_to_video":
+        values["strength"] = request.strength
+    return values
+
+
+def video_failure(job_id: str, index: int | None, error: WorkerError) -> dict[str, Any]:
+    return {"index": index, "status": "failed", "job_id": job_id, "error": error.as_dict()}
+
+
+def job_answer(job_id: str, videos: Sequence[Mapping[str, Any]], timings: Mapping[str, float]) -> dict[str, Any]:
+    """The answer of a job that started. `error` is a JSON string, the only form that RunPod takes for one."""
+    delivered = sum(video["status"] == "completed" for video in videos)
+    status = "completed" if delivered == len(videos) else "partial" if delivered else "failed"
+    answer: dict[str, Any] = {
+        "job_id": job_id,
+        "status": status,
+        "videos": [dict(video) for video in videos],
+        "timings": dict(timings),
+    }
+    if not delivered:
+        answer["error"] = json.dumps(videos[0]["error"], ensure_ascii=False)
+    return answer
+
+
+def refused_answer(job_id: str, error: WorkerError, timings: Mapping[str, float]) -> dict[str, Any]:
+    """The answer of a job that could not start."""
+    return {
+        "job_id": job_id,
+        "status": "failed",
+        "videos": [],
+        "timings": dict(timings),
+        "error": json.dumps(error.as_dict(), ensure_ascii=False),
+    }

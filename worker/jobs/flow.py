@@ -1,0 +1,218 @@
+"""The flow of one job, and the only error boundary.
+
+Reads as the contract does: accept; for each video inputs, generate and encode, store, record, tell; then the answer.
+The GPU works in one thread. Upload and webhook of a video overlap the generation of the next, whose inputs are fetched
+meanwhile. Whatever is raised below ends here as an error of `worker.base.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worker.base import scratch, timing
+from worker.base.errors import Cancelled, Internal, JobTimeout, WorkerError
+from worker.base.log import job_scope
+from worker.base.stop import Stop, as_worker_error
+from worker.base.timing import Stopwatch
+from worker.delivery.journal import Entry
+from worker.delivery.webhooks.channel import Channel
+from worker.delivery.webhooks.progress_sender import ProgressEvent
+from worker.engine import DeviceLost
+from worker.jobs import accept, answers, make, prepare
+from worker.jobs import report as stages
+from worker.jobs.accept import Earlier
+from worker.jobs.deliver import Deliveries, Told
+from worker.jobs.make import Made
+from worker.jobs.prepare import Prepared
+from worker.jobs.progress import Progress
+from worker.jobs.services import Services
+from worker.jobs.tidy import give_back_memory, tidy
+from worker.request import Job, VideoRequest
+from worker.request.contact import contact, payload_digest, private_texts, video_count
+
+logger = logging.getLogger(__name__)
+Report = Callable[[ProgressEvent], None]
+
+
+async def run(event: Mapping[str, Any], worker: Services, report: Report) -> dict[str, Any]:
+    """Answer one RunPod event; what goes wrong is in the answer and in the webhooks, never an exception.
+
+    Cancelling the task stops the job: the step in hand ends, finished videos are still delivered, and the rest is
+    answered as `cancelled`. `report` is given each progress event.
+
+    Raises CancelledError only where a shutdown leaves videos for the next delivery of the job: then there is no answer
+    to give, and RunPod gives the job to another worker.
+    """
+    stop = Stop()
+    tidying = asyncio.create_task(tidy(worker))
+    flow = asyncio.create_task(_run(event, worker, report, stop))
+    while not flow.done():
+        try:
+            await asyncio.shield(flow)
+        except asyncio.CancelledError:
+            stop.request(Cancelled())
+    tidying.cancel()
+    await asyncio.to_thread(give_back_memory)
+    return flow.result()
+
+
+async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop: Stop) -> dict[str, Any]:
+    stopwatch = Stopwatch()
+    payload = event.get("input")
+    job_id, webhook_url, events = contact(payload, default_job_id=str(event.get("id", "local")))
+    settings = worker.settings
+    try:
+        digest = payload_digest(payload)
+    except (RecursionError, TypeError, ValueError) as failure:  # nothing that JSON of a sane depth can hold
+        return _refused(job_id, as_worker_error(failure, job_id, stop), stopwatch)
+    with job_scope(job_id, private=private_texts(payload)):
+        channel = Channel(
+            url=webhook_url,
+            events=events,
+            job_id=job_id,
+            total=video_count(payload),
+            payload_digest=digest,
+            opener=worker.opener,
+            secrets=settings.webhook_secrets,
+            outbox=worker.outbox,
+            journal=worker.journal,
+        )
+        timer = asyncio.get_running_loop().call_later(
+            settings.job_timeout_s,
+            stop.request,
+            JobTimeout(
+                f"the job took longer than {settings.job_timeout_s:g} s (JOB_TIMEOUT_S): send fewer or shorter videos"
+            ),
+        )
+        try:
+            with worker.shutdown.watching(stop, channel.hurry):
+                job, entry = await accept.accept(payload, job_id, digest, worker)
+                return await _JobRun(job, entry, worker, channel, report, stop, stopwatch).answer()
+        except Exception as failure:
+            error = as_worker_error(failure, job_id, stop)
+            stopwatch.lap("accept")
+            await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
+            return _refused(job_id, error, stopwatch)
+        finally:
+            timer.cancel()
+            await channel.close()
+
+
+def _refused(job_id: str, error: WorkerError, stopwatch: Stopwatch) -> dict[str, Any]:
+    stopwatch.lap("deliver")
+    answer = answers.refused_answer(job_id, error, stopwatch.read())
+    stages.job_answered(answer, None, code=error.code)
+    return answer
+
+
+class _JobRun:
+    """One accepted job on its way."""
+
+    def __init__(
+        self,
+        job: Job,
+        entry: Entry,
+        worker: Services,
+        channel: Channel,
+        report: Report,
+        stop: Stop,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self._job = job
+        self._entry = entry
+        self._worker = worker
+        self._stop = stop
+        self._stopwatch = stopwatch
+        self._progress = Progress(len(job.videos), [channel.progress, report])
+        self._preparing: dict[int, asyncio.Task[Prepared]] = {}
+        self._earlier: dict[int, Earlier] = {}
+        self._deliveries = Deliveries(entry, worker, channel, self._progress, stop)
+        self._device_lost = False
+
+    async def answer(self) -> dict[str, Any]:
+        """Make the videos one after the other; deliver each while the next is made."""
+        deliveries: list[asyncio.Task[dict[str, Any]]] = []
+        self._progress.stage(0, "queued")
+        self._earlier = await accept.left_by_earlier_deliveries(self._job, self._entry, self._worker)
+        self._stopwatch.lap("accept")
+        with scratch.folder("job") as folder:
+            for video in self._job.videos:
+                stopwatch = Stopwatch()
+                delivery = await self._one(video, folder, stopwatch, deliveries[-1] if deliveries else None)
+                deliveries.append(delivery)
+                self._stopwatch.split(stopwatch.seconds())
+            results = await asyncio.gather(*deliveries)
+        self._stopwatch.lap("deliver")
+        timings = self._stopwatch.read()
+        if self._deliveries.left:
+            stages.job_left(self._deliveries.left, timings["total"])
+            raise asyncio.CancelledError
+        answer = answers.job_answer(self._job.job_id, results, timings)
+        if self._device_lost:
+            answer["refresh_worker"] = True  # the SDK takes it out and restarts the worker after the answer
+        stages.job_answered(answer, self._deliveries.cost_usd())
+        return answer
+
+    async def _one(
+        self, video: VideoRequest, folder: Path, stopwatch: Stopwatch, previous: Told
+    ) -> asyncio.Task[dict[str, Any]]:
+        left = self._earlier.get(video.index)
+        if left is not None:
+            return asyncio.create_task(self._deliveries.again(video, left, previous))
+        try:
+            self._stop.check()
+            if self._device_lost:
+                raise Internal(self._job.job_id)
+            self._progress.stage(video.index, "loading")
+            with stopwatch.stage("inputs"):
+                prepared = await self._prepared(video)
+            self._prepare_next(video.index + 1)
+            made = await self._on_gpu(prepared, folder, stopwatch)
+        except Exception as failure:
+            self._device_lost = self._device_lost or isinstance(failure, DeviceLost)
+            error = as_worker_error(failure, self._job.job_id, self._stop)
+            return asyncio.create_task(self._deliveries.failed(video, error, previous, stopwatch))
+        return asyncio.create_task(self._deliveries.made(made, previous))
+
+    async def _on_gpu(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
+        index = prepared.request.index
+        work = partial(
+            make.make,
+            prepared,
+            folder,
+            stopwatch,
+            engine=self._worker.engine,
+            progress=self._progress,
+            stop=self._stop,
+            following=[video for video in self._job.videos[index + 1 :] if video.index not in self._earlier],
+        )
+        return await asyncio.get_running_loop().run_in_executor(self._worker.gpu, copy_context().run, work)
+
+    def _prepare_next(self, index: int) -> None:
+        if index < len(self._job.videos) and index not in self._earlier:
+            video = self._job.videos[index]
+            task = asyncio.create_task(asyncio.to_thread(self._prepare, video))
+            task.add_done_callback(_noted)
+            self._preparing[index] = task
+
+    def _prepare(self, video: VideoRequest) -> Prepared:
+        worker = self._worker
+        with timing.timed(video.index, "inputs"):
+            return prepare.prepare(video, worker.engine, worker.opener, worker.loras, self._stop.event)
+
+    async def _prepared(self, video: VideoRequest) -> Prepared:
+        if video.index not in self._preparing:
+            self._prepare_next(video.index)
+        return await self._preparing.pop(video.index)
+
+
+def _noted(task: asyncio.Task[Prepared]) -> None:
+    """Where a stop comes first nobody asks what became of a preparation: asyncio would log its failure as lost."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,43 @@
+"""What every job needs, made once for the process."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from worker.base import metrics
+from worker.base.settings import Settings
+from worker.base.sigterm import Shutdown
+from worker.delivery.journal import Journal
+from worker.delivery.spool import Spool
+from worker.delivery.storage import Storage
+from worker.delivery.webhooks.outbox import Outbox
+from worker.engine import Engine
+from worker.net import Opener
+from worker.weights.loras import LoraStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`gpu` has a single thread: whatever touches the device runs there, one video after the other."""
+
+    settings: Settings
+    engine: Engine
+    opener: Opener
+    loras: LoraStore
+    storage: Storage
+    journal: Journal
+    outbox: Outbox
+    spool: Spool
+    gpu: ThreadPoolExecutor
+    shutdown: Shutdown
+
+    def __post_init__(self) -> None:
+        """What waits on STATE_DIR is counted when the metrics are scraped: other workers put there and take too."""
+        metrics.watch(
+            {
+                "videogen_outbox_events": self.outbox.count,
+                "videogen_spool_videos": lambda: self.spool.held()[0],
+                "videogen_spool_bytes": lambda: self.spool.held()[1],
+            }
+        )

@@ -1,0 +1,178 @@
+"""Reference images and videos: from what the request points to, to RGB pixels that a pipeline can use.
+
+Whatever the caller sends, the answer is an image, a list of frames or a typed error that names the field. Downloads
+go through `worker.net.opener`; decoding runs in bounded child processes (`image_decode.py`, `video_decode.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import PIL
+from PIL import Image, ImageOps
+
+from worker.base import scratch
+from worker.base.errors import Cancelled, InputFailed, InputInvalid
+from worker.media import decode_image, decode_video
+from worker.net import Opener
+from worker.net.opener import IMAGE_LIMITS, MEGABYTE, VIDEO_LIMITS
+
+DECODE_TIMEOUT_S = 60.0
+MIN_SIDE = 256
+MAX_SIDE = 1920
+_POLL_S = 0.05
+_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+_REMEDY = "send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"
+_REFUSALS = {
+    "too_many_pixels": f"the image has more than {decode_image.MAX_PIXELS // 10**6} megapixels: send a smaller one",
+    "too_much_memory": "the image needs too much memory to decode: send a smaller one, as JPEG or PNG",
+    "unreadable": f"not an image that can be read: {_REMEDY}",
+}
+
+
+def load_image(source: str, *, opener: Opener, path: str, stop: threading.Event | None = None) -> Image.Image:
+    """The image behind an http(s) URL or in a `data:image/...;base64,` URI: upright, RGB, at its full size.
+
+    Of an animation it is the first frame; alpha is laid on white; depths above 8 bits are scaled down. Raises
+    InputBlocked, InputFailed, InputInvalid or Cancelled, and InvalidRequest for a source that is no URL.
+    """
+    if source[:5].lower() == "data:":
+        encoded = _from_data_uri(source, path)
+    else:
+        encoded = opener.read(source, limits=IMAGE_LIMITS, path=path, stop=stop)
+    return _decoded(encoded, path, stop)
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """`image` scaled with Lanczos until it covers `width` x `height`, and cropped to that around its centre."""
+    return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
+
+
+def size_for(
+    image_size: tuple[int, int], *, area: int, stride: int, minimum: int = MIN_SIDE, maximum: int = MAX_SIDE
+) -> tuple[int, int]:
+    """Width and height of a video with the aspect ratio of an image of `image_size` (width, height).
+
+    Each side is a multiple of `stride` within `minimum` to `maximum`, and their product is at most `area` pixels.
+    Sides are rounded down, as Wan's own image-to-video code does, and an aspect ratio beyond the limits becomes the
+    nearest that they allow. Raises ValueError where no size satisfies them all.
+    """
+    lowest = math.ceil(minimum / stride) * stride
+    highest = maximum // stride * stride
+    if lowest > highest or lowest * lowest > area:
+        raise ValueError(f"no size of sides {minimum} to {maximum} and stride {stride} has at most {area} pixels")
+    image_width, image_height = image_size
+    # Integers all through: a float root of 832 * 832 may fall just below 832 and lose a whole stride.
+    width = _clamped(math.isqrt(area * image_width // image_height), lowest, min(highest, area // lowest))
+    height = _clamped(area // width, lowest, highest)
+    return width // stride * stride, height // stride * stride
+
+
+def load_video(
+    source: str,
+    *,
+    opener: Opener,
+    path: str,
+    fps: int,
+    width: int,
+    height: int,
+    max_frames: int,
+    stop: threading.Event | None = None,
+) -> list[Image.Image]:
+    """1 to `max_frames` RGB frames of the MP4 or WebM file behind an http(s) URL.
+
+    Resampled to `fps`, scaled and centre-cropped to `width` x `height`. Raises what `load_image` raises.
+    """
+    with scratch.folder("reference") as folder:
+        file = folder / "source"
+        opener.download(source, file, limits=VIDEO_LIMITS, path=path, stop=stop)
+        return decode_video.decode(
+            file, path=path, fps=fps, width=width, height=height, max_frames=max_frames, stop=stop
+        )
+
+
+def _clamped(value: int, lowest: int, highest: int) -> int:
+    return max(lowest, min(highest, value))
+
+
+def _from_data_uri(source: str, path: str) -> bytes:
+    prefix = _DATA_URI.match(source)
+    if prefix is None:
+        raise InputInvalid(
+            "a data URI must begin with data:image/TYPE;base64, such as data:image/png;base64,", path=path
+        )
+    text = source[prefix.end() :]
+    if len(text) > math.ceil(IMAGE_LIMITS.max_bytes / 3) * 4:
+        raise _too_large(path)
+    try:
+        encoded = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as failure:
+        raise InputInvalid("the data URI does not hold valid base64", path=path) from failure
+    if len(encoded) > IMAGE_LIMITS.max_bytes:
+        raise _too_large(path)
+    return encoded
+
+
+def _too_large(path: str) -> InputFailed:
+    return InputFailed(f"the image is larger than the {IMAGE_LIMITS.max_bytes // MEGABYTE} MB allowed here", path=path)
+
+
+def _decoded(encoded: bytes, path: str, stop: threading.Event | None) -> Image.Image:
+    """Runs `image_decode.py`. Files, not pipes: neither side can then fill the memory or block the other."""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as result:
+        source.write(encoded)
+        source.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", decode_image.__file__, str(Path(PIL.__file__).parent.parent)],
+            stdin=source,
+            stdout=result,
+            stderr=subprocess.DEVNULL,
+            env={"MALLOC_ARENA_MAX": "1"},  # arenas of more threads would use up the address space allowed
+        ) as child:
+            try:
+                _wait(child, path, stop)
+            finally:
+                child.kill()
+        result.seek(0)
+        return _image_in(result, path)
+
+
+def _wait(child: subprocess.Popen[bytes], path: str, stop: threading.Event | None) -> None:
+    ends_at = time.monotonic() + DECODE_TIMEOUT_S
+    while True:
+        try:
+            child.wait(_POLL_S)
+        except subprocess.TimeoutExpired:
+            if stop is not None and stop.is_set():
+                raise Cancelled from None
+            if time.monotonic() >= ends_at:
+                message = "the image takes too long to decode: send a smaller one, as JPEG or PNG"
+                raise InputInvalid(message, path=path) from None
+        else:
+            return
+
+
+def _image_in(result: IO[bytes], path: str) -> Image.Image:
+    """The child's answer, trusted no further than its lengths: a decoder that was taken over may write anything."""
+    head = result.read(decode_image.HEADER.size)
+    if len(head) == decode_image.HEADER.size:
+        magic, width, height = decode_image.HEADER.unpack(head)
+        if magic == decode_image.REFUSED:
+            raise InputInvalid(
+                _REFUSALS.get(result.read(64).decode("ascii", "replace"), _REFUSALS["unreadable"]), path=path
+            )
+        if magic == decode_image.DECODED and 0 < width * height <= decode_image.MAX_PIXELS:
+            pixels = result.read(width * height * 3 + 1)
+            if len(pixels) == width * height * 3:
+                return Image.frombytes("RGB", (width, height), pixels)
+    raise InputInvalid(_REFUSALS["unreadable"], path=path)

@@ -1,0 +1,15 @@
+"""What may be asked, of which models, and what fits a GPU: pure functions of the payload, settings and GPU."""
+
+from worker.request.catalogue import CATALOGUE, Mode, ModelSpec
+from worker.request.parse import Job, Lora, VideoRequest
+from worker.request.payload import Limits
+
+__all__ = [
+    "CATALOGUE",
+    "Job",
+    "Limits",
+    "Lora",
+    "Mode",
+    "ModelSpec",
+    "VideoRequest",
+]

@@ -1,0 +1,297 @@
+"""A payload becomes a `Job` of `VideoRequest`s: every default, preset, limit and correction of the contract.
+
+All problems of a payload are reported at once, each with its dotted path. Importing this module loads neither torch nor
+diffusers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worker.base.errors import InvalidRequest, Problem
+from worker.request.catalogue import Mode, ModelName, by_name
+from worker.request.payload import (
+    MAX_LORAS,
+    MAX_SEED,
+    CameraMotion,
+    JobInput,
+    Limits,
+    LoraInput,
+    QualityPreset,
+    StepCacheMode,
+    TurboVariant,
+    VideoInput,
+    WebhookEvent,
+    join,
+    read,
+    unknown_fields,
+)
+
+DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
+DEFAULT_STRENGTH = 0.8
+DEFAULT_LIMITS = Limits()
+MAX_NAMED_PROBLEMS = 100
+# What a preset sets: (num_inference_steps, guidance_scale). `turbo` is the distilled schedule, without guidance.
+PRESETS: Mapping[str, tuple[int, float]] = {
+    "draft": (30, 4.0),
+    "standard": (50, 5.0),
+    "high": (80, 5.5),
+    "ultra": (100, 6.0),
+    "turbo": (4, 1.0),
+}
+# `turbo` with `turbo_variant: hybrid`: the high-noise expert's share of this many steps, guided, and then two distilled
+# steps without guidance: (num_inference_steps, guidance_scale, guidance_scale_2).
+HYBRID = (20, 4.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    source: str
+    scale: float
+    expert: Literal["high", "low", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """One video with every value settled but two: a size that follows the image, and the model's own flow shift.
+
+    `width` and `height` are both None where the reference image decides; `flow_shift` is None where the model decides.
+    `path` is the place of this request in the payload, such as `job_request_params[2]`, or "".
+    """
+
+    index: int
+    path: str
+    mode: Mode
+    model: ModelName
+    prompt: str
+    negative_prompt: str
+    reference_image_url: str | None
+    last_image_url: str | None
+    reference_video_url: str | None
+    strength: float
+    height: int | None
+    width: int | None
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_scale_2: float
+    flow_shift: float | None
+    seed: int
+    camera_motion: CameraMotion | None
+    enhance_prompt: bool
+    quality_preset: QualityPreset | None
+    turbo_variant: TurboVariant
+    step_cache: StepCacheMode
+    loras: tuple[Lora, ...]
+    thumbnail: bool
+    warnings: tuple[str, ...]
+
+    def at(self, field: str) -> str:
+        """The dotted path of one of this request's fields."""
+        return f"{self.path}.{field}" if self.path else field
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that can start."""
+
+    job_id: str
+    webhook_url: str | None
+    webhook_events: frozenset[WebhookEvent]
+    videos: tuple[VideoRequest, ...]
+
+
+def draw_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def parse(
+    payload: object, *, default_job_id: str, limits: Limits = DEFAULT_LIMITS, new_seed: Callable[[], int] = draw_seed
+) -> Job:
+    """Read the `input` of a RunPod event.
+
+    `default_job_id` is RunPod's id of the job, used where the payload names none. Raises InvalidRequest, which names
+    every problem of the payload (up to MAX_NAMED_PROBLEMS) with its path and its remedy.
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest("must be an object with job_request_params (or prompt)", path="input")
+    problems: list[Problem] = []
+    job = read(JobInput, payload, "", limits, problems)
+    flat = "job_request_params" not in payload and "prompt" in payload
+    known = {*JobInput.model_fields, "job_request_params"}
+    if "job_request_params" not in payload:
+        known.update(VideoInput.model_fields)
+    job_warnings = unknown_fields(payload, known, "", problems)
+    videos: list[VideoRequest] = []
+    for path, item in _items(payload, flat, limits, problems):
+        warnings = list(job_warnings)
+        if not flat:
+            warnings += unknown_fields(item, set(VideoInput.model_fields), path, problems)
+        warnings += _unknown_in_loras(item, path, problems)
+        video = read(VideoInput, item, path, limits, problems)
+        problems += _conflicts(item, path)
+        if video is not None:
+            videos.append(_settle(video, len(videos), path, warnings, limits, new_seed, problems))
+    if problems or job is None:
+        raise InvalidRequest.of(_named(problems))
+    return Job(
+        job_id=job.job_id if job.job_id is not None else default_job_id,
+        webhook_url=job.webhook_url,
+        webhook_events=frozenset(job.webhook_events),
+        videos=tuple(videos),
+    )
+
+
+def _items(
+    payload: Mapping[str, object], flat: bool, limits: Limits, problems: list[Problem]
+) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    if flat:
+        return [("", payload)]
+    entries = payload.get("job_request_params")
+    path = "job_request_params"
+    if entries is None:
+        problems.append(Problem(path, "is missing: send a list of video requests, each with a prompt"))
+        return []
+    if not isinstance(entries, list) or not entries:
+        problems.append(Problem(path, "must be a list of 1 or more video requests"))
+        return []
+    if len(entries) > limits.max_videos_per_job:
+        problems.append(
+            Problem(path, f"has {len(entries)} video requests; send at most {limits.max_videos_per_job} in one job")
+        )
+        return []
+    read: list[tuple[str, Mapping[str, Any]]] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Mapping):
+            read.append((f"{path}[{index}]", entry))
+        else:
+            problems.append(Problem(f"{path}[{index}]", "must be an object with a prompt"))
+    return read
+
+
+def _named(problems: list[Problem]) -> list[Problem]:
+    if len(problems) <= MAX_NAMED_PROBLEMS:
+        return problems
+    return [
+        *problems[:MAX_NAMED_PROBLEMS],
+        Problem(None, f"and {len(problems) - MAX_NAMED_PROBLEMS} more problems"),
+    ]
+
+
+def _unknown_in_loras(item: Mapping[str, Any], path: str, problems: list[Problem]) -> list[str]:
+    loras = item.get("loras")
+    warnings: list[str] = []
+    for index, lora in enumerate(loras[:MAX_LORAS] if isinstance(loras, list) else ()):
+        if isinstance(lora, Mapping):
+            place = f"{join(path, 'loras')}[{index}]"
+            warnings += unknown_fields(lora, set(LoraInput.model_fields), place, problems)
+    return warnings
+
+
+def _conflicts(item: Mapping[str, Any], path: str) -> list[Problem]:
+    problems: list[Problem] = []
+    image_given = item.get("reference_image_url") is not None
+    if item.get("last_image_url") is not None and not image_given:
+        problems.append(
+            Problem(join(path, "last_image_url"), "needs reference_image_url beside it, for the first frame")
+        )
+    if item.get("reference_video_url") is not None and image_given:
+        problems.append(
+            Problem(
+                join(path, "reference_video_url"),
+                "cannot stand together with reference_image_url; send one of the two",
+            )
+        )
+    if item.get("turbo_variant") == "hybrid" and item.get("quality_preset") != "turbo":
+        problems.append(Problem(join(path, "turbo_variant"), "needs quality_preset turbo beside it"))
+    return problems
+
+
+def _mode(video: VideoInput) -> Mode:
+    if video.reference_video_url is not None:
+        return "video_to_video"
+    if video.reference_image_url is None:
+        return "text_to_video"
+    return "image_to_video" if video.last_image_url is None else "first_last_frame"
+
+
+def _settle(
+    video: VideoInput,
+    index: int,
+    path: str,
+    warnings: list[str],
+    limits: Limits,
+    new_seed: Callable[[], int],
+    problems: list[Problem],
+) -> VideoRequest:
+    """Apply presets, defaults and corrections, in this order."""
+    spec = by_name(video.model)
+    steps, guidance = video.num_inference_steps, video.guidance_scale
+    guidance_2 = video.guidance_scale_2 if video.guidance_scale_2 is not None else guidance
+    if video.quality_preset is not None:
+        steps, guidance = PRESETS[video.quality_preset]
+        guidance_2 = guidance
+    if video.turbo_variant == "hybrid":
+        steps, guidance, guidance_2 = HYBRID
+    frames = (video.num_frames - 1) // spec.frame_stride * spec.frame_stride + 1
+    if frames != video.num_frames:
+        warnings.append(
+            f"{join(path, 'num_frames')}: {video.num_frames} lowered to {frames} (the model makes 4k + 1 frames)"
+        )
+    width, height = _size(video, path, spec.size_stride, warnings)
+    if width is not None and height is not None and width * height > limits.max_pixels:
+        problems.append(
+            Problem(join(path, "width"), f"width x height is {width * height}; at most {limits.max_pixels} are allowed")
+        )
+    if video.strength is not None and video.reference_video_url is None:
+        warnings.append(f"{join(path, 'strength')}: ignored, it is for reference_video_url")
+    return VideoRequest(
+        index=index,
+        path=path,
+        mode=_mode(video),
+        model=video.model,
+        prompt=video.prompt,
+        negative_prompt=video.negative_prompt.strip(),
+        reference_image_url=video.reference_image_url,
+        last_image_url=video.last_image_url,
+        reference_video_url=video.reference_video_url,
+        strength=DEFAULT_STRENGTH if video.strength is None else float(video.strength),
+        height=height,
+        width=width,
+        num_frames=frames,
+        fps=spec.fps if video.fps is None else video.fps,
+        num_inference_steps=steps,
+        guidance_scale=float(guidance),
+        guidance_scale_2=float(guidance_2),
+        flow_shift=None if video.flow_shift is None else float(video.flow_shift),
+        seed=new_seed() if video.seed is None else video.seed,
+        camera_motion=video.camera_motion,
+        enhance_prompt=video.enhance_prompt,
+        quality_preset=video.quality_preset,
+        turbo_variant=video.turbo_variant,
+        step_cache=video.step_cache,
+        loras=tuple(Lora(lora.source, float(lora.scale), lora.expert) for lora in video.loras),
+        thumbnail=video.thumbnail,
+        warnings=tuple(warnings),
+    )
+
+
+def _size(video: VideoInput, path: str, stride: int, warnings: list[str]) -> tuple[int | None, int | None]:
+    if video.width is None and video.height is None and video.reference_image_url is not None:
+        return None, None
+    sides: list[int] = []
+    for field, given, default in (
+        ("width", video.width, DEFAULT_WIDTH),
+        ("height", video.height, DEFAULT_HEIGHT),
+    ):
+        side = default if given is None else given
+        if side % stride:
+            warnings.append(
+                f"{join(path, field)}: {side} lowered to {side // stride * stride} (a multiple of {stride})"
+            )
+        sides.append(side // stride * stride)
+    return sides[0], sides[1]

@@ -1,0 +1,311 @@
+"""The payload as it is sent: its pydantic models, and pydantic's complaints in words that say what to send.
+
+Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a float. Bounds that an operator
+can move (`Limits`) reach the validators as validation context. Knows nothing of defaults that depend on the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from worker.base.errors import Problem
+from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, ModelName
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+WebhookEvent = Literal["progress", "completed", "failed"]
+QualityPreset = Literal["draft", "standard", "high", "ultra", "turbo"]
+TurboVariant = Literal["full", "hybrid"]
+StepCacheMode = Literal["off", "balanced", "fast"]
+CameraMotion = Literal[
+    "pan_left",
+    "pan_right",
+    "pan_up",
+    "pan_down",
+    "zoom_in",
+    "zoom_out",
+    "dolly_in",
+    "dolly_out",
+    "orbit_left",
+    "orbit_right",
+    "crane_up",
+    "crane_down",
+    "static",
+    "handheld",
+]
+
+MAX_PROMPT_CHARACTERS = 4000
+MAX_SEED = 2**63 - 1
+MAX_LORAS = 8
+MAX_WEBHOOK_EVENTS = 16
+MIN_SIDE, MAX_SIDE = 256, 1920
+MIN_FRAMES = 5
+DEFAULT_MAX_VIDEOS, DEFAULT_MAX_PIXELS, DEFAULT_MAX_FRAMES = 16, 921_600, 161
+# Two names that are more alike are taken for a slip of the pen: `num_infrence_steps`, `webhook`, but not `image_url`.
+_RESEMBLANCE = 0.8
+_MAX_NAMED_UNKNOWN_FIELDS = 20
+# Comparing names takes time; nobody misspells the 201st field of an object.
+_MAX_COMPARED_UNKNOWN_FIELDS = 200
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
+_JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits that an operator can move (settings of the same names)."""
+
+    max_videos_per_job: int = DEFAULT_MAX_VIDEOS
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_frames: int = DEFAULT_MAX_FRAMES
+
+
+def _text(value: str) -> str:
+    # A lone surrogate passes JSON and pydantic, and then no log, webhook or storage call can encode it.
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be a string of valid Unicode") from None
+    return value
+
+
+def _url(value: str) -> str:
+    if not _URL.fullmatch(value):
+        raise ValueError("must be a URL such as https://example.com/name")
+    return value
+
+
+def _job_id(value: str) -> str:
+    if not _JOB_ID.fullmatch(value) or ".." in value or value == ".":
+        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 . _ - and neither '.' nor hold '..'")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Url = Annotated[str, AfterValidator(_text), AfterValidator(_url)]
+JobId = Annotated[str, AfterValidator(_job_id)]
+
+
+class LoraInput(BaseModel):
+    """One LoRA of a video request."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    source: Annotated[Text, Field(min_length=1, max_length=2048)] = Field(
+        description="https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras"
+    )
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    expert: Literal["high", "low", "both"] = "both"
+
+
+class VideoInput(BaseModel):
+    """One video request as it is sent."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+    prompt: Text = Field(
+        description="What the video shows; 1 to 4,000 characters after trimming",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS},
+    )
+    negative_prompt: Text = Field(OFFICIAL_NEGATIVE_PROMPT, description='What to avoid; "" means none')
+    reference_image_url: Url | None = Field(
+        None, description="First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video"
+    )
+    last_image_url: Url | None = Field(None, description="Last frame, beside reference_image_url")
+    reference_video_url: Url | None = Field(None, description="Video-to-video; not together with an image")
+    strength: float | None = Field(
+        None, gt=0, le=1, description="Video-to-video: how much is redrawn; 0.8 where not given"
+    )
+    height: int | None = Field(
+        None,
+        ge=MIN_SIDE,
+        le=MAX_SIDE,
+        description="Pixels; 480 where not given, or from the image's aspect ratio where neither side is given",
+    )
+    width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels; 832 where not given")
+    num_frames: int = Field(81, ge=MIN_FRAMES, validate_default=True, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES})
+    fps: int | None = Field(None, ge=1, le=60, description="16 where not given; 24 for the 5b model")
+    num_inference_steps: int = Field(50, ge=1, le=100)
+    guidance_scale: float = Field(5.0, ge=1, le=20, description="High-noise expert; 1 = no guidance")
+    guidance_scale_2: float | None = Field(
+        None, ge=1, le=20, description="Low-noise expert; guidance_scale where not given"
+    )
+    flow_shift: float | None = Field(None, ge=0.5, le=25, description="The model's official value where not given")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Drawn at random where not given; always reported")
+    camera_motion: CameraMotion | None = None
+    enhance_prompt: bool = True
+    quality_preset: QualityPreset | None = Field(None, description="Overrides num_inference_steps and guidance")
+    turbo_variant: TurboVariant = Field(
+        "full", description="With turbo; hybrid: the high-noise expert undistilled and guided, for more motion"
+    )
+    step_cache: StepCacheMode = Field(
+        "off", description="Leaves out work in steps that change little; faster, and not exact"
+    )
+    model: ModelName = "a14b"
+    loras: list[LoraInput] = Field(default_factory=list, max_length=MAX_LORAS)
+    thumbnail: bool = Field(True, description="A JPEG poster beside the video")
+
+    @field_validator("prompt")
+    @classmethod
+    def _trimmed(cls, value: str) -> str:
+        value = value.strip()
+        if not 1 <= len(value) <= MAX_PROMPT_CHARACTERS:
+            raise ValueError(f"must be 1 to {MAX_PROMPT_CHARACTERS} characters after trimming, got {len(value)}")
+        return value
+
+    @field_validator("num_frames")
+    @classmethod
+    def _within_max_frames(cls, value: int, info: ValidationInfo) -> int:
+        limits: Limits = info.context if info.context is not None else Limits()
+        if value > limits.max_frames:
+            raise ValueError(f"must be less than or equal to {limits.max_frames}")
+        return value
+
+
+class JobInput(BaseModel):
+    """The fields of a job that stand beside its video requests."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    job_id: JobId | None = Field(
+        None,
+        description="Part of the storage key; the RunPod job id where not given",
+        json_schema_extra={"pattern": f"^{_JOB_ID.pattern}$"},
+    )
+    webhook_url: Url | None = Field(None, description="http(s) URL that receives the events")
+    webhook_events: list[WebhookEvent] = Field(
+        default_factory=lambda: list(get_args(WebhookEvent)), max_length=MAX_WEBHOOK_EVENTS
+    )
+
+
+class FullInput(JobInput):
+    """The whole `input` of a RunPod event, for the exported schema."""
+
+    job_request_params: list[VideoInput] = Field(min_length=1, json_schema_extra={"maxItems": DEFAULT_MAX_VIDEOS})
+
+
+def join(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
+
+
+def read(
+    model: type[ModelT], data: Mapping[str, Any], path: str, limits: Limits, problems: list[Problem]
+) -> ModelT | None:
+    """The model of `data`, or None and a line in `problems` for each field that is wrong."""
+    try:
+        return model.model_validate({str(key): value for key, value in data.items()}, context=limits)
+    except ValidationError as failure:
+        for entry in failure.errors(include_url=False, include_context=True):
+            problems.append(Problem(_dotted(path, entry["loc"]), _explain(entry)))
+        return None
+
+
+def _dotted(path: str, location: Sequence[int | str]) -> str:
+    for part in location:
+        path = f"{path}[{part}]" if isinstance(part, int) else join(path, part)
+    return path
+
+
+_TYPE_NAMES = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "model_type": "an object",
+    "int_from_float": "an integer",
+}
+_JSON_NAMES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _explain(entry: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in words that say what to send."""
+    kind, context = entry["type"], entry.get("ctx", {})
+    if kind == "missing":
+        return "is missing"
+    # An integer beyond the range of a float comes as a wrong type.
+    if kind == "finite_number" or (kind == "float_type" and type(entry["input"]) is int):
+        return "must be a finite number"
+    if kind == "string_unicode":
+        return "must be a string of valid Unicode"
+    if kind == "too_long":
+        return f"must have at most {context['max_length']} items"
+    if kind in _TYPE_NAMES:
+        value = entry["input"]
+        got = "null" if value is None else _JSON_NAMES.get(type(value), "something else")
+        return f"must be {_TYPE_NAMES[kind]}, got {got}"
+    if kind == "literal_error":
+        return f"must be one of {context['expected']}"
+    if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
+        relation = kind.replace("_than_equal", " than or equal to").replace("_than", " than").replace("_", " ")
+        bound = next(iter(context.values()))
+        return f"must be {relation} {bound}"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def unknown_fields(item: Mapping[str, Any], known: set[str], path: str, problems: list[Problem]) -> list[str]:
+    """Warnings for fields that we do not read; a name that resembles one of ours becomes a problem."""
+    warnings: list[str] = []
+    names = [name for name in map(str, item) if name not in known]
+    for name in names[:_MAX_COMPARED_UNKNOWN_FIELDS]:
+        shown = join(path, name if name.isprintable() and len(name) <= 80 else "(a name that cannot be shown)")
+        if (meant := _resembles(name, known)) is not None:
+            problems.append(Problem(shown, f"is not a field; did you mean {meant}?"))
+        elif len(warnings) < _MAX_NAMED_UNKNOWN_FIELDS:
+            warnings.append(f"{shown}: unknown field, ignored")
+    if len(names) > _MAX_NAMED_UNKNOWN_FIELDS:
+        warnings.append(f"{path or 'input'}: {len(names)} unknown fields in all, ignored")
+    return warnings
+
+
+def _resembles(name: str, known: set[str]) -> str | None:
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "").replace("-", "")
+
+    def own_name(candidate: str) -> bool:
+        # `prompt_id` and `parent_model` are fields of the sender's own: a whole word more is no slip.
+        return name.startswith(f"{candidate}_") or name.endswith(f"_{candidate}")
+
+    scored = [
+        (SequenceMatcher(None, plain(name[:80]), plain(candidate)).ratio(), candidate)
+        for candidate in known
+        if not own_name(candidate)
+    ]
+    ratio, best = max(scored, default=(0.0, ""))
+    return best if ratio > _RESEMBLANCE else None
+
+
+def is_job_id(value: object) -> bool:
+    return isinstance(value, str) and _accepts(_job_id, value)
+
+
+def is_url(value: object) -> bool:
+    return isinstance(value, str) and _accepts(_url, value) and _accepts(_text, value)
+
+
+def _accepts(check: Callable[[str], str], value: str) -> bool:
+    try:
+        check(value)
+    except ValueError:
+        return False
+    return True

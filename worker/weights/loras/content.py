@@ -1,0 +1,210 @@
+"""A LoRA file read into memory: pairs of factors and whole differences, by the name of what they change.
+
+What was read stays for the next job, up to a bound: the same LoRA is not read from a slow volume for every video.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from worker.base.errors import InputFailed, InputInvalid
+from worker.weights.loras.keys import Part, place_of
+
+# Both files of one distilled set for A14B in bf16 are 1.3 GB.
+KEPT_BYTES = 4_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two factors of a change, `scale` * up @ down; scale is alpha / rank. `up_bias` is added to the bias as it is.
+
+    down: [rank, in]; up: [out, rank]; of a convolution down is [rank, in, t, h, w] and up [out, rank, 1, 1, 1].
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    up_bias: torch.Tensor | None
+    scale: float
+    keys: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def scaled_up(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """`scale` * up, a tensor of its own: multiplied in float32, and rounded once."""
+        if self.scale == 1.0:
+            return self.up.to(device, dtype, copy=True)
+        return (self.up.to(device, torch.float32) * self.scale).to(dtype)
+
+    def with_bias(self, difference: torch.Tensor) -> Pair:
+        """This pair, which changes the bias by `difference` too."""
+        total = difference if self.up_bias is None else self.up_bias.float() + difference.float()
+        return replace(self, up_bias=total)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A whole change of the weight (or of the bias, `of_bias`) of `target`; `changes` is False where it is all zero."""
+
+    target: str
+    of_bias: bool
+    tensor: torch.Tensor
+    changes: bool
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """`unused` holds the keys of no known form and those that lack their counterpart; `total`: of all keys."""
+
+    pairs: Mapping[str, Pair]
+    differences: tuple[Difference, ...]
+    unused: tuple[str, ...]
+    total: int
+    size_bytes: int
+
+
+class Contents:
+    """The files read last, up to `kept_bytes` of tensors; safe to use from several threads."""
+
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._kept_bytes = kept_bytes
+        self._kept: OrderedDict[tuple[str, int, int], Content] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, file: Path, path: str) -> Content:
+        """What `file` holds. Raises InputInvalid for tensors that cannot be used, InputFailed where it is gone."""
+        try:
+            state = file.stat()
+            key = (str(file), state.st_size, state.st_mtime_ns)
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            content = _read(file, path)
+        except OSError as failure:
+            raise InputFailed("the LoRA's file could not be read: send the request again", path=path) from failure
+        with self._lock:
+            self._kept[key] = content
+            while sum(kept.size_bytes for kept in self._kept.values()) > self._kept_bytes:
+                self._kept.popitem(last=False)
+        return content
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+
+@dataclass(slots=True)
+class _Parts:
+    tensors: dict[Part, torch.Tensor] = field(default_factory=dict)
+    keys: dict[Part, str] = field(default_factory=dict)
+
+
+def _read(file: Path, path: str) -> Content:
+    # Not mapped into memory: over a network volume that is slow, and a file changed in place would end the process.
+    encoded = file.read_bytes()
+    try:
+        # Sorted: the library answers in another order every time, and errors name the first keys.
+        tensors = dict(sorted(safetensors.torch.load(encoded).items()))
+    except SafetensorError as failure:
+        raise InputInvalid(
+            "a damaged safetensors file: send the LoRA as a whole .safetensors file", path=path
+        ) from failure
+    scaling = _Scaling.of(encoded, path)
+    del encoded
+    _check_numbers(tensors, path)
+    places: defaultdict[str, _Parts] = defaultdict(_Parts)
+    unused: list[str] = []
+    for key, tensor in tensors.items():
+        place = place_of(key)
+        if place is None or place.part in places[place.target].tensors:
+            unused.append(key)
+        else:
+            places[place.target].tensors[place.part] = tensor
+            places[place.target].keys[place.part] = key
+    pairs: dict[str, Pair] = {}
+    differences: list[Difference] = []
+    for target, parts in places.items():
+        if "down" in parts.tensors and "up" in parts.tensors:
+            pairs[target] = _pair(target, parts, scaling, path)
+        else:
+            unused += [key for part, key in parts.keys.items() if part not in ("diff", "diff_b")]
+        for part, of_bias in (("diff", False), ("diff_b", True)):
+            if part in parts.tensors:
+                tensor = parts.tensors[part]
+                differences.append(Difference(target, of_bias, tensor, bool(tensor.float().any()), parts.keys[part]))
+    size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    return Content(pairs, tuple(differences), tuple(unused), len(tensors), size_bytes)
+
+
+def _check_numbers(tensors: Mapping[str, torch.Tensor], path: str) -> None:
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() and not key.endswith(".alpha"):
+            raise InputInvalid(f"the tensor {key[:100]} holds no floating point numbers: send a LoRA", path=path)
+        # One pass over the file: only numbers of no use have an infinite sum.
+        total = tensor.sum(dtype=torch.float32) if tensor.itemsize > 1 else tensor.float().sum()
+        if not math.isfinite(total):
+            raise InputInvalid(f"the tensor {key[:100]} holds NaN or infinity: send a LoRA without them", path=path)
+
+
+def _pair(target: str, parts: _Parts, scaling: _Scaling, path: str) -> Pair:
+    down, up = parts.tensors["down"], parts.tensors["up"]
+    if min(down.ndim, up.ndim) < 2 or down.shape[0] == 0 or up.shape[1] != down.shape[0]:
+        raise InputInvalid(f"the factors {parts.keys['down'][:100]} and its counterpart do not fit together", path=path)
+    alpha = parts.tensors.get("alpha")
+    if alpha is not None and alpha.numel() != 1:
+        raise InputInvalid(f"the tensor {parts.keys['alpha'][:100]} must be a single number", path=path)
+    scale = scaling.of_pair(target, down.shape[0]) if alpha is None else float(alpha) / down.shape[0]
+    keys = tuple(parts.keys[part] for part in ("down", "up", "up_bias") if part in parts.keys)
+    return Pair(down, up, parts.tensors.get("up_bias"), scale, keys)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """What Diffusers writes into a file's metadata where alpha is not the rank."""
+
+    alpha: float | None = None
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    by_root: bool = False
+
+    @classmethod
+    def of(cls, encoded: bytes, path: str) -> _Scaling:
+        header = json.loads(encoded[8 : 8 + int.from_bytes(encoded[:8], "little")])
+        written = (header.get("__metadata__") or {}).get("lora_adapter_metadata")
+        if written is None:
+            return cls()
+        try:
+            config: dict[str, Any] = {
+                key.removeprefix("transformer."): value for key, value in json.loads(written).items()
+            }
+            alpha = config.get("lora_alpha")
+            alphas = {name.lstrip("^"): _number(value) for name, value in (config.get("alpha_pattern") or {}).items()}
+            return cls(None if alpha is None else _number(alpha), alphas, config.get("use_rslora") is True)
+        except (ValueError, TypeError, AttributeError, RecursionError) as failure:
+            message = "the metadata of this LoRA cannot be read: save it again without lora_adapter_metadata"
+            raise InputInvalid(message, path=path) from failure
+
+    def of_pair(self, target: str, rank: int) -> float:
+        # PEFT reads these names as regular expressions; one from a stranger's file could take for ever.
+        named = (alpha for name, alpha in self.alphas.items() if target == name or target.endswith(f".{name}"))
+        alpha = next(named, self.alpha)
+        return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self.by_root else rank)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("not a number")
+    return float(value)

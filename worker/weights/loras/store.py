@@ -1,0 +1,251 @@
+"""A LoRA of a request becomes a verified safetensors file on the local disk.
+
+A `source` is one of three:
+
+    https://example.com/style.safetensors      fetched like every URL of a request
+    OWNER/REPO/PATH/style.safetensors          a file of a repository on the hub, its branch main
+    style.safetensors                          a file that the operator put into {MODEL_CACHE_DIR}/loras
+
+What is fetched is judged by its bytes, not by its name: a pickle can run code when it is opened, and is never opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from safetensors import SafetensorError, safe_open
+
+from worker.base.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported
+from worker.net import Opener
+from worker.net.opener import LORA_LIMITS, MEGABYTE
+from worker.request.catalogue import DistilledLoras
+from worker.weights.loras.cache import MAX_BYTES, LoraCache
+from worker.weights.loras.from_hub import LoraHub
+
+logger = logging.getLogger(__name__)
+
+# What was fetched from a URL is used again for so long without asking its server.
+URL_FRESH_S = 900.0
+# Rank 64 on every layer of an A14B expert is 307 million numbers, published in fp32 too.
+DISTILLED_MAX_BYTES = 2_000 * MEGABYTE
+# A LoRA of every layer of the A14B experts, with biases, has a header of 0.3 MB. The parser needs many times its size.
+MAX_HEADER_BYTES = 8 * MEGABYTE
+_LISTED = 10
+_REMEDY = "send the LoRA as a .safetensors file"
+_HUB_FILE = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/(?P<file>[^\\\x00-\x1f]+)", re.ASCII)
+_KINDS = (
+    (re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), "it is a PyTorch checkpoint (a pickle), which is never opened"),
+    (re.compile(rb"\s*<"), "it is a web page: use the address of the file itself"),
+    (re.compile(rb"GGUF"), "it is a GGUF file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A safetensors file whose header was read. `name` is short and may be logged."""
+
+    path: Path
+    sha256: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledFiles:
+    """The distilled LoRAs of both experts, from one repository."""
+
+    repo: str
+    high: LoraFile
+    low: LoraFile
+
+
+class LoraStore:
+    """Finds, fetches and keeps LoRAs. `cache_dir` is the model cache; `token` is for the hub, at `endpoint`."""
+
+    def __init__(
+        self,
+        cache_dir: Path,
+        opener: Opener,
+        *,
+        token: str | None,
+        endpoint: str | None = None,
+        max_cache_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._folder = cache_dir / "loras"
+        self._cache = LoraCache(self._folder / ".cache", max_bytes=max_cache_bytes)
+        self._opener = opener
+        self._hub = LoraHub(token=token, endpoint=endpoint)
+
+    def fetch(self, source: str, *, path: str, stop: threading.Event | None = None) -> LoraFile:
+        """The file that `source` names; blocks while it is fetched.
+
+        `path` is the field that errors name. Raises InvalidRequest for a source of no known form, InputBlocked and
+        InputFailed for URLs, InputInvalid for what is no safetensors file, Unsupported for a file that neither the
+        operator's folder nor the hub has, ModelUnavailable where the hub or the disk fails, Cancelled on `stop`.
+        """
+        source = source.strip()
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", source):
+            return self._from_url(source, path, stop)
+        if "/" not in source:
+            return self._from_folder(source, path)
+        found = _HUB_FILE.fullmatch(source)
+        if found is None or any(part in ("", ".", "..") for part in found["file"].split("/")):
+            raise InvalidRequest(
+                "names no LoRA: send an https URL, OWNER/REPO/FILE.safetensors of the hub, or the name of a file that "
+                "lies on the worker",
+                path=path,
+            )
+        return self._from_hub(found["repo"], found["file"], path, stop)
+
+    def fetch_distilled(
+        self, sets: Sequence[DistilledLoras], *, path: str, stop: threading.Event | None = None
+    ) -> DistilledFiles:
+        """The first of `sets` that is in the cache, else the first that the hub gives; at least one is asked for.
+
+        What was fetched once is not asked for again: these files are named with their version. Raises ModelUnavailable
+        and Cancelled.
+        """
+        for wanted in sets:
+            kept = [self._kept(wanted.repo, file) for file in (wanted.high, wanted.low)]
+            if kept[0] is not None and kept[1] is not None:
+                return DistilledFiles(wanted.repo, kept[0], kept[1])
+        failures: list[str] = []
+        for wanted in sets:
+            try:
+                high, low = (
+                    self._from_hub(wanted.repo, file, path, stop, max_bytes=DISTILLED_MAX_BYTES)
+                    for file in (wanted.high, wanted.low)
+                )
+                return DistilledFiles(wanted.repo, high, low)
+            except (Unsupported, ModelUnavailable, InputInvalid, InputFailed) as failure:
+                logger.warning("the distilled LoRAs of %s cannot be had: %s", wanted.repo, failure.message)
+                failures.append(f"{wanted.repo}: {failure.message}")
+        raise ModelUnavailable(
+            f"the distilled LoRAs of turbo are not on this worker and cannot be fetched ({'; '.join(failures)}); its "
+            "operator can fetch them ahead with python -m builder.prepare --turbo; meanwhile use draft",
+            path=path,
+        )
+
+    def _kept(self, repo: str, file: str) -> LoraFile | None:
+        known = self._cache.known(_hub_source(repo, file))
+        kept = self._cache.find(known[0]) if known is not None else None
+        return LoraFile(kept, known[0], _short(PurePosixPath(file).name)) if known and kept else None
+
+    def _from_folder(self, name: str, path: str) -> LoraFile:
+        """The name is compared with those that are there, and never becomes a path itself."""
+        try:
+            present = {entry.name: entry for entry in self._folder.iterdir() if not entry.name.startswith(".")}
+        except OSError:
+            present = {}
+        home = self._folder.resolve()
+        usable = {
+            known: entry for known, entry in present.items() if entry.is_file() and entry.resolve().is_relative_to(home)
+        }
+        file = usable.get(name)
+        if file is None:
+            raise Unsupported(f"this worker has no LoRA file of that name; it has {_listed(usable)}", path=path)
+        try:
+            if file.stat().st_size > LORA_LIMITS.max_bytes:
+                raise _too_large(path)
+            check_safetensors(file, path=path)
+            return LoraFile(file, self._cache.sha256_of(file), _short(name))
+        except OSError as failure:
+            raise ModelUnavailable("the worker cannot read its LoRA file of that name", path=path) from failure
+
+    def _from_url(self, url: str, path: str, stop: threading.Event | None) -> LoraFile:
+        self._opener.check(url, path=path)
+        name = _short(unquote(PurePosixPath(urlsplit(url).path).name))
+        known = self._cache.known(url)
+        if known is not None and known[1] < URL_FRESH_S and (kept := self._cache.find(known[0])) is not None:
+            return LoraFile(kept, known[0], name)
+
+        def download(part: Path) -> str:
+            sha256 = self._opener.download(url, part, limits=LORA_LIMITS, path=path, stop=stop)
+            check_safetensors(part, path=path)
+            return sha256
+
+        return self._taken(url, download, name, path)
+
+    def _from_hub(
+        self,
+        repo: str,
+        file: str,
+        path: str,
+        stop: threading.Event | None,
+        *,
+        max_bytes: int | None = None,
+    ) -> LoraFile:
+        name = _short(PurePosixPath(file).name)
+        try:
+            entry = self._hub.find(repo, file, path=path, stop=stop)
+        except ModelUnavailable as failure:
+            if (found := self._kept(repo, file)) is None:
+                raise
+            logger.warning("LoRA %s: %s; the copy in the cache is used", name, failure.message)
+            return found
+        if entry.sha256 is not None and (kept := self._cache.find(entry.sha256)) is not None:
+            return LoraFile(kept, entry.sha256, name)
+        if entry.size > (LORA_LIMITS.max_bytes if max_bytes is None else max_bytes):
+            raise _too_large(path)
+
+        def download(part: Path) -> str:
+            sha256 = self._hub.download(entry, part, path=path, stop=stop)
+            check_safetensors(part, path=path)
+            return sha256
+
+        return self._taken(_hub_source(repo, file), download, name, path)
+
+    def _taken(self, source: str, fetch: Callable[[Path], str], name: str, path: str) -> LoraFile:
+        try:
+            file, sha256 = self._cache.take(source, fetch)
+        except ModelUnavailable as failure:
+            raise ModelUnavailable(failure.message, path=path) from failure
+        logger.info("fetched LoRA %s: %.1f MB, %s", name, file.stat().st_size / MEGABYTE, sha256[:12])
+        return LoraFile(file, sha256, name)
+
+
+def check_safetensors(file: Path, *, path: str) -> None:
+    """Read the header of a file: every tensor lies within it and no byte is left over.
+
+    Raises InputInvalid, which says what to send, and OSError. The tensors themselves are not read.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(64)
+    header_bytes = int.from_bytes(start[:8], "little")
+    # The brace first: the length of a good header may look like the first bytes of a pickle.
+    if start[8:9] != b"{" or header_bytes > min(MAX_HEADER_BYTES, size - 8):
+        kind = next((what for pattern, what in _KINDS if pattern.match(start)), "or only the beginning of one")
+        raise InputInvalid(f"not a safetensors file, {kind}: {_REMEDY}", path=path)
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            empty = not tensors.keys()
+    except SafetensorError as failure:
+        raise InputInvalid(f"a damaged safetensors file: {_REMEDY} that is whole", path=path) from failure
+    if empty:
+        raise InputInvalid("the file holds no tensors: send a LoRA", path=path)
+
+
+def _hub_source(repo: str, file: str) -> str:
+    """What the cache knows a file of the hub by."""
+    return f"hub:{repo}/{file}"
+
+
+def _too_large(path: str) -> InputFailed:
+    return InputFailed(f"the file is larger than the {LORA_LIMITS.max_bytes / MEGABYTE:g} MB allowed here", path=path)
+
+
+def _short(name: str) -> str:
+    """A file name as the log may show it."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60] or "unnamed"
+
+
+def _listed(names: dict[str, Path]) -> str:
+    shown = sorted(_short(name) for name in names)
+    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+    return (", ".join(shown[:_LISTED]) + more) if shown else "none"

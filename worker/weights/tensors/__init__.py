@@ -1,0 +1,1 @@
+"""Safetensors files: judging their headers, reading them fast, writing shards."""
