@@ -1,0 +1,122 @@
+"""Whole videos by the worker, and the stages before and behind the denoising."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from benchmarks import gpu_rates, gpu_rows, gpu_videos
+from benchmarks.on_gpu.bench import BEGAN, GB, Bench
+from worker.base.stop import Stop
+from worker.engine import decode as decoding
+from worker.request.plan import duration, peak
+
+
+def facts(bench: Bench) -> None:
+    add = bench.notes.add
+    add("facts", "torch", torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    add("facts", "seconds until here", time.perf_counter() - BEGAN, cores=os.cpu_count())
+    if bench.on_gpu:
+        found = torch.cuda.get_device_properties(0)
+        add("facts", "GPU", found.name, bytes=found.total_memory, GiB=found.total_memory / 2**30)
+        big = torch.empty(2**31, dtype=torch.uint8, device="cuda")
+        other = torch.empty_like(big)
+        seconds = statistics.median(bench.once(lambda: other.copy_(big)) for _ in range(5))
+        add("facts", "device copy, TB/s read and written", 2 * 2**31 / seconds / 1e12)
+        del big, other
+    bench.rates = gpu_rates.measure(bench.small, bench.device)
+    add("facts", "matrix rates", bench.rates.told())
+    bench.reset()
+    for scale in (bench.small, bench.large):
+        row = bench.row("exact")
+        work = duration.forward_flop(scale.size, scale.shape) / 1e12
+        add("facts", f"floor of a guided step, {scale.name}, s", bench.floor(scale, bench.rates, 2), TFLOP_pass=work)
+        plan = bench.studio.engine.plan_for(gpu_rows.request(row, scale, take=0))
+        add("facts", f"plan, {scale.name}", str(plan.rung), estimate_GB=plan.estimated_peak_bytes / GB)
+
+
+def _job(bench: Bench, stage: str, scale: Any, steps: int) -> None:
+    """A whole video by the worker: prompt to stored file."""
+    bench.take_scale(scale)
+    bench.reset()
+    request = gpu_rows.request(bench.row("exact"), scale, take=1, steps=steps, even=True)
+    plan = bench.studio.engine.plan_for(request)
+    made = bench.studio.make(request, bench.home)
+    steps_s = made.steps_s
+    add = bench.notes.add
+    add(stage, "step, s (median; all)", statistics.median(steps_s), all=[round(each, 3) for each in steps_s])
+    add(stage, "x floor, of the median step", statistics.median(steps_s) / bench.floor(scale, bench.rates, 2))
+    add(stage, "timings", {name: round(each, 2) for name, each in made.timings.items()})
+    estimated = plan.estimated_peak_bytes / GB
+    peak = (made.peak_bytes or 0) / GB
+    add(stage, "peak, GB, beside the plan's", peak, plan_GB=estimated, ratio=estimated / peak if peak else 0.0)
+    add(
+        stage,
+        "parameters",
+        {key: made.parameters.get(key) for key in ("memory_plan", "attention_backend", "cold_start")},
+    )
+    if bench.on_gpu:
+        add(stage, "memory", bench.memory())
+
+
+def job480(bench: Bench) -> None:
+    _job(bench, "job480", bench.small, 4)
+
+
+def job720(bench: Bench) -> None:
+    _job(bench, "job720", bench.large, 4 if bench.tiny else 2)
+
+
+def _turbo(bench: Bench, stage: str, scale: Any, takes: int) -> None:
+    bench.take_scale(scale)
+    for take in range(takes):
+        bench.reset()
+        made = bench.studio.make(gpu_rows.request(bench.row("turbo"), scale, take=10 + take), bench.home)
+        said = {name: round(each, 2) for name, each in made.timings.items()}
+        bench.notes.add(stage, f"whole request, s, take {take}", made.timings["total"], timings=said, **bench.memory())
+
+
+def turbo480(bench: Bench) -> None:
+    _turbo(bench, "turbo480", bench.small, 2)
+
+
+def turbo720(bench: Bench) -> None:
+    _turbo(bench, "turbo720", bench.large, 1)
+
+
+def decode(bench: Bench) -> None:
+    """The VAE's decode: in fp32 (TF32 convolutions), in bf16, and with cuDNN choosing by trial."""
+
+    studio = bench.studio
+    plan = studio.engine.plan_for(gpu_rows.request(bench.row("exact"), bench.small, take=0))
+    loaded = studio.engine.models.use(studio.spec, plan, Stop())
+    vae = loaded.components.shared.vae
+    loaded.residency.bring(vae)
+    ways = [(bench.large, False, False), (bench.large, True, False), (bench.small, False, False)]
+    ways += [(bench.large, False, True)] if bench.on_gpu else []
+    for scale, half, tried in ways:
+        bench.take_scale(scale)
+        latents = gpu_videos.vae_input(bench.row("decode"), bench.rig)
+        bench.reset()
+        before = torch.cuda.memory_allocated() / GB if bench.on_gpu else 0.0
+
+        def work(latents: torch.Tensor = latents, half: bool = half) -> None:
+            with contextlib.closing(decoding.frames(vae, latents, half=half)) as frames:
+                for _ in frames:
+                    pass
+
+        torch.backends.cudnn.benchmark = tried
+        try:
+            first, again = bench.once(work), bench.once(work)
+        finally:
+            torch.backends.cudnn.benchmark = False
+        name = f"{scale.name}, {'bf16' if half else 'fp32'}{', cuDNN by trial' if tried else ''}, s"
+        memory = bench.memory()
+        more = {"above_weights_GB": memory["peak_GB"] - before, "reserved_GB": memory["reserved_GB"]} if memory else {}
+        estimated = peak.decode_bytes(scale.size, scale.shape, tiled=False) / GB
+        bench.notes.add("decode", name, again, first=first, estimate_GB=estimated, **more)
