@@ -167,3 +167,39 @@ def test_staging_is_bounded(files: list[Path], monkeypatch: pytest.MonkeyPatch) 
     read(targets, readers=2, block_bytes=256)
     assert 0 < len(staged) <= 4
     assert max(staged) <= 256 + reading._MAX_PIECES * 64
+
+
+class FakeStream:
+    def __init__(self, calls: list[str], name: str) -> None:
+        self.calls, self.name = calls, name
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.calls.append(f"{self.name} waits for {other.name}")
+
+
+class FakeCuda:
+    """The two calls of torch.cuda that the streams of a reading are made with."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def Stream(self, device: torch.device) -> FakeStream:
+        self.calls.append(f"made for {device}")
+        return FakeStream(self.calls, f"copies to {device}")
+
+    def current_stream(self, device: torch.device) -> FakeStream:
+        return FakeStream(self.calls, f"the caller's on {device}")
+
+
+def test_copies_to_a_device_wait_for_what_the_caller_has_queued_there() -> None:
+    """The memory of a target may be in use by kernels that were queued before it was freed."""
+    cuda = FakeCuda()
+    devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    streams = reading._streams(devices, cuda)
+    assert list(streams) == devices
+    assert cuda.calls == [
+        "made for cuda:0",
+        "made for cuda:1",
+        "copies to cuda:0 waits for the caller's on cuda:0",
+        "copies to cuda:1 waits for the caller's on cuda:1",
+    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from contextvars import copy_context
@@ -64,8 +64,7 @@ def read(
     with ExitStack() as stack:
         files = _Files(stack, preadv)
         waiting = deque(_blocks(targets, block_bytes))
-        devices = {target.tensor.device for target in targets if target.tensor.is_cuda}
-        streams = {device: torch.cuda.Stream(device) for device in devices}  # type: ignore[no-untyped-call]
+        streams = _streams({target.tensor.device for target in targets if target.tensor.is_cuda})
         failed = threading.Event()
 
         def work() -> None:
@@ -86,6 +85,18 @@ def read(
             running = [pool.submit(copy_context().run, work) for _ in range(count)]
         for each in running:
             each.result()
+
+
+def _streams(devices: Iterable[torch.device], cuda: Any = torch.cuda) -> dict[torch.device, torch.cuda.Stream]:
+    """A stream for the copies to each device, behind all that is queued on the caller's stream there.
+
+    The allocator hands memory that was just freed to a target at once, though kernels that use it may still be queued:
+    copies that did not wait for them would be overwritten by their results.
+    """
+    streams = {device: cuda.Stream(device) for device in devices}
+    for device, stream in streams.items():
+        stream.wait_stream(cuda.current_stream(device))
+    return streams
 
 
 @dataclass(frozen=True, slots=True)
