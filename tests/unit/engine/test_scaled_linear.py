@@ -131,3 +131,13 @@ def test_every_linear_layer_is_replaced_once() -> None:
     assert isinstance(inner, ScaledLinear)
     precision.replace_linears(module, "fp8", "cast")
     assert module[0] is first
+
+
+@pytest.mark.parametrize("format", ["fp8", "int8"])
+def test_weights_that_were_prepared_as_fp8_are_quantised_as_their_bf16_twins(linear: nn.Linear, format: Format) -> None:
+    linear.weight.data = linear.weight.data.to(torch.float8_e4m3fn)
+    found = ScaledLinear.of(linear, format, "quantized")
+    linear.weight.data = linear.weight.data.to(torch.bfloat16)
+    wanted = ScaledLinear.of(linear, format, "quantized")
+    assert torch.equal(found.weight.view(torch.uint8), wanted.weight.view(torch.uint8))
+    assert torch.equal(found.scale, wanted.scale)

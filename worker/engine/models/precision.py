@@ -85,6 +85,8 @@ class ScaledLinear(nn.Linear):
 
 def quantize(rows: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
     """[rows, n] in any float dtype to the format [rows, n] and its scale, float32 [rows, 1]."""
+    if rows.dtype.itemsize == 1:  # torch has no largest value of fp8; bf16 holds every fp8 number exactly
+        rows = rows.to(torch.bfloat16)
     largest = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=_LEAST)
     scale = largest / LARGEST[format]
     # fp8 in the rows' own dtype: bf16 has more digits, and a wide activation in fp32 costs memory and time.
