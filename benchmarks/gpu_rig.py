@@ -55,7 +55,7 @@ class Rig:
         planner = self._planner(settings)
         if as_fp8 and planner.gpu is None:
             planner = _Fp8Planner(planner.device, None, None, settings)
-        tried = attention.BACKENDS if backend is None else (backend, attention.Backend(attention.NATIVE))
+        tried = attention.BACKENDS if backend is None else (backend,)
         with mock.patch.object(attention, "BACKENDS", tried):
             engine = Engine(self, (spec,), planner)
         engine.models._read = fill  # the engine has no argument for it

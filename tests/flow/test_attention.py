@@ -109,8 +109,8 @@ def test_nan_in_a_job_is_made_good_and_sage_given_up(tmp_path: Path, native_sha2
     (first, second), calls, log = run_jobs(tmp_path, "2.2.0", "nan beyond the probe", jobs=2)
     assert [video["status"] for video in (first, second)] == ["completed", "completed"]
     assert {video["sha256"] for video in (first, second)} == {native_sha256}
-    assert {video["parameters"]["attention_backend"] for video in (first, second)} == {"native"}
-    assert [line for line in first["warnings"] if "made again with native attention" in line]
+    assert {video["parameters"]["attention_backend"] for video in (first, second)} == {"_native_flash"}
+    assert [line for line in first["warnings"] if "made again with _native_flash attention" in line]
     assert second["warnings"] == []
     assert 1 < calls[0] == calls[1]  # the second job asks sage for nothing
-    assert "made again with native attention" in log
+    assert "made again with _native_flash attention" in log

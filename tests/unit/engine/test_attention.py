@@ -21,7 +21,7 @@ from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
 from worker.engine.techniques import Setup, attention
-from worker.engine.techniques.attention import NATIVE, Attention, Backend
+from worker.engine.techniques.attention import FALLBACK, NATIVE, REFERENCE, Attention, Backend
 from worker.weights.sources import demo
 
 SETUP = Setup(Settings(), torch.device("cpu"), torch.float32)
@@ -103,7 +103,7 @@ BROKEN: dict[str, tuple[Attend, str]] = {
     "raises": (raising, "no kernel image"),
     "nan": (lambda query, *_: torch.full_like(query, float("nan")), "off by nan%"),
     "zeros": (lambda query, *_: torch.zeros_like(query), "off by 100.0%"),
-    "other shape": (lambda query, *_: query[:, :5], "answers [1, 5"),
+    "other shape": (lambda query, *_: query[:, :5], "returns [1, 5"),
     "other dtype": (lambda query, *_: query.double(), "torch.float64"),
     "off": (lambda *given: torchs_own(*given) * 1.03, "off by 3.0% where 2% is allowed"),
 }
@@ -142,8 +142,7 @@ def test_what_is_not_installed_is_passed_over_without_a_call(
     for reason in (
         "sage: the package sageattention is not installed",
         "sage_hub: no kernel lies in MODEL_CACHE_DIR/kernels/sage-attention",
-        "_flash_3: the module flash_attn_interface is not installed",
-        "_native_cudnn: it failed with RuntimeError",
+        "_flash_3: the modules flash_attn_3 and flash_attn_interface are not installed",
     ):
         assert reason in caplog.text
 
@@ -216,7 +215,7 @@ def test_the_result_names_the_backend_and_both_experts_use_it(monkeypatch: pytes
     assert (pixels(render(plain, request())) == pixels(render(engine, request()))).all()
 
 
-def test_latents_of_nan_are_made_again_with_native_attention_for_good(
+def test_latents_of_nan_are_made_again_with_another_kernel_for_good(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def late(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -227,7 +226,8 @@ def test_latents_of_nan_are_made_again_with_native_attention_for_good(
     engine.preload(["i2v"], Stop())
     video = request()
     first = render(engine, video)
-    assert first.parameters["attention_backend"] == NATIVE
+    assert first.parameters["attention_backend"] == FALLBACK
+    assert first.parameters["attention_reason"] == "the latents were no picture with sage"
     assert len([line for line in first.warnings if "sage attention" in line]) == 1
     assert "sage attention" in caplog.text
     again = render(engine, video)
@@ -240,7 +240,63 @@ def test_latents_of_nan_are_made_again_with_native_attention_for_good(
     for key in ("i2v", "t2v"):
         parts = engine.models[key].components
         both = (parts.transformer, parts.transformer_2)  # asking for them waits for their weights
-        assert {backend for one in both if one is not None for backend in told(one)} == {(NATIVE, NATIVE)}
+        assert {backend for one in both if one is not None for backend in told(one)} == {(FALLBACK, FALLBACK)}
+
+
+@pytest.mark.parametrize("name", [NATIVE, "_native_math"])
+def test_the_fallback_is_another_kernel_than_any_before_it(expert: WanTransformer3DModel, name: str) -> None:
+    """Torch's own choice may be cuDNN: falling back to it would change nothing."""
+    technique = Attention(SETUP, [Backend(name)])
+    technique.prepare(expert, RESIDENT)
+    line = technique.fall_back()
+    assert line is not None
+    assert f"with {name} attention" in line
+    assert set(told(expert)) == {(FALLBACK, FALLBACK)}
+    assert technique.fall_back() is None
+    technique.take_back()
+    assert set(told(expert)) == {(name, name)}
+
+
+def test_the_probe_compares_with_plain_products_and_never_with_torchs_choice(
+    expert: WanTransformer3DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert REFERENCE not in {each.name for each in attention.BACKENDS} | {NATIVE}
+    put(NATIVE, lambda query, key, value: torchs_own_flash(query, key, value) * 1.5)
+    assert attention.probe(NATIVE, expert, SETUP) == pytest.approx(0.5, abs=0.01)
+
+
+def torchs_own_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return attention_dispatch.dispatch_attention_fn(query, key, value, backend=AttentionBackendName._NATIVE_FLASH)
+
+
+ON_GPU = replace(SETUP, device=torch.device("cuda"))
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, times_ms: dict[str, float], *wrong: str) -> Attention:
+    """A choice between backends of the given times, of which those in `wrong` fail the probe; no GPU is asked."""
+    monkeypatch.setattr(attention, "_unusable", lambda backend, *_: "off" if backend.name in wrong else None)
+    monkeypatch.setattr(attention, "_time_ms", lambda name, *_: times_ms[name])
+    return Attention(ON_GPU, [Backend(name, quantised=name == "sage") for name in times_ms])
+
+
+def test_on_a_gpu_the_fastest_exact_backend_that_agrees_is_taken(
+    expert: WanTransformer3DModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    times = {"_flash_3": 1.9, NATIVE: 2.2, FALLBACK: 3.8}
+    for wrong, best in (((), "_flash_3"), (("_flash_3",), NATIVE), (("_flash_3", NATIVE), FALLBACK)):
+        technique = timed(monkeypatch, times, *wrong)
+        assert technique._choose(expert).name == best
+    technique = timed(monkeypatch, {NATIVE: 2.2, FALLBACK: 1.5, "_flash_3": float("inf")})
+    assert technique._choose(expert).name == FALLBACK
+    assert technique.reason == "the fastest at 8192 tokens: _native_flash 1.50 ms, native 2.20 ms, _flash_3 inf ms"
+    assert technique.reason in caplog.text
+
+
+def test_a_quantised_backend_that_passes_is_taken_before_exact_ones(
+    expert: WanTransformer3DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert timed(monkeypatch, {"sage": 9.0, NATIVE: 2.2})._choose(expert).name == "sage"
 
 
 def test_a_model_that_is_broken_itself_fails_after_one_retry_and_attention_is_not_blamed(
@@ -261,5 +317,5 @@ def test_a_model_that_is_broken_itself_fails_after_one_retry_and_attention_is_no
         for _ in range(2):
             with pytest.raises(FloatingPointError):
                 render(engine, video)
-    assert ran_with == [("_native_math", "_native_math"), (NATIVE, NATIVE)] * 2
+    assert ran_with == [("_native_math", "_native_math"), (FALLBACK, FALLBACK)] * 2
     assert render(engine, video).parameters["attention_backend"] == "_native_math"
