@@ -244,10 +244,11 @@ class _readable:  # noqa: N801 - reads as a clause: `with _readable(folder)`
 
 
 def _channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Lay convolution weights out with channels last: the same numbers, and 5 to 40% less time in the VAE."""
+    """Lay convolution weights out with channels last, within their memory: the same numbers, and 5 to 40% less time in
+    the VAE."""
     for module in vae.modules():
-        if isinstance(module, torch.nn.Conv3d):
-            module.weight.data = module.weight.data.to(memory_format=torch.channels_last_3d)
-        elif isinstance(module, torch.nn.Conv2d):
-            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+            is_3d = isinstance(module, torch.nn.Conv3d)
+            laid = module.weight.data.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)
+            module.weight.data = module.weight.data.as_strided(laid.shape, laid.stride()).copy_(laid)
     return vae

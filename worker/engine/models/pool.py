@@ -8,6 +8,7 @@ together, those of the model that is not needed wait in host memory, or go where
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import threading
 import time
@@ -173,6 +174,8 @@ class LoadedModels:
         if found is not None:
             found.cancel()
             found.residency.leave()
+            del found
+            gc.collect()  # parts and their loader refer to each other, and would hold the weights
 
     def _wait(self, loaded: Loaded, progress: Progress) -> None:
         parts = loaded.needed_first() if self._overlap else list(loaded.components.parts)
@@ -266,13 +269,13 @@ class LoadedModels:
 def _places(plan: MemoryPlan, device: torch.device) -> Places:
     """What is swapped or quantised is made ready in host memory; the residency moves it from there."""
     host, on_device = Place(_HOST), Place(device)
-    # What takes turns comes from pinned memory: read straight into it, it need not be copied there.
-    in_turn = Place(_HOST, pinned=device.type == "cuda")
+    # What takes turns or is streamed is loaded from pinned memory: read straight into it, it need not be copied there.
+    in_turn = Place(_HOST, pinned_for=device if device.type == "cuda" else None)
     resident, plain = plan.residency == "resident", plan.precision in ("fp32", "bf16")
     return Places(
         text_encoder=on_device if resident and plan.text_encoder == "resident" else in_turn,
         vae=on_device if resident else in_turn,
-        experts=(on_device if resident else in_turn if plan.residency == "swap" else host) if plain else host,
+        experts=(on_device if resident else in_turn) if plain else host,
     )
 
 

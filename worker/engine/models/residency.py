@@ -19,6 +19,7 @@ from diffusers.hooks import apply_group_offloading
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
+from worker.engine.models import pinned
 from worker.engine.models.components import Components
 from worker.request.plan import MemoryPlan
 
@@ -129,26 +130,32 @@ class _Parked:
         self._host = WeakTensorKeyDictionary()
 
     def load(self) -> None:
+        self._keep()
         for tensor in self._tensors():
-            if tensor not in self._host:
-                self._host[tensor] = self._on_host(tensor.data)
             tensor.data = self._host[tensor].to(self._device, non_blocking=True)
 
     def park(self) -> None:
+        self._keep()
         for tensor in self._tensors():
-            if tensor not in self._host:
-                self._host[tensor] = self._on_host(tensor.data)
             tensor.data = self._host[tensor]
+
+    def _keep(self) -> None:
+        """Have every tensor in host memory, those too that the module got since the last time."""
+        new = [tensor for tensor in self._tensors() if tensor not in self._host]
+        unpinned = [tensor for tensor in new if pinned.is_wanted(tensor.data, self._device)]
+        if unpinned:
+            found = pinned.copies([tensor.data for tensor in unpinned], self._device)
+            for tensor, copy in zip(unpinned, found, strict=True):
+                self._host[tensor] = copy
+        for tensor in new:
+            if tensor not in self._host:
+                self._host[tensor] = tensor.data.to(_HOST)
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         module = self._module()
         if module is not None:
             yield from module.parameters()
             yield from module.buffers()
-
-    def _on_host(self, data: torch.Tensor) -> torch.Tensor:
-        held = data.to(_HOST)
-        return held.pin_memory() if self._device.type == "cuda" and not held.is_pinned() else held
 
 
 # Modules that are streamed stay so: Diffusers' hooks are not meant to be taken off again.

@@ -6,7 +6,7 @@ blocks from many files at once, and are the same as those of `from_pretrained(fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, UMT5Config, UMT5EncoderModel
 
 from worker.base.errors import ModelUnavailable
+from worker.engine.models import pinned
 from worker.weights.tensors import component, reading
 from worker.weights.tensors.headers import StoredTensor
 
@@ -39,10 +40,20 @@ class Read(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where weights go. pinned: page-locked host memory, from which copies to a GPU run at its full rate."""
+    """Where weights go. pinned_for: a GPU for whose copies their host memory is page-locked."""
 
     device: torch.device
-    pinned: bool = False
+    pinned_for: torch.device | None = None
+
+    def empty(self, likes: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Memory for tensors like these; and the slabs of it to `lock`, once it is written."""
+        if self.pinned_for is not None:
+            return pinned.empty(likes)
+        return [torch.empty(like.shape, dtype=like.dtype, device=self.device) for like in likes], []
+
+    def lock(self, slabs: Sequence[torch.Tensor]) -> None:
+        if self.pinned_for is not None:
+            pinned.lock(slabs, self.pinned_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +72,11 @@ class Skeleton(Generic[Model]):
     def fill(self, place: Place, read: Read, check: Callable[[], None], on_bytes: Callable[[int], None]) -> None:
         """Read the weights into `place`. Raises what `reading.read` raises, the skeleton then being as before."""
         owners = _owners(self.module)
-        tensors: dict[str, torch.Tensor] = {}
-        for key in self.stored:
-            like = owners[key].get(key)
-            tensors[key] = torch.empty(like.shape, dtype=like.dtype, device=place.device, pin_memory=place.pinned)
-        read([reading.Target(self.stored[key], tensors[key]) for key in tensors], check=check, on_bytes=on_bytes)
-        for key, tensor in tensors.items():
+        tensors, slabs = place.empty([owners[key].get(key) for key in self.stored])
+        targets = [reading.Target(stored, tensor) for stored, tensor in zip(self.stored.values(), tensors, strict=True)]
+        read(targets, check=check, on_bytes=on_bytes)
+        place.lock(slabs)
+        for key, tensor in zip(self.stored, tensors, strict=True):
             owners[key].put(key, tensor)
         for buffer in [name for name, each in self.module.named_buffers() if not each.is_meta]:
             owner, _, name = buffer.rpartition(".")

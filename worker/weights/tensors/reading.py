@@ -22,13 +22,14 @@ import torch
 
 from worker.weights.tensors.headers import StoredTensor, unusable
 
-# Measured with benchmarks/load.py; a volume on the network gains from more requests under way than a local disk does.
-BLOCK_BYTES = 32 * 1024 * 1024
-READERS = 8
 # The kernel takes at most 1,024 buffers a call.
 _MAX_PIECES = 512
 # Staged tensors of every type begin at a multiple of this.
 _ALIGNMENT = 64
+# Measured with benchmarks/load.py; a volume on the network gains from more requests under way than a local disk does.
+# A staging block has 32 MiB: torch rounds pinned memory up to a power of two.
+BLOCK_BYTES = 32 * 1024 * 1024 - _MAX_PIECES * _ALIGNMENT
+READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
