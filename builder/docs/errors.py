@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from builder.docs.markdown import page, table
 from worker.base import errors as tree
 from worker.base.errors import WorkerError
 
-# Where the tree in the docstring of worker.base.errors says no more than the code itself.
-_WHEN: Mapping[str, str] = {
-    "encode_failed": "The video could not be made into an MP4",
-    "upload_failed": "The video could not be stored",
-}
 _DO: Mapping[str, str] = {
     "invalid_request": "Mend the fields that the message names; all problems are reported at once.",
     "unsupported": "Use another mode, model or preset; the message says what this worker serves.",
@@ -68,7 +62,5 @@ def render() -> str:
 
 
 def _when(kind: type[WorkerError]) -> str:
-    """The words behind the code in the tree of the module's docstring."""
-    found = re.search(rf"x {kind.__name__} +\w+ +\d+ *(.*)", tree.__doc__ or "")
-    words = (found[1] if found else "").removeprefix("retryable").removeprefix(":").strip()
-    return words[:1].upper() + words[1:] or _WHEN.get(kind.code, "")
+    """The first line of the class's docstring."""
+    return (kind.__doc__ or "").splitlines()[0].removesuffix(".")

@@ -1,23 +1,7 @@
-"""Every error that a caller can be told, with its webhook code and whether a retry can help.
+"""Every error that a caller can receive, with its webhook code and whether a retry can help.
 
-    WorkerError
-     x InvalidRequest       invalid_request    400   a field of the payload
-     x Unsupported          unsupported        400   a mode, model or LoRA that this worker does not serve
-     x InputBlocked         input_blocked      400   a URL that may not be fetched
-     x InputFailed          input_failed       422   retryable: the URL did not answer, timed out, was too large
-     x InputInvalid         input_invalid      422   not an image or video that can be used
-     x Cancelled            cancelled          499   retryable: the job was stopped
-     x Internal             internal           500   retryable: anything unforeseen
-     x EncodeFailed         encode_failed      500   retryable
-     x UploadFailed         upload_failed      502   retryable
-     x ModelUnavailable     model_unavailable  503   retryable: weights missing, corrupt, not downloadable
-     x JobTimeout           timeout            504   retryable: JOB_TIMEOUT_S passed
-     x OutOfMemory          out_of_memory      507   after the one retry at a lower-memory plan
-
-    SettingsError           stops the worker at start; never reaches a caller
-
-Source of the codes: the public contract, section 4. Messages are written for the caller: no traceback, host name,
-secret or local path may enter one.
+Source of the codes: the public contract, section 4. docs/errors.md is made from the classes. Messages are written for
+the caller: no traceback, host name, secret or local path may enter one.
 """
 
 from __future__ import annotations
@@ -41,13 +25,18 @@ class Problem:
 class WorkerError(Exception):
     """A failure with a place in the public contract.
 
-    `message` says what happened and how to mend it; `path` names the field of the request, such as
-    `job_request_params[2].num_frames`, or is None where no single field is at fault.
+    `message` says what happened and how to fix it; `path` names the field of the request, such as
+    `job_request_params[2].num_frames`, or is None where no single field is at fault. A kind is declared with its
+    `code`, `http` (the webhook's code) and `retryable`; one without them is a narrower kind of its base.
     """
 
     code: ClassVar[str] = "internal"
     http_code: ClassVar[int] = 500
     retryable: ClassVar[bool] = True
+
+    def __init_subclass__(cls, *, code: str | None = None, http: int = 500, retryable: bool = True) -> None:
+        if code is not None:
+            cls.code, cls.http_code, cls.retryable = code, http, retryable
 
     def __init__(self, message: str, *, path: str | None = None) -> None:
         super().__init__(message)
@@ -62,15 +51,11 @@ class WorkerError(Exception):
         return {"code": self.code, "message": str(self), "path": self.path, "retryable": self.retryable}
 
 
-class InvalidRequest(WorkerError):
-    """One or more fields of the payload; all problems are reported at once.
+class InvalidRequest(WorkerError, code="invalid_request", http=400, retryable=False):
+    """A field of the payload.
 
-    `path` is that of the first problem; the message lists every one.
+    All problems are reported at once: `path` is that of the first, the message lists every one.
     """
-
-    code = "invalid_request"
-    http_code = 400
-    retryable = False
 
     def __init__(self, message: str, *, path: str | None = None, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message, path=path)
@@ -84,82 +69,68 @@ class InvalidRequest(WorkerError):
         return cls(first.message + rest, path=first.path, problems=problems)
 
 
-class Unsupported(WorkerError):
-    code = "unsupported"
-    http_code = 400
-    retryable = False
+class Unsupported(WorkerError, code="unsupported", http=400, retryable=False):
+    """A mode, model or LoRA that this worker does not serve."""
 
 
-class InputBlocked(WorkerError):
-    code = "input_blocked"
-    http_code = 400
-    retryable = False
+class InputBlocked(WorkerError, code="input_blocked", http=400, retryable=False):
+    """A URL that may not be fetched."""
 
 
-class InputFailed(WorkerError):
-    code = "input_failed"
-    http_code = 422
-    retryable = True
+class InputFailed(WorkerError, code="input_failed", http=422):
+    """The URL did not answer, timed out, was too large."""
 
 
-class InputInvalid(WorkerError):
-    code = "input_invalid"
-    http_code = 422
-    retryable = False
+class InputRefused(InputFailed, code="input_failed", http=422, retryable=False):
+    """The server behind the URL refused it: asking again does not help."""
 
 
-class Cancelled(WorkerError):
-    code = "cancelled"
-    http_code = 499
-    retryable = True
+class InputInvalid(WorkerError, code="input_invalid", http=422, retryable=False):
+    """Not an image or video that can be used."""
+
+
+class Cancelled(WorkerError, code="cancelled", http=499):
+    """The job was stopped."""
 
     def __init__(self, message: str = "the job was stopped before this video was finished") -> None:
         super().__init__(message)
 
 
-class Internal(WorkerError):
-    """Anything unforeseen. The message carries only the job id; the log carries the rest."""
+class Internal(WorkerError, code="internal"):
+    """Anything unforeseen.
 
-    code = "internal"
-    http_code = 500
-    retryable = True
+    The message carries only the job id; the log carries the rest.
+    """
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"unexpected failure in job {job_id}")
 
 
-class EncodeFailed(WorkerError):
-    code = "encode_failed"
-    http_code = 500
-    retryable = True
+class EncodeFailed(WorkerError, code="encode_failed"):
+    """The video could not be made into an MP4."""
 
 
-class UploadFailed(WorkerError):
-    code = "upload_failed"
-    http_code = 502
-    retryable = True
+class UploadFailed(WorkerError, code="upload_failed", http=502):
+    """The video could not be stored."""
 
 
-class ModelUnavailable(WorkerError):
-    code = "model_unavailable"
-    http_code = 503
-    retryable = True
+class ModelUnavailable(WorkerError, code="model_unavailable", http=503):
+    """Weights missing, corrupt, not downloadable."""
 
 
-class JobTimeout(WorkerError):
-    code = "timeout"
-    http_code = 504
-    retryable = True
+class JobTimeout(WorkerError, code="timeout", http=504):
+    """JOB_TIMEOUT_S passed."""
 
 
-class OutOfMemory(WorkerError):
-    code = "out_of_memory"
-    http_code = 507
-    retryable = False
+class OutOfMemory(WorkerError, code="out_of_memory", http=507, retryable=False):
+    """After the one retry at a lower-memory plan."""
 
 
 class SettingsError(Exception):
-    """The environment cannot be used as it is; `problems` holds one line for each thing to mend."""
+    """The environment cannot be used as it is: stops the worker at start, and never reaches a caller.
+
+    `problems` holds one line for each thing to fix.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)

@@ -1,4 +1,4 @@
-"""Small files on STATE_DIR: written whole or not at all, locked across workers, damaged ones set aside.
+"""Files that appear whole or not at all, their hashes, and the small files on STATE_DIR.
 
 STATE_DIR may be a network volume that several workers share, and may be unwritable: its users catch OSError, call
 `StateFolder.cannot` and go on without the protection that the file would have given.
@@ -10,27 +10,28 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import threading
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 KEEP_S = 7 * 24 * 3600.0
+TEMPORARY_KEEP_S = 3600.0
 _TEMPORARY = ".tmp-"
-_TEMPORARY_KEEP_S = 3600.0
 _DAMAGED = ".damaged"
 _SWEEP_AT_MOST = 20_000
 
 
 class StateFolder:
-    """The folder STATE_DIR. It is made when it is first needed; that it cannot be used is said once."""
+    """The folder STATE_DIR. It is made when it is first needed; that it is unusable is logged once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._said = False
+        self._reported = False
         self._lock = threading.Lock()
 
     def folder(self, name: str) -> Path:
@@ -40,12 +41,12 @@ class StateFolder:
         return folder
 
     def cannot(self, failure: Exception) -> None:
-        """Say, the first time only, what is lost while STATE_DIR cannot be used."""
+        """Log, the first time only, what is lost while STATE_DIR cannot be used."""
         with self._lock:
-            if self._said:
+            if self._reported:
                 return
-            self._said = True
-        _log.warning(
+            self._reported = True
+        logger.warning(
             "STATE_DIR (%s) cannot be used: %s. Jobs run on, but a job delivered again is made again, and a webhook "
             "that its receiver misses is lost. Make the folder writable, or set STATE_DIR to one that is.",
             self._root,
@@ -63,43 +64,64 @@ def readable(job_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", job_id)[:48]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, mode 0600: a reader, and a crash at any moment, sees the old file or the new one.
+@contextmanager
+def replacing(path: Path, *, lasting: bool = True) -> Iterator[Path]:
+    """Yields a free name in the folder of `path`. The file that the block puts there replaces `path` at its end.
 
-    Raises OSError with nothing changed; a network volume may report its quota only when the file is closed.
+    A reader, and a crash at any moment, sees the old file or the new one. A block that raises changes nothing.
+    `lasting`: wait until the disk has the bytes; False for files that nobody needs after a crash. Raises OSError: a
+    network volume may report its quota only at the end.
     """
-    handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     try:
+        yield temporary
+        if lasting:
+            _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if lasting:
+        # Not every file system can sync a folder; the file itself is already safe.
+        with suppress(OSError):
+            _sync(path.parent)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `content`, as `replacing` does. `mode` is subject to the umask. Raises OSError."""
+    with replacing(path) as temporary:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Not every file system can sync a folder; the file itself is already safe.
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def is_temporary(name: str) -> bool:
+    """Whether a file of that name is what `replacing` left behind, or still writes."""
+    return name.startswith(_TEMPORARY)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def set_aside(path: Path) -> None:
     """Move a file that cannot be read out of the way, with one line in the log."""
-    _log.warning("state file %s is damaged: it counts as absent and is kept as %s%s", path.name, path.name, _DAMAGED)
+    logger.warning("state file %s is damaged: it counts as absent and is kept as %s%s", path.name, path.name, _DAMAGED)
     with suppress(OSError):
         path.replace(path.with_name(path.name + _DAMAGED))
 
 
 def sweep(folder: Path, *, now: float, budget_s: float = 2.0) -> int:
-    """Remove what is older than 7 days, and temporary files older than an hour; answers how many.
+    """Remove what is older than 7 days, and temporary files older than an hour; returns how many.
 
     Looks at no more than 20,000 files and stops after `budget_s`: what is left is for the next sweep. Raises OSError
     where the folder cannot be listed.
@@ -110,7 +132,7 @@ def sweep(folder: Path, *, now: float, budget_s: float = 2.0) -> int:
         for count, found in enumerate(listing):
             if count >= _SWEEP_AT_MOST or time.monotonic() > deadline:
                 break
-            keep_s = _TEMPORARY_KEEP_S if found.name.startswith(_TEMPORARY) else KEEP_S
+            keep_s = TEMPORARY_KEEP_S if is_temporary(found.name) else KEEP_S
             # Another worker may sweep at the same time.
             with suppress(OSError):
                 if found.is_file(follow_symlinks=False) and now - found.stat().st_mtime > keep_s:

@@ -1,6 +1,9 @@
 """Locks between threads, processes and workers on one volume: an flock that the kernel frees when its holder dies.
 
-`held` waits as long as it takes (a download), `locked` for a few seconds (a small file), `claimed` not at all.
+held      waits as long as it takes      a download
+locked    waits for a few seconds        a small file
+claimed   does not wait                  a file that is read, then replaced or removed
+taken     does not wait                  a file that is open already
 """
 
 from __future__ import annotations
@@ -14,76 +17,77 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from worker.base.errors import Cancelled
 
 logger = logging.getLogger(__name__)
 
-WAIT_LOG_S = 30.0
-_POLL_S = 0.25
-
-
-@contextmanager
-def held(path: Path, *, doing: str, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Hold the lock file `path` for the length of the block; wait as long as another process holds it.
-
-    While waiting, a line of the log says every WAIT_LOG_S what the other one is `doing`. Raises Cancelled once
-    `stopped` answers True, OSError where the volume takes no lock file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A soft lock would outlive a killed holder: without flock it is better to fail.
-    lock = FileLock(path, fallback_to_soft=False)
-    started = time.monotonic()
-    wait_s = 0.0
-    while True:
-        try:
-            lock.acquire(timeout=wait_s, poll_interval=_POLL_S, cancel_check=stopped)
-            break
-        except Timeout:
-            if stopped is not None and stopped():
-                raise Cancelled("the worker was stopped while it waited for the model") from None
-            logger.info("another worker is %s; waiting for it (%.0f s so far)", doing, time.monotonic() - started)
-            wait_s = WAIT_LOG_S
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-_LOCK_POLL_S = 0.02
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
 
 
+def taken(handle: int) -> bool:
+    """Whether the lock of an open file is ours now; it lasts until `handle` is closed.
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
-def locked(path: Path, *, wait_s: float) -> Iterator[None]:
+def held(
+    path: Path,
+    *,
+    doing: str,
+    stopped: Callable[[], bool] | None = None,
+    log_every_s: float = 30.0,
+    poll_s: float = 0.25,
+) -> Iterator[None]:
+    """Hold the lock file `path` for the length of the block; wait as long as another process holds it.
+
+    While waiting, a line of the log says every `log_every_s` what the other one is `doing`. Raises Cancelled once
+    `stopped` returns True, OSError where the volume takes no lock file: two downloads at once would do harm.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_file(path) as handle:
+        started = log_at = time.monotonic()
+        while not taken(handle):
+            if stopped is not None and stopped():
+                raise Cancelled("the worker was stopped while it waited for the model")
+            if (now := time.monotonic()) >= log_at:
+                logger.info("another worker is %s; waiting for it (%.0f s so far)", doing, now - started)
+                log_at = now + log_every_s
+            time.sleep(poll_s)
+        yield
+
+
+@contextmanager
+def locked(path: Path, *, wait_s: float, poll_s: float = 0.02) -> Iterator[None]:
     """Hold the lock file `path`, which is made and never removed, against threads, processes and other workers.
 
-    flock holds across mounts of a network volume, and the kernel frees it when its holder dies. Raises OSError,
-    TimeoutError (one of them) after `wait_s`.
+    A file system without locks counts as used by one worker. Raises OSError, TimeoutError (one of them) after `wait_s`.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with _lock_file(path) as handle:
         deadline = time.monotonic() + wait_s
-        while not _try_lock(handle):
+        while not _taken_or_lockless(handle):
             if time.monotonic() >= deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "a lock is held for too long by another worker")
-            time.sleep(_LOCK_POLL_S)
+            time.sleep(poll_s)
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bytes]:
     """The content of `path`, which nobody else may claim meanwhile.
 
-    Raises BlockingIOError where somebody else holds it, FileNotFoundError where it is gone, other OSErrors. The file
-    may be replaced or removed inside.
+    A file system without locks counts as used by one worker. Raises BlockingIOError where somebody else holds the
+    file, FileNotFoundError where it is gone, other OSErrors. The file may be replaced or removed inside.
     """
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        if not _try_lock(handle):
+        if not _taken_or_lockless(handle):
             raise BlockingIOError(errno.EWOULDBLOCK, "claimed by another worker")
         # Between the opening and the lock the file may have been removed or replaced: then the lock means nothing.
         if not os.path.samestat(os.fstat(handle), path.stat()):
@@ -95,12 +99,18 @@ def claimed(path: Path) -> Iterator[bytes]:
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
-    """Whether the lock is ours. A file system that has no locks counts as used by one worker."""
+@contextmanager
+def _lock_file(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _taken_or_lockless(handle: int) -> bool:
+    try:
+        return taken(handle)
     except OSError as failure:
         if failure.errno not in _NO_LOCKS:
             raise

@@ -6,7 +6,6 @@ take a folder that is in use.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+
+from worker.base.locks import taken
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class ScratchFolder:
         self._mark = os.open(self.path / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # On a file system without locks the folder is never swept.
         with suppress(OSError):
-            fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken(self._mark)
 
     def close(self) -> None:
         """Remove the folder; a second call does nothing."""
@@ -54,8 +55,8 @@ def folder(purpose: Purpose, within: Path | None = None) -> Iterator[Path]:
         made.close()
 
 
-def sweep(*, now: Callable[[], float] = time.time) -> int:
-    """Remove marked folders that nobody uses and that are older than a day; answers how many went. Raises nothing."""
+def sweep(*, now: Callable[[], float] = time.time) -> None:
+    """Remove marked folders that nobody uses and that are older than a day. Raises nothing."""
     removed = 0
     with suppress(OSError):
         for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
@@ -65,16 +66,12 @@ def sweep(*, now: Callable[[], float] = time.time) -> int:
                     removed += not path.exists()
     if removed:
         logger.info("removed %d temporary folder(s) of workers that were killed", removed)
-    return removed
 
 
 def _is_free(mark: Path) -> bool:
     """Nobody holds the mark. Raises OSError where there is none: the folder is not one of ours."""
     handle = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return taken(handle)
     finally:
         os.close(handle)
-    return True

@@ -6,23 +6,23 @@ that a template with blank fields starts. `load` reports every unreadable value 
 
 from __future__ import annotations
 
-import ipaddress
+import base64
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.base import allowlist
 from worker.base.errors import SettingsError
 
 MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
 MAX_GPUS = 8
 PRELOADABLE = ("i2v", "t2v", "5b")
-_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
-_SECRET = re.compile(r"(whsec_)?[A-Za-z0-9+/]+={0,2}")
+_SECRET_BYTES = range(24, 65)
 
 Preload = Literal["i2v", "t2v", "5b"]
 
@@ -184,7 +184,9 @@ class Settings(BaseSettings):
     )
 
     webhook_secret: SecretStr | None = Field(
-        None, description="Signs webhooks: whsec_ and base64; several, with spaces between, while one replaces another"
+        None,
+        description="Signs webhooks: whsec_ and base64 of 24 to 64 bytes; several, with spaces between, while one "
+        "replaces another",
     )
     state_dir: Path | None = Field(
         None,
@@ -202,7 +204,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(921_600, ge=256 * 256, description="Width x height of a video; the default is 1280 x 720")
     max_frames: int = Field(161, ge=5, description="Frames of a video")
     gpu_hourly_usd: float | None = Field(
-        None, ge=0, description="What the GPU costs an hour: results then tell cost_usd"
+        None, ge=0, description="What the GPU costs an hour: results then have cost_usd"
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         "INFO", description="The least level that is logged"
@@ -238,6 +240,11 @@ class Settings(BaseSettings):
         # A field's name is for code: a variable STORAGE_BUCKET of some other program must not configure this one.
         env_settings.config = {**settings_cls.model_config, "populate_by_name": False}
         return init_settings, env_settings
+
+    @property
+    def model_ids(self) -> Mapping[Preload, str]:
+        """The id or folder of each model's weights, by the model's key."""
+        return {"i2v": self.i2v_model_id, "t2v": self.t2v_model_id, "5b": self.ti2v_model_id}
 
     @property
     def on_platform(self) -> bool:
@@ -281,27 +288,19 @@ class Settings(BaseSettings):
     @classmethod
     def _allowlist(cls, value: object) -> object:
         entries = _split(value)
-        unreadable = [entry for entry in entries if not _is_opening(entry)] if isinstance(entries, list) else []
+        unreadable = [entry for entry in entries if not _opens(entry)] if isinstance(entries, list) else []
         if unreadable:
             raise ValueError(f"write hosts, host:port or CIDRs, not {', '.join(map(repr, unreadable))}")
         return entries
 
     @field_validator("webhook_secret")
     @classmethod
-    def _secrets_decode(cls, value: SecretStr | None) -> SecretStr | None:
-        from standardwebhooks import Webhook
-
-        for secret in value.get_secret_value().split() if value else ():
-            try:
-                # The library's decoder passes over signs that are not base64: the receiver's may not.
-                readable = _SECRET.fullmatch(secret) is not None and Webhook(secret) is not None
-            except Exception:  # noqa: BLE001 - binascii's and the library's own
-                readable = False
-            if not readable:
-                raise ValueError(
-                    "each secret must be whsec_ and base64, such as one made by: "
-                    "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
-                )
+    def _secrets_are_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(map(_is_secret, value.get_secret_value().split())):
+            raise ValueError(
+                "each secret must be whsec_ and base64 of 24 to 64 bytes, such as one made by: "
+                "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
+            )
         return value
 
     @field_validator("storage_endpoint_url", "storage_public_url")
@@ -312,25 +311,22 @@ class Settings(BaseSettings):
         return value
 
 
-def _is_opening(entry: str) -> bool:
-    if "/" in entry:
-        return _accepts(lambda: ipaddress.ip_network(entry, strict=False))
-    if _accepts(lambda: ipaddress.ip_address(entry)):
-        return True
-    host, colon, port = entry.rpartition(":") if re.search(r":[^\]]*$", entry) else (entry, "", "")
-    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
-        return False
-    if host.startswith("[") and host.endswith("]"):
-        return _accepts(lambda: ipaddress.IPv6Address(host[1:-1]))
-    return _HOST.fullmatch(host) is not None
-
-
-def _accepts(read: Callable[[], object]) -> bool:
+def _opens(entry: str) -> bool:
     try:
-        read()
+        allowlist.parse(entry)
     except ValueError:
         return False
     return True
+
+
+def _is_secret(text: str) -> bool:
+    """Whether `text` is as Standard Webhooks writes a secret."""
+    encoded = text.removeprefix("whsec_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return False
+    return len(key) in _SECRET_BYTES and text == f"whsec_{base64.b64encode(key).decode()}"
 
 
 _REMOTE_STORAGE = {
@@ -374,7 +370,7 @@ def load() -> Settings:
         entries = failure.errors(include_input=False, include_url=False)
         unreadable = {_field_of(str(entry["loc"][0])) for entry in entries}
         problems = [_problem(str(entry["loc"][0]), entry["msg"]) for entry in entries]
-        # The readable values are judged too, so that one start shows all there is to mend.
+        # The readable values are judged too, so that one start shows all there is to fix.
         settings = Settings(**{name: Settings.model_fields[name].default for name in unreadable})
     if settings.storage_bucket is None and (bucket := _bucket_in_endpoint(settings.storage_endpoint_url)):
         settings = settings.model_copy(update={"storage_bucket": bucket})

@@ -1,14 +1,8 @@
 """Which places a request's URL may lead to, and the socket to one of them.
 
 A name is resolved once, every address of the answer must be public, and the connection is made to one of those. What
-is public is decided by ssrfguard's table; no other file knows that library. PRIVATE_URL_ALLOWLIST opens exactly
-what it names:
-
-    minio.internal         the name, on every port, wherever it points
-    minio.internal:9000    the name, on that port
-    10.0.0.0/8, fd00::/8   addresses of that network, on every port, by whatever name
-    127.0.0.1, [::1]       that address, on every port
-    127.0.0.1:8080         that address, on that port; IPv6: [::1]:8080
+is public is decided by ssrfguard's table, made stricter here; PRIVATE_URL_ALLOWLIST opens what `worker.base.allowlist`
+says.
 """
 
 from __future__ import annotations
@@ -18,13 +12,14 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from urllib.parse import quote, urldefrag, urlsplit
 
 import certifi
 import ssrfguard
 
+from worker.base.allowlist import Network, Opening, parse
 from worker.base.errors import InputBlocked, InvalidRequest, SettingsError
 
 Resolver = ssrfguard.Resolver
@@ -33,28 +28,25 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 # Judges the form alone: every address and every port is admitted.
 _FORM = ssrfguard.Policy(allowed_networks=_EVERYWHERE, allowed_ports=frozenset(range(1, 65_536)))
+# Of IPv6 only 2000::/3 is assigned for the public (RFC 4291, 2.4). What carries an IPv4 address counts as not public,
+# whatever that address is: translators that the table does not know would hide one (::ffff:0:169.254.169.254).
+_NOT_PUBLIC = ssrfguard.AddressTable(
+    (
+        *(
+            replace(block, reach=ssrfguard.Reach.DENIED) if block.reach is ssrfguard.Reach.TRANSLATED else block
+            for block in ssrfguard.DEFAULT_DENIED.blocks
+        ),
+        *(
+            ssrfguard.Block(ip_network(network), "outside of global unicast", "RFC4291", ssrfguard.Reach.DENIED)
+            for network in ("::/3", "4000::/2", "8000::/1")
+        ),
+    )
+)
 # What a request line cannot carry; control characters are left for the policy to refuse.
 _UNSENDABLE = re.compile(r'[ "<>\\^`{|}]|[^\x00-\x7f]+')
 
 _NOT_A_URL = "is not a URL: write one like https://example.com/file"
 _BLOCKED = "this URL may not be fetched: its host, and that of every redirect, must have public addresses only"
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """One entry of the allowlist: `host` or `network` is set; `port` None means every port."""
-
-    host: str | None
-    network: IPv4Network | IPv6Network | None
-    port: int | None
-
-    def networks_for(self, target: ssrfguard.Target) -> tuple[IPv4Network | IPv6Network, ...]:
-        """The networks that this entry opens for `target`."""
-        if self.port is not None and self.port != target.port:
-            return ()
-        if self.network is not None:
-            return (self.network,)
-        return _EVERYWHERE if target.host.rstrip(".") == self.host else ()
 
 
 class Gate:
@@ -64,7 +56,10 @@ class Gate:
     """
 
     def __init__(self, allowlist: Sequence[str] = (), *, resolver: Resolver | None = None) -> None:
-        self._openings = tuple(_parsed(entry) for entry in allowlist)
+        try:
+            self._openings = tuple(map(parse, allowlist))
+        except ValueError as failure:
+            raise SettingsError([f"PRIVATE_URL_ALLOWLIST: {failure}: write a host, host:port or CIDR"]) from failure
         self._resolver = resolver
 
     def vet(self, url: str, *, path: str) -> Origin:
@@ -78,8 +73,10 @@ class Gate:
         except ssrfguard.SSRFGuardError as refused:
             message = "this URL may not be fetched: its host and port must be written plainly"
             raise InputBlocked(message, path=path) from refused
-        networks = tuple(network for opening in self._openings for network in opening.networks_for(target))
-        policy = ssrfguard.Policy(allowed_networks=networks, allowed_ports=frozenset({target.port}))
+        networks = tuple(network for opening in self._openings for network in _opened(opening, target))
+        policy = ssrfguard.Policy(
+            denied_networks=_NOT_PUBLIC, allowed_networks=networks, allowed_ports=frozenset({target.port})
+        )
         try:
             policy.check_url(url)
         except ssrfguard.SSRFGuardError as refused:
@@ -147,32 +144,13 @@ def _tls() -> ssl.SSLContext:
     return context
 
 
-def _parsed(entry: str) -> _Opening:
-    host, port = entry.strip().lower(), None
-    try:
-        return _Opening(None, _network(host), None)
-    except ValueError:
-        pass
-    if "/" not in host and ":" in host:
-        host, _, digits = host.rpartition(":")
-        if not digits.isdecimal() or int(digits) not in _FORM.allowed_ports:
-            raise SettingsError([f"PRIVATE_URL_ALLOWLIST: {entry!r}: write a host, host:port or CIDR"])
-        port = int(digits)
-    try:
-        return _Opening(None, _network(host), port)
-    except ValueError:
-        pass
-    if not host or set(host) & set("/[]:*@%"):
-        raise SettingsError([f"PRIVATE_URL_ALLOWLIST: {entry!r}: write a host, host:port or CIDR"])
-    return _Opening(host.rstrip("."), None, port)
-
-
-def _network(text: str) -> IPv4Network | IPv6Network:
-    """ValueError for a text that is no address or network, or one that ssrfguard refuses to open."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    network = ip_network(bare, strict=False)
-    ssrfguard.Policy(allowed_networks=(network,))
-    return network
+def _opened(opening: Opening, target: ssrfguard.Target) -> tuple[Network, ...]:
+    """The networks that an entry of the allowlist opens for `target`."""
+    if opening.port is not None and opening.port != target.port:
+        return ()
+    if opening.network is not None:
+        return (opening.network,)
+    return _EVERYWHERE if target.host.rstrip(".") == opening.host else ()
 
 
 def _check_form(url: str, path: str) -> None:

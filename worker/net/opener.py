@@ -12,20 +12,22 @@ import functools
 import hashlib
 import http.client
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin
 
-from worker.base.errors import InputFailed, InvalidRequest
+from worker.base.errors import InputFailed, InputRefused, InvalidRequest
+from worker.base.files import replacing
 from worker.net import exchange
 from worker.net.gate import Gate, Resolver, normalised
 
 MEGABYTE = 1_000_000
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Of 4xx these alone may pass by themselves: Request Timeout, Too Early, Too Many Requests.
+_ASK_AGAIN = frozenset({408, 425, 429})
 # Stores keep `aws-chunked`, the encoding of an upload, as metadata of the object; the body that they send is plain.
 _PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
 
@@ -94,15 +96,10 @@ class Opener:
         Raises what `read` raises.
         """
         digest = hashlib.sha256()
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            with part.open("xb") as file:
-                for piece in self._pieces(url, limits, path, stop):
-                    digest.update(piece)
-                    file.write(piece)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(target, lasting=False) as part, part.open("xb") as file:
+            for piece in self._pieces(url, limits, path, stop):
+                digest.update(piece)
+                file.write(piece)
         return digest.hexdigest()
 
     def post(
@@ -130,17 +127,14 @@ class Opener:
     def _pieces(self, url: str, limits: Limits, path: str, stop: threading.Event | None) -> Iterator[memoryview]:
         """The body behind `url`, with every failure of the network as InputFailed."""
         clock = exchange.Clock.start(limits.total_timeout_s, stop)
-        too_large = InputFailed(f"the file is larger than the {_size(limits.max_bytes)} allowed here", path=path)
         try:
             with self._followed(url, limits, path, clock) as response:
                 _check_head(response, path)
-                if (response.length or 0) > limits.max_bytes:
-                    raise too_large
+                _check_size(response.length or 0, limits, path)
                 received = 0
                 for piece in exchange.body_of(response):
                     received += len(piece)
-                    if received > limits.max_bytes:
-                        raise too_large
+                    _check_size(received, limits, path)
                     yield piece
         except exchange.Unanswered as failure:
             raise InputFailed(f"the server {failure.reason}", path=path) from failure
@@ -205,11 +199,14 @@ def _redirected(url: str, location: str, path: str) -> str:
 
 def _check_head(response: http.client.HTTPResponse, path: str) -> None:
     if not 200 <= response.status < 300:
-        raise InputFailed(f"the server answered with HTTP status {response.status}", path=path)
+        refused = 400 <= response.status < 500 and response.status not in _ASK_AGAIN
+        kind = InputRefused if refused else InputFailed
+        raise kind(f"the server answered with HTTP status {response.status}", path=path)
     encodings = {part.strip().lower() for part in (response.getheader("Content-Encoding") or "").split(",")}
     if not encodings <= _PLAIN_ENCODINGS:
         raise InputFailed("the server sent the file compressed: serve it without Content-Encoding", path=path)
 
 
-def _size(count: int) -> str:
-    return f"{count / MEGABYTE:g} MB"
+def _check_size(count: int, limits: Limits, path: str) -> None:
+    if count > limits.max_bytes:
+        raise InputFailed(f"the file is larger than the {limits.max_bytes / MEGABYTE:g} MB allowed here", path=path)

@@ -84,7 +84,7 @@ def test_what_a_killed_worker_left_goes_after_a_day(
 ) -> None:
     caplog.set_level(logging.INFO)
     path = aged(left_behind(purpose, temporary), age_s)
-    assert scratch.sweep() == int(goes)
+    scratch.sweep()
     assert path.exists() != goes
     assert ("removed 1 temporary folder(s)" in caplog.text) == goes
 
@@ -92,13 +92,14 @@ def test_what_a_killed_worker_left_goes_after_a_day(
 def test_what_is_in_use_stays_however_old(temporary: Path) -> None:
     folder = ScratchFolder("demo")
     aged(folder.path, 30 * DAY_S)
-    assert scratch.sweep() == 0
+    scratch.sweep()
     assert folder.path.exists()
     folder.close()
 
 
 def _sweep_elsewhere() -> None:
-    os._exit(scratch.sweep())
+    scratch.sweep()
+    os._exit(0)
 
 
 def test_another_worker_of_the_machine_leaves_it_too(temporary: Path) -> None:
@@ -116,10 +117,10 @@ def test_folders_of_others_stay(temporary: Path) -> None:
         folder = temporary / name
         folder.mkdir()
         aged(folder, 30 * DAY_S)
-    assert scratch.sweep() == 0
+    scratch.sweep()
     assert len(list(temporary.iterdir())) == 3
 
 
 def test_a_temporary_folder_that_is_gone_stops_nothing(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "gone"))
-    assert scratch.sweep() == 0
+    scratch.sweep()

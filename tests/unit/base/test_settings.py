@@ -339,17 +339,52 @@ def test_a_bad_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "whsec_" in line
 
 
-@pytest.mark.parametrize("text", [SECRET, f"{SECRET} {OTHER_SECRET}", f"  {SECRET}\t{OTHER_SECRET} ", "whsec_YWJj"])
-def test_webhook_secrets_that_decode(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def secret_of(length: int, sign: bytes = b"k") -> str:
+    return "whsec_" + base64.b64encode(sign * length).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SECRET,
+        f"{SECRET} {OTHER_SECRET}",
+        f"  {SECRET}\t{OTHER_SECRET} ",
+        secret_of(24),
+        secret_of(25),
+        secret_of(26),
+        secret_of(64),
+        secret_of(24, b"\xfb"),  # with + and / in its base64
+    ],
+)
+def test_webhook_secrets_of_the_contract(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     assert with_env(monkeypatch, WEBHOOK_SECRET=text).webhook_secrets == tuple(text.split())
 
 
 @pytest.mark.parametrize(
-    "text", ["whsec_", "whsec_a", "whsec_####", "not base64!", f"{SECRET} whsec_", f"{SECRET},{SECRET}"]
+    "text",
+    [
+        "hunter2",
+        "my secret",
+        "whsec_",
+        "whsec_a",
+        "whsec_####",
+        "not base64!",
+        "whsec_YWJj",
+        secret_of(23),
+        secret_of(65),
+        SECRET.removeprefix("whsec_"),
+        SECRET.upper(),
+        secret_of(25).rstrip("="),
+        secret_of(24, b"\xfb").replace("+", "-"),
+        secret_of(24) + "=",
+        f"{SECRET} whsec_",
+        f"{SECRET} {secret_of(23)}",
+        f"{SECRET},{SECRET}",
+    ],
 )
-def test_webhook_secrets_that_do_not_decode(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_any_other_webhook_secret_stops_the_worker(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (line,) = problems(monkeypatch, WEBHOOK_SECRET=text)
-    assert line.startswith("WEBHOOK_SECRET: each secret must be whsec_ and base64")
+    assert line.startswith("WEBHOOK_SECRET: each secret must be whsec_ and base64 of 24 to 64 bytes")
 
 
 def test_no_webhook_secret_is_no_secret() -> None:

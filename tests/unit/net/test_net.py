@@ -78,8 +78,7 @@ def test_a_chunked_body_is_joined_and_capped() -> None:
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ((response(b"", status="404 Not Found"),), "HTTP status 404"),
-        ((response(b"", status="503 Busy"),), "HTTP status 503"),
+        *(((response(b"", status=f"{status} X"),), f"HTTP status {status}") for status in (408, 425, 429, 500, 503)),
         ((response(b"", status="304 Not Modified"),), "HTTP status 304"),
         ((response(b"x", headers="Content-Encoding: gzip"),), "compressed"),
         ((response(b"x", headers="Content-Encoding: identity, br"),), "compressed"),
@@ -96,6 +95,14 @@ def test_an_unusable_answer_is_a_retryable_error_that_says_why(parts: tuple[byte
     assert caught.value.path == PATH
     assert caught.value.retryable
     assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 499])
+def test_a_refusal_of_the_server_is_no_retryable_error(status: int) -> None:
+    with Server(answering(response(b"", status=f"{status} X"))) as server, pytest.raises(InputFailed) as caught:
+        read(server)
+    assert (caught.value.code, caught.value.http_code, caught.value.retryable) == ("input_failed", 422, False)
+    assert str(caught.value) == f"{PATH}: the server answered with HTTP status {status}"
 
 
 @pytest.mark.parametrize("encoding", ["identity", "aws-chunked", ""])
@@ -289,6 +296,43 @@ def test_check_judges_without_the_network(url: str, error: type[WorkerError]) ->
 )
 def test_check_passes_what_may_be_public(url: str) -> None:
     Opener().check(url, path=PATH)
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("2000::1", True),
+        ("2606:4700::1111", True),
+        ("2001:4860:4860::8888", True),
+        ("3ffe:ffff::1", True),
+        ("3fff:1000::1", True),
+        # Not in 2000::/3, which is all that is assigned for the public.
+        ("1fff:ffff::1", False),
+        ("4000::1", False),
+        ("8000::1", False),
+        ("::ffff:0:169.254.169.254", False),
+        ("::ffff:0:7f00:1", False),
+        ("::ffff:0:8.8.8.8", False),
+        ("::ffff:8.8.8.8", False),
+        ("64:ff9b::808:808", False),
+        ("100::1", False),
+        ("5f00::1", False),
+        ("fc00::1", False),
+        # Special within it.
+        ("2001:db8::1", False),
+        ("3fff:fff::1", False),
+        ("2002:7f00:1::1", False),
+        ("2001:0:7f00:1::", False),
+    ],
+)
+def test_of_ipv6_only_what_is_assigned_for_the_public_is_public(address: str, public: bool) -> None:
+    """As a literal, and as the answer of a name server."""
+    opener = Opener(resolver=resolver_to(address))
+    limits = Limits(1000, 0.01, 0.01, 0.01)
+    for url in (f"http://[{address}]/", "http://images.example/"):
+        # Nothing of this machine reaches a public IPv6 address in a hundredth of a second.
+        with pytest.raises(InputFailed if public else InputBlocked):
+            opener.read(url, limits=limits, path=PATH)
 
 
 def resolver_to(address: str) -> Resolver:
