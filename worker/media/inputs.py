@@ -1,7 +1,7 @@
 """Reference images and videos: from what the request points to, to RGB pixels that a pipeline can use.
 
-Whatever the caller sends, the answer is an image, a list of frames or a typed error that names the field. Downloads
-go through `worker.net.opener`; decoding runs in bounded child processes (`image_decode.py`, `video_decode.py`).
+Whatever the caller sends becomes an image, a list of frames or a typed error that names the field. Downloads go
+through `worker.net`; decoding runs in a sandbox (`decode_image.py`, `decode_video.py`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import base64
 import binascii
 import math
 import re
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import IO
 
@@ -22,19 +20,21 @@ import PIL
 from PIL import Image, ImageOps
 
 from worker.base import scratch
-from worker.base.errors import Cancelled, InputFailed, InputInvalid
-from worker.media import decode_image, decode_video
+from worker.base.errors import InputFailed, InputInvalid
+from worker.media import decode_image as image_decoder
+from worker.media import decode_video, sandbox
 from worker.net import Opener
 from worker.net.opener import IMAGE_LIMITS, MEGABYTE, VIDEO_LIMITS
 
-DECODE_TIMEOUT_S = 60.0
 MIN_SIDE = 256
 MAX_SIDE = 1920
-_POLL_S = 0.05
+IMAGE_BOUNDS = sandbox.Bounds(
+    memory_bytes=1_000_000_000, cpu_s=30, file_bytes=image_decoder.MAX_OUTPUT_BYTES, wall_s=60.0
+)
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _REMEDY = "send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"
 _REFUSALS = {
-    "too_many_pixels": f"the image has more than {decode_image.MAX_PIXELS // 10**6} megapixels: send a smaller one",
+    "too_many_pixels": f"the image has more than {image_decoder.MAX_PIXELS // 10**6} megapixels: send a smaller one",
     "too_much_memory": "the image needs too much memory to decode: send a smaller one, as JPEG or PNG",
     "unreadable": f"not an image that can be read: {_REMEDY}",
 }
@@ -50,7 +50,7 @@ def load_image(source: str, *, opener: Opener, path: str, stop: threading.Event 
         encoded = _from_data_uri(source, path)
     else:
         encoded = opener.read(source, limits=IMAGE_LIMITS, path=path, stop=stop)
-    return _decoded(encoded, path, stop)
+    return decode_image(encoded, path=path, stop=stop)
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -127,51 +127,44 @@ def _too_large(path: str) -> InputFailed:
     return InputFailed(f"the image is larger than the {IMAGE_LIMITS.max_bytes // MEGABYTE} MB allowed here", path=path)
 
 
-def _decoded(encoded: bytes, path: str, stop: threading.Event | None) -> Image.Image:
-    """Runs `image_decode.py`. Files, not pipes: neither side can then fill the memory or block the other."""
+def decode_image(
+    encoded: bytes,
+    *,
+    path: str,
+    stop: threading.Event | None = None,
+    bounds: sandbox.Bounds = IMAGE_BOUNDS,
+    program: Path = Path(image_decoder.__file__),
+) -> Image.Image:
+    """`encoded` as upright RGB, decoded by `program` in a sandbox. `path` names the field in errors.
+
+    Files, not pipes: neither side can then fill the memory or block the other. Raises InputInvalid, Cancelled.
+    """
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as result:
         source.write(encoded)
         source.seek(0)
-        with subprocess.Popen(
-            [sys.executable, "-I", "-S", decode_image.__file__, str(Path(PIL.__file__).parent.parent)],
-            stdin=source,
-            stdout=result,
-            stderr=subprocess.DEVNULL,
-            env={"MALLOC_ARENA_MAX": "1"},  # arenas of more threads would use up the address space allowed
-        ) as child:
+        command = [sys.executable, "-I", "-S", str(program), str(Path(PIL.__file__).parent.parent)]
+        # Arenas of more threads would use up the address space allowed.
+        environment = {"MALLOC_ARENA_MAX": "1"}
+        with sandbox.running(command, bounds, stdin=source, stdout=result, environment=environment, stop=stop) as child:
             try:
-                _wait(child, path, stop)
-            finally:
-                child.kill()
+                child.wait()
+            except sandbox.TooSlow:
+                message = "the image takes too long to decode: send a smaller one, as JPEG or PNG"
+                raise InputInvalid(message, path=path) from None
         result.seek(0)
         return _image_in(result, path)
 
 
-def _wait(child: subprocess.Popen[bytes], path: str, stop: threading.Event | None) -> None:
-    ends_at = time.monotonic() + DECODE_TIMEOUT_S
-    while True:
-        try:
-            child.wait(_POLL_S)
-        except subprocess.TimeoutExpired:
-            if stop is not None and stop.is_set():
-                raise Cancelled from None
-            if time.monotonic() >= ends_at:
-                message = "the image takes too long to decode: send a smaller one, as JPEG or PNG"
-                raise InputInvalid(message, path=path) from None
-        else:
-            return
-
-
 def _image_in(result: IO[bytes], path: str) -> Image.Image:
-    """The child's answer, trusted no further than its lengths: a decoder that was taken over may write anything."""
-    head = result.read(decode_image.HEADER.size)
-    if len(head) == decode_image.HEADER.size:
-        magic, width, height = decode_image.HEADER.unpack(head)
-        if magic == decode_image.REFUSED:
+    """The image that the child wrote. Only lengths are trusted: a decoder that was taken over may write anything."""
+    head = result.read(image_decoder.HEADER.size)
+    if len(head) == image_decoder.HEADER.size:
+        magic, width, height = image_decoder.HEADER.unpack(head)
+        if magic == image_decoder.REFUSED:
             raise InputInvalid(
                 _REFUSALS.get(result.read(64).decode("ascii", "replace"), _REFUSALS["unreadable"]), path=path
             )
-        if magic == decode_image.DECODED and 0 < width * height <= decode_image.MAX_PIXELS:
+        if magic == image_decoder.DECODED and 0 < width * height <= image_decoder.MAX_PIXELS:
             pixels = result.read(width * height * 3 + 1)
             if len(pixels) == width * height * 3:
                 return Image.frombytes("RGB", (width, height), pixels)
