@@ -16,8 +16,10 @@ import pytest
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.webhook_receiver import Handler, Received, Receiver
 from tests.kits.worker_process import ROOT
+from worker.base import locks
 from worker.base.files import StateFolder
-from worker.delivery.webhooks.outbox import Letter, Outbox
+from worker.delivery.webhooks.letter import Letter
+from worker.delivery.webhooks.outbox import Outbox
 
 # Much longer than any of these tests waits: 100 steps and the decode of 81 frames take a minute on two cores.
 LONG = {"num_inference_steps": 100, "num_frames": 81, "width": 448}
@@ -267,7 +269,7 @@ def test_an_event_that_failed_while_the_worker_started_can_be_sent_by_others(
 
         def is_free() -> bool:
             try:
-                with outbox.claim(place):
+                with locks.claimed(place):
                     return True
             except BlockingIOError:
                 return False

@@ -31,7 +31,7 @@ from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.delivery.storage.base import Delivery
 from worker.delivery.storage.local import LocalStorage
-from worker.delivery.webhooks.outbox import Letter
+from worker.delivery.webhooks.letter import Letter
 from worker.engine import Engine, Rendering
 from worker.engine.embeddings import TextEmbeddings
 from worker.jobs import tidy

@@ -40,6 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         with receiver.lock:
             receiver.received.append(received)
             number = len(receiver.received)
+            receiver.lock.notify_all()
         receiver.behaviour(self, received, number)
 
     def do_GET(self) -> None:
@@ -94,7 +95,7 @@ class Receiver:
     def __init__(self, behaviour: Behaviour = works, *, port: int = 0) -> None:
         self.behaviour = behaviour
         self.received: list[Received] = []
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.stopped = threading.Event()
         self._server = _Server(("127.0.0.1", port), Handler)
         self._server.receiver = self
@@ -115,6 +116,11 @@ class Receiver:
     @property
     def ids(self) -> list[str]:
         return [event["event_id"] for event in self.events]
+
+    def wait_for(self, count: int, timeout_s: float = 20.0) -> None:
+        """Block until so many requests have come. Raises AssertionError after `timeout_s`."""
+        with self.lock:
+            assert self.lock.wait_for(lambda: len(self.received) >= count, timeout_s), f"{len(self.received)} came"
 
     def __enter__(self) -> Receiver:
         self._thread.start()

@@ -1,31 +1,30 @@
+"""The outbox with real files; its receivers do as they are set to, and its clock stands still until it is moved."""
+
 from __future__ import annotations
 
 import logging
 import os
 import stat
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.kits.webhooks import Clock
+from worker.base import locks
 from worker.base.files import StateFolder
 from worker.base.log import current_job_id, job_scope
-from worker.delivery.webhooks.outbox import Letter, Outbox, Outcome
+from worker.delivery.webhooks.letter import Letter, Outcome, Round, Told
+from worker.delivery.webhooks.outbox import Outbox
 
-DELIVERED = Outcome("delivered")
-FAILED = Outcome("failed", "no answer")
-
-
-class Times:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+URL = "https://one.example/hook"
+DELIVERED, FAILED = Outcome("delivered"), Outcome("failed", "no answer")
 
 
 class Journal:
+    """Stands for the journal."""
+
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
 
@@ -36,303 +35,331 @@ class Journal:
         self.told.append((job_id, event_id))
 
 
-class Receiver:
-    """A sender whose receivers answer as they are told to."""
+class Receivers:
+    """Sends to receivers that work, but for those in `answers`, by URL."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Outcome] = {}
         self.sent: list[str] = []
         self.timeouts: list[float] = []
+        self.on_send: Callable[[], None] = lambda: None
 
     def __call__(self, letter: Letter, timeout_s: float) -> Outcome:
         self.sent.append(letter.event_id)
         self.timeouts.append(timeout_s)
+        self.on_send()
         return self.answers.get(letter.url, DELIVERED)
 
 
-@pytest.fixture
-def times() -> Times:
-    return Times()
+class Scene:
+    """One volume, its outbox as one worker sees it, and the receivers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.times, self.receivers, self.root = Clock(), Receivers(), folder
+        self.outbox = self.another_worker()
+
+    def another_worker(self) -> Outbox:
+        return Outbox(StateFolder(self.root), now=self.times, clock=self.times)
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted((self.root / "outbox").iterdir())
+
+    def letter(self, event_id: str, job_id: str = "abc", url: str = URL) -> Letter:
+        return Letter(job_id=job_id, event_id=event_id, url=url, body='{"a":"é"}', created_at=self.times.now)
+
+    def put(self, event_id: str, job_id: str = "abc", url: str = URL) -> Path:
+        place = self.outbox.put(self.letter(event_id, job_id, url))
+        assert place is not None
+        return place
+
+    def drain(
+        self,
+        *,
+        job_id: str | None = None,
+        outbox: Outbox | None = None,
+        told: Told | None = None,
+        stop: threading.Event | None = None,
+        budget_s: float = 30.0,
+        attempt_s: float = 15.0,
+    ) -> list[str]:
+        """The events that were settled in one round."""
+        stop = threading.Event() if stop is None else stop
+        sending = Round(self.receivers, stop, self.times.now + budget_s, attempt_s, told=told, clock=self.times)
+        of = None if job_id is None else self.letter("", job_id)
+        outcomes = (self.outbox if outbox is None else outbox).drain(sending, of=of)
+        return [event_id for event_id, outcome in outcomes.items() if outcome.settled]
 
 
 @pytest.fixture
-def outbox(tmp_path: Path, times: Times) -> Outbox:
-    return Outbox(StateFolder(tmp_path), now=times, clock=times)
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
-def letter(job_id: str, event_id: str, times: Times, url: str = "https://one.example/hook") -> Letter:
-    return Letter(job_id=job_id, event_id=event_id, url=url, body='{"a":"é"}', created_at=times.now)
+def test_what_is_put_in_comes_out_once_in_the_order_of_its_job(scene: Scene) -> None:
+    ids = [f"evt_{99 - number}" for number in range(12)]
+    for event_id in ids:
+        scene.put(event_id)
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in scene.files)
+    journal = Journal()
+    assert scene.drain(told=journal) == scene.receivers.sent == ids
+    assert journal.told == [("abc", event_id) for event_id in ids]
+    assert scene.files == []
+    assert scene.drain() == []
 
 
-def drain(outbox: Outbox, receiver: Receiver, **options: object) -> frozenset[str]:
-    arguments: dict[str, object] = {"told": None, "budget_s": 30.0, "attempt_s": 15.0, **options}
-    return frozenset(outbox.drain(receiver, **arguments))
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted((folder / "outbox").iterdir())
-
-
-def test_what_is_put_in_comes_out_once_in_the_order_of_its_job(tmp_path: Path, outbox: Outbox, times: Times) -> None:
-    for number in range(12):
-        assert outbox.put(letter("abc", f"evt_{99 - number}", times)) is not None
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files(tmp_path))
-    receiver, journal = Receiver(), Journal()
-    settled = drain(outbox, receiver, told=journal)
-    assert receiver.sent == [f"evt_{99 - number}" for number in range(12)]
-    assert settled == frozenset(receiver.sent)
-    assert journal.told == [("abc", event_id) for event_id in receiver.sent]
-    assert files(tmp_path) == []
-    assert drain(outbox, receiver) == frozenset()
-
-
-def test_an_event_put_in_again_keeps_its_place_and_its_bytes(tmp_path: Path, outbox: Outbox, times: Times) -> None:
-    first = outbox.put(letter("abc", "evt_1", times))
-    outbox.put(letter("abc", "evt_2", times))
-    assert first is not None
+def test_an_event_put_in_again_keeps_its_place_and_its_bytes(scene: Scene) -> None:
+    first = scene.put("evt_1")
     content = first.read_bytes()
-    times.now += 60
-    assert outbox.put(letter("abc", "evt_1", times)) == first
+    scene.put("evt_2")
+    scene.times.now += 60
+    assert scene.put("evt_1") == first
     assert first.read_bytes() == content
-    assert len(files(tmp_path)) == 2
-    assert outbox.is_first(first)
+    assert len(scene.files) == 2
 
 
-def test_only_the_first_of_a_job_is_first(outbox: Outbox, times: Times) -> None:
-    one = outbox.put(letter("abc", "evt_9", times))
-    two = outbox.put(letter("abc", "evt_1", times))
-    other = outbox.put(letter("abd", "evt_5", times))
-    assert one is not None
-    assert two is not None
-    assert other is not None
-    assert [outbox.is_first(place) for place in (one, two, other)] == [True, False, True]
-    drain(outbox, Receiver(), job_id="abc")
-    third = outbox.put(letter("abc", "evt_0", times))
-    assert third is not None
-    assert outbox.is_first(third)
+def test_what_is_put_in_after_a_part_of_its_line_was_delivered_stays_behind_the_rest(scene: Scene) -> None:
+    for event_id in ("evt_9", "evt_5"):
+        scene.put(event_id)
+    scene.drain(budget_s=1.0, stop=ended_after(scene, 1))
+    scene.put("evt_1")
+    scene.drain()
+    assert scene.receivers.sent == ["evt_9", "evt_5", "evt_1"]
 
 
-def test_a_failure_holds_up_its_own_job_and_receiver_only(outbox: Outbox, times: Times) -> None:
+def ended_after(scene: Scene, sends: int) -> threading.Event:
+    """A stop that is set once so many attempts were made."""
+    stop = threading.Event()
+    scene.receivers.on_send = lambda: stop.set() if len(scene.receivers.sent) == sends else None
+    return stop
+
+
+def test_a_failure_holds_up_its_own_job_and_receiver_only(scene: Scene) -> None:
     dead, live = "https://dead.example/hook?k=1", "https://live.example/hook"
-    for job in range(10):
-        url = dead if job < 5 else live
+    for job in range(4):
         for number in range(2):
-            outbox.put(letter(f"job{job}", f"evt_{job}{number}", times, url))
-    receiver = Receiver()
-    receiver.answers[dead] = FAILED
-    drain(outbox, receiver)
-    to_dead = [event for event in receiver.sent if event[4] in "01234"]
-    assert len(to_dead) == 1  # one knock at a dead receiver, whatever waits for it
-    assert to_dead[0].endswith("0")
-    assert sorted(set(receiver.sent) - set(to_dead)) == [f"evt_{job}{n}" for job in range(5, 10) for n in range(2)]
+            scene.put(f"evt_{job}{number}", f"job{job}", dead if job < 2 else live)
+    scene.receivers.answers[dead] = FAILED
+    assert sorted(scene.drain()) == ["evt_20", "evt_21", "evt_30", "evt_31"]
+    assert [event in scene.receivers.sent for event in ("evt_01", "evt_11")] == [False, False]
+    assert len(scene.receivers.sent) == 5  # one attempt at a dead receiver, whatever waits for it
 
 
-def test_a_silent_receiver_rests_longer_and_longer_and_is_forgiven(outbox: Outbox, times: Times) -> None:
-    url = "https://one.example/hook"
-    outbox.put(letter("abc", "evt_1", times))
-    receiver = Receiver()
-    receiver.answers[url] = FAILED
-    rests = []
-    for _ in range(10):
-        count = len(receiver.sent)
-        began = times.now
-        while len(receiver.sent) == count:
-            drain(outbox, receiver)
-            times.now += 1.0
-        rests.append(times.now - began - 1.0)
-    assert rests[:5] == [0.0, 4.0, 9.0, 19.0, 39.0]
-    assert max(rests) == 899.0
-    receiver.answers.clear()
-    times.now += 900
-    assert drain(outbox, receiver) == {"evt_1"}
-    outbox.put(letter("abd", "evt_2", times))
-    assert drain(outbox, receiver) == {"evt_2"}
+def test_an_event_does_not_wait_for_those_of_another_receiver(scene: Scene) -> None:
+    """Anybody may send a payload with the job_id of somebody else, and a dead URL in it."""
+    scene.put("evt_1", url="https://dead.example/hook")
+    scene.put("evt_2")
+    scene.receivers.answers["https://dead.example/hook"] = FAILED
+    assert scene.drain(job_id="abc") == ["evt_2"]
+    assert scene.receivers.sent == ["evt_2"]
 
 
-def test_a_job_s_own_line_knows_no_rest_and_stops_at_the_first_failure(outbox: Outbox, times: Times) -> None:
+def rests(scene: Scene, count: int) -> list[float]:
+    """Seconds between so many attempts of rounds that are a second apart."""
+    seconds, last = [], scene.times.now
+    for _ in range(count):
+        before = len(scene.receivers.sent)
+        while len(scene.receivers.sent) == before:
+            scene.times.now += 1.0
+            scene.drain()
+        seconds.append(scene.times.now - last)
+        last = scene.times.now
+    return seconds
+
+
+def test_a_silent_receiver_rests_longer_and_longer(scene: Scene) -> None:
+    scene.put("evt_1")
+    scene.receivers.answers[URL] = FAILED
+    assert rests(scene, 5) == [1.0, 5.0, 10.0, 20.0, 40.0]
+    for _ in range(8):
+        scene.times.now += 900
+        scene.drain()
+    assert len(scene.receivers.sent) == 13
+    scene.times.now += 899
+    scene.drain()
+    assert len(scene.receivers.sent) == 13
+    scene.times.now += 1
+    scene.drain()
+    assert len(scene.receivers.sent) == 14
+
+
+@pytest.mark.parametrize("by", ["a round", "its own job"])
+def test_a_receiver_that_answers_again_is_forgiven(scene: Scene, by: str) -> None:
+    scene.put("evt_1")
+    scene.receivers.answers[URL] = FAILED
+    rests(scene, 4)
+    if by == "a round":
+        scene.times.now += 40
+    scene.receivers.answers.clear()
+    assert scene.drain(job_id="abc" if by == "its own job" else None) == ["evt_1"]
+    scene.put("evt_2")
+    assert scene.drain() == ["evt_2"]
+    scene.put("evt_3")
+    scene.receivers.answers[URL] = FAILED
+    assert rests(scene, 2) == [1.0, 5.0]
+
+
+def test_a_job_s_own_line_knows_no_rest_and_stops_at_the_first_failure(scene: Scene) -> None:
     for number in range(3):
-        outbox.put(letter("abc", f"evt_{number}", times))
-    outbox.put(letter("other", "evt_9", times))
-    receiver = Receiver()
-    receiver.answers["https://one.example/hook"] = FAILED
+        scene.put(f"evt_{number}")
+    scene.put("evt_9", "other")
+    scene.receivers.answers[URL] = FAILED
     for _ in range(3):
-        drain(outbox, receiver, job_id="abc")
-    assert receiver.sent == ["evt_0"] * 3
-    receiver.answers.clear()
-    assert drain(outbox, receiver) == {"evt_0", "evt_1", "evt_2", "evt_9"}  # and left no rest behind
+        assert scene.drain(job_id="abc") == []
+    assert scene.receivers.sent == ["evt_0"] * 3
+    scene.receivers.answers.clear()
+    assert set(scene.drain()) == {"evt_0", "evt_1", "evt_2", "evt_9"}  # and left no rest behind
 
 
 @pytest.mark.parametrize(("kind", "told"), [("gone", True), ("blocked", False)])
-def test_what_the_receiver_does_not_want_is_removed(tmp_path: Path, outbox: Outbox, times: Times, kind, told) -> None:
-    outbox.put(letter("abc", "evt_1", times))
-    receiver, journal = Receiver(), Journal()
-    receiver.answers["https://one.example/hook"] = Outcome(kind)
-    drain(outbox, receiver, told=journal)
-    assert files(tmp_path) == []
+def test_what_the_receiver_does_not_want_is_removed(scene: Scene, kind: str, told: bool) -> None:
+    scene.put("evt_1")
+    journal = Journal()
+    scene.receivers.answers[URL] = Outcome(kind)
+    scene.drain(told=journal)
+    assert scene.files == []
     assert journal.told == ([("abc", "evt_1")] if told else [])
 
 
-def test_retry_after_is_kept_by_every_worker(tmp_path: Path, outbox: Outbox, times: Times) -> None:
-    outbox.put(letter("abc", "evt_1", times))
-    receiver = Receiver()
-    receiver.answers["https://one.example/hook"] = Outcome("failed", "HTTP 429", retry_after_s=100.0)
-    drain(outbox, receiver)
-    other = Outbox(StateFolder(tmp_path), now=times, clock=times)
-    receiver.answers.clear()
-    times.now += 99
-    assert drain(other, receiver) == frozenset()
-    assert drain(other, receiver, job_id="abc") == frozenset()
-    times.now += 1
-    assert drain(other, receiver) == {"evt_1"}
-    assert receiver.sent == ["evt_1", "evt_1"]
+def test_retry_after_is_kept_by_every_worker(scene: Scene) -> None:
+    scene.put("evt_1")
+    scene.receivers.answers[URL] = Outcome("failed", "HTTP 429", retry_after_s=100.0)
+    scene.drain()
+    other = scene.another_worker()
+    scene.receivers.answers.clear()
+    scene.times.now += 99
+    assert scene.drain(outbox=other) == scene.drain(outbox=other, job_id="abc") == []
+    scene.times.now += 1
+    assert scene.drain(outbox=other) == ["evt_1"]
+    assert scene.receivers.sent == ["evt_1", "evt_1"]
 
 
-@pytest.mark.parametrize(("age_s", "sent"), [(7 * 86400, ["evt_1"]), (7 * 86400 + 1, [])])
-def test_an_event_expires_after_seven_days(
-    tmp_path: Path, outbox: Outbox, times: Times, age_s: int, sent: list[str]
-) -> None:
-    outbox.put(letter("abc", "evt_1", times))
-    times.now += age_s
-    receiver = Receiver()
-    drain(outbox, receiver)
-    assert receiver.sent == sent
-    assert files(tmp_path) == []
+@pytest.mark.parametrize(("late_s", "sent"), [(0, ["evt_1"]), (1, [])])
+def test_an_event_expires_after_seven_days(scene: Scene, late_s: int, sent: list[str]) -> None:
+    scene.put("evt_1")
+    scene.times.now += 7 * 86400 + late_s
+    scene.drain()
+    assert scene.receivers.sent == sent
+    assert scene.files == []
 
 
-def test_the_sweep_removes_old_files(tmp_path: Path, outbox: Outbox, times: Times) -> None:
-    place = outbox.put(letter("abc", "evt_1", times))
-    assert place is not None
-    os.utime(place, (times.now, times.now))
-    times.now += 7 * 86400
-    assert outbox.sweep() == 0
-    times.now += 1
-    assert outbox.sweep() == 1
+def test_the_sweep_removes_old_files(scene: Scene) -> None:
+    place = scene.put("evt_1")
+    os.utime(place, (scene.times.now, scene.times.now))
+    scene.times.now += 7 * 86400
+    scene.outbox.sweep()
+    assert scene.files == [place]
+    scene.times.now += 1
+    scene.outbox.sweep()
+    assert scene.files == []
 
 
-def test_a_damaged_letter_is_set_aside_and_holds_nobody_up(tmp_path: Path, outbox: Outbox, times: Times) -> None:
-    place = outbox.put(letter("abc", "evt_1", times))
-    outbox.put(letter("abc", "evt_2", times))
-    assert place is not None
+def test_a_damaged_letter_is_set_aside_and_holds_nobody_up(scene: Scene) -> None:
+    place = scene.put("evt_1")
+    scene.put("evt_2")
     place.write_bytes(b'{"job_id":')
-    assert drain(outbox, Receiver()) == {"evt_2"}
-    assert [path.name for path in files(tmp_path)] == [place.name + ".damaged"]
+    assert scene.drain() == ["evt_2"]
+    assert [path.name for path in scene.files] == [place.name + ".damaged"]
 
 
-def test_a_letter_that_is_being_sent_is_left_alone_with_its_whole_line(outbox: Outbox, times: Times) -> None:
-    place = outbox.put(letter("abc", "evt_1", times))
-    outbox.put(letter("abc", "evt_2", times))
-    assert place is not None
-    receiver = Receiver()
-    with outbox.claim(place):
-        assert drain(outbox, receiver) == frozenset()
-        assert drain(outbox, receiver, job_id="abc") == frozenset()
-    assert drain(outbox, receiver) == {"evt_1", "evt_2"}
+def test_a_file_of_another_name_is_set_aside_and_holds_nobody_up(scene: Scene) -> None:
+    place = scene.put("evt_1")
+    line = place.name.partition("-")[0]
+    for name in (f"{line}-abc.json", "notes.json"):
+        place.with_name(name).write_text("{}")
+    scene.put("evt_2")
+    assert scene.drain() == ["evt_1", "evt_2"]
+    assert sorted(path.name for path in scene.files) == [f"{line}-abc.json.damaged", "notes.json.damaged"]
 
 
-def test_workers_that_drain_at_once_send_each_event_once(tmp_path: Path, times: Times) -> None:
-    boxes = [Outbox(StateFolder(tmp_path), now=times) for _ in range(4)]
-    for job in range(10):
-        for number in range(4):
-            boxes[0].put(letter(f"job{job}", f"evt_{job}{number}", times))
-    receiver = Receiver()
+def test_a_letter_that_is_being_sent_is_left_alone_with_its_whole_line(scene: Scene) -> None:
+    place = scene.put("evt_1")
+    scene.put("evt_2")
+    with locks.claimed(place):
+        assert scene.drain() == scene.drain(job_id="abc") == []
+    assert scene.drain() == ["evt_1", "evt_2"]
 
-    def slow(sent: Letter, timeout_s: float) -> Outcome:
-        time.sleep(0.002)
-        return receiver(sent, timeout_s)
 
-    threads = [
-        threading.Thread(target=box.drain, args=(slow,), kwargs={"told": None, "budget_s": 30.0, "attempt_s": 15.0})
-        for box in boxes
-    ]
+def test_workers_that_drain_at_once_send_each_event_once(scene: Scene) -> None:
+    ids = [f"evt_{job}{number}" for job in range(6) for number in range(3)]
+    for event_id in ids:
+        scene.put(event_id, f"job{event_id[4]}")
+    gate = threading.Barrier(4, timeout=20)
+
+    def work(box: Outbox) -> None:
+        gate.wait()
+        scene.drain(outbox=box)
+
+    threads = [threading.Thread(target=work, args=(scene.another_worker(),)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    # A line that was busy when a worker came by is left to the worker that was at it, or to the next round.
-    drain(boxes[0], receiver)
-    assert sorted(receiver.sent) == [f"evt_{job}{number}" for job in range(10) for number in range(4)]
-    for job in range(10):
-        own = [event for event in receiver.sent if event[4] == str(job)]
+    scene.drain()  # a line that was busy is left to the worker that has it, or to the next round
+    assert sorted(scene.receivers.sent) == ids
+    for job in range(6):
+        own = [event for event in scene.receivers.sent if event[4] == str(job)]
         assert own == sorted(own)
 
 
-def test_a_round_ends_with_its_budget_and_with_a_stop(outbox: Outbox, times: Times) -> None:
+def test_a_round_ends_with_its_budget_and_with_a_stop(scene: Scene) -> None:
     for number in range(10):
-        outbox.put(letter("abc", f"evt_{number}", times))
-    receiver, stop = Receiver(), threading.Event()
+        scene.put(f"evt_{number}")
 
-    def slow(sent: Letter, timeout_s: float) -> Outcome:
-        times.now += 4.0
-        return receiver(sent, timeout_s)
+    def four_seconds() -> None:
+        scene.times.now += 4.0
 
-    outbox.drain(slow, told=None, budget_s=10.0, attempt_s=5.0)
-    assert receiver.timeouts == [5.0, 5.0, 2.0]
+    scene.receivers.on_send = four_seconds
+    scene.drain(budget_s=10.0, attempt_s=5.0)
+    assert scene.receivers.timeouts == [5.0, 5.0, 2.0]
+    stop = threading.Event()
     stop.set()
-    assert drain(outbox, receiver, stop=stop) == frozenset()
-    assert len(drain(outbox, receiver)) == 7
+    assert scene.drain(stop=stop) == []
+    assert len(scene.drain(budget_s=100.0)) == 7
 
 
 def test_an_unusable_folder_costs_only_the_protection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
-    times = Times()
-    outbox = Outbox(StateFolder(tmp_path / "file"), now=times)
-    assert outbox.put(letter("abc", "evt_1", times)) is None
-    assert drain(outbox, Receiver()) == frozenset()
-    assert outbox.sweep() == 0
+    scene = Scene(tmp_path / "file")
+    assert scene.outbox.put(scene.letter("evt_1")) is None
+    assert scene.drain() == []
+    assert scene.outbox.count() == 0
+    scene.outbox.sweep()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_an_empty_outbox_is_nothing_to_speak_of(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
-    assert drain(outbox, Receiver()) == frozenset()
-    assert drain(outbox, Receiver(), job_id="abc") == frozenset()
-    assert caplog.records == []
-
-
-def test_neither_the_url_nor_the_body_is_logged_or_shown(
-    outbox: Outbox, times: Times, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_neither_the_url_nor_the_body_is_logged_or_shown(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    secret = letter("abc", "evt_1", times, "https://one.example/token-in-path")
-    place = outbox.put(secret)
-    assert place is not None
-    drain(outbox, Receiver())
-    outbox.put(secret)
+    scene.drain()
+    assert caplog.records == []  # an empty outbox is nothing to speak of
+    url = "https://one.example/token-in-path"
+    scene.put("evt_1", url=url)
+    scene.drain()
+    place = scene.put("evt_1", url=url)
     place.write_bytes(place.read_bytes()[:-20])
-    drain(outbox, Receiver())
-    shown = caplog.text + repr(secret)
+    scene.drain()
+    shown = caplog.text + repr(scene.letter("evt_1", url=url))
     assert "evt_1" in caplog.text
     assert "one.example" not in shown
     assert "é" not in shown
 
 
-def test_what_waits_is_counted(tmp_path: Path, outbox: Outbox, times: Times) -> None:
-    assert outbox.count() == 0
+def test_what_waits_is_counted(scene: Scene) -> None:
+    assert scene.outbox.count() == 0
     for job_id in ("abc", "abd"):
         for number in range(2):
-            outbox.put(letter(job_id, f"evt_{number}", times))
-    assert outbox.count() == 4
-    drain(outbox, Receiver(), job_id="abc")
-    assert outbox.count() == 2
-    (tmp_path / "file").write_text("in the way")
-    assert Outbox(StateFolder(tmp_path / "file")).count() == 0
+            scene.put(f"evt_{job_id}{number}", job_id)
+    assert scene.outbox.count() == 4
+    scene.drain(job_id="abc")
+    assert scene.outbox.count() == 2
 
 
-def test_an_event_of_another_job_is_logged_under_its_own(
-    outbox: Outbox, times: Times, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_event_of_another_job_is_logged_under_its_own(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     seen: list[str | None] = []
-
-    class Noting(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            seen.append(current_job_id())
-
-    outbox.put(letter("abc", "evt_1", times))
-    noting = Noting()
-    logging.getLogger("worker.delivery.webhooks.outbox").addHandler(noting)
-    try:
-        with job_scope("running"):
-            drain(outbox, Receiver())
-    finally:
-        logging.getLogger("worker.delivery.webhooks.outbox").removeHandler(noting)
+    scene.put("evt_1")
+    scene.receivers.on_send = lambda: seen.append(current_job_id())
+    with job_scope("running"):
+        scene.drain()
     assert seen == ["abc"]
+    assert "webhook evt_1, kept in the outbox: delivered" in caplog.text

@@ -1,58 +1,56 @@
-"""The channel against a receiver that works; tests/faults/test_webhook_faults.py has those that do not."""
+"""The channel against receivers that work; tests/faults/test_webhook_faults.py has those that do not."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pytest_httpserver import HTTPServer
 from standardwebhooks import Webhook
-from werkzeug import Request, Response
 
-from worker.base.files import StateFolder
-from worker.delivery.journal import Journal
+from tests.kits.webhook_receiver import Handler, Received, Receiver
+from tests.kits.webhooks import ALL, QUICK, Network, Volume, event_id
 from worker.delivery.webhooks.channel import Channel
-from worker.delivery.webhooks.envelopes import USER_AGENT, final_event_id
-from worker.delivery.webhooks.outbox import Outbox
-from worker.delivery.webhooks.postman import Patience
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.net import Opener
 
-ALL = frozenset({"progress", "completed", "failed"})
-QUICK = Patience(waits_s=(0.01,) * 4, attempt_s=5.0, event_s=10.0, job_s=20.0, least_s=0.0, progress_every_s=0.0)
 SECRETS = tuple("whsec_" + base64.b64encode(bytes([number]) * 24).decode() for number in (1, 2))
 Open = Callable[..., Channel]
 
 
 @pytest.fixture
-def receiver(httpserver: HTTPServer) -> HTTPServer:
-    httpserver.expect_request("/hook", method="POST").respond_with_data("ok")
-    return httpserver
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as running:
+        yield running
 
 
 @pytest.fixture
-async def open_channel(httpserver: HTTPServer, tmp_path: Path) -> AsyncIterator[Open]:
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path)
+
+
+@pytest.fixture
+async def open_channel(receiver: Receiver, volume: Volume) -> AsyncIterator[Open]:
     channels: list[Channel] = []
-    state = StateFolder(tmp_path)
 
     def make(**options: object) -> Channel:
-        arguments: dict[str, object] = {
-            "url": httpserver.url_for("/hook"),
+        arguments: dict[str, Any] = {
+            "url": receiver.url,
             "events": ALL,
             "job_id": "abc",
             "total": 2,
             "payload_digest": "d1",
-            "opener": Opener(("127.0.0.1", "localhost")),
+            "opener": Opener(("127.0.0.1",)),
             "secrets": (),
-            "outbox": Outbox(state),
-            "journal": Journal(state),
+            "outbox": volume.outbox,
+            "journal": volume.journal,
             "patience": QUICK,
             **options,
         }
@@ -64,70 +62,97 @@ async def open_channel(httpserver: HTTPServer, tmp_path: Path) -> AsyncIterator[
         await channel.close()
 
 
-def bodies(receiver: HTTPServer) -> list[dict[str, object]]:
-    return [json.loads(request.data) for request, _ in receiver.log]
-
-
-async def first_request(receiver: HTTPServer) -> None:
-    """A final event overtakes progress that has not been sent: wait until it has."""
-    deadline = time.monotonic() + 20
-    while not receiver.log and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-
-
 def failure(index: int | None) -> dict[str, object]:
     error = {"code": "input_failed", "message": "no answer", "path": None, "retryable": True}
     return {"index": index, "status": "failed", "job_id": "abc", "error": error}
 
 
-async def test_a_delivered_video_is_told(receiver: HTTPServer, open_channel: Open, tmp_path: Path) -> None:
-    result = {"index": 1, "prompt": "été 雪"}
-    assert await open_channel().completed(1, result) is True
-    ((request, _),) = receiver.log
-    assert request.headers["Content-Type"] == "application/json"
-    assert request.headers["User-Agent"] == USER_AGENT
-    assert "webhook-id" not in request.headers
-    (body,) = bodies(receiver)
-    assert body["data"] == result
-    assert (body["status"], body["code"], body["type"], body["index"], body["total"]) == (True, 200, "completed", 1, 2)
-    assert body["event_id"] == final_event_id("abc", "d1", 1, "completed")
-    assert list((tmp_path / "outbox").iterdir()) == []
+def snapshots(receiver: Receiver) -> list[dict[str, Any]]:
+    """The bodies as they arrived, but for what is new each time: the moment, and the id of a progress event."""
+    events = []
+    for event in receiver.events:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("timestamp"))
+        if event["type"] == "progress":
+            assert re.fullmatch(r"evt_[0-9a-f]{32}", event.pop("event_id"))
+        events.append(event)
+    return events
 
 
-async def test_a_failed_video_and_a_failed_job_are_told(receiver: HTTPServer, open_channel: Open) -> None:
+async def test_the_three_webhooks_as_a_receiver_reads_them(receiver: Receiver, open_channel: Open) -> None:
     channel = open_channel()
+    channel.progress(ProgressEvent(42, "generating", 1))
+    await asyncio.to_thread(receiver.wait_for, 1)  # a final event overtakes progress that has not been sent
+    assert await channel.completed(1, {"index": 1, "prompt": "été 雪"}) is True
     assert await channel.failed(0, failure(0), 422, "reference_image_url: no answer") is True
     assert await channel.failed(None, failure(None), 400, "prompt: is missing") is True
-    video, job = bodies(receiver)
-    assert (video["status"], video["code"], video["message"]) == (False, 422, "reference_image_url: no answer")
-    assert (video["index"], job["index"], job["code"]) == (0, None, 400)
-    assert video["event_id"] != job["event_id"]
+    assert snapshots(receiver) == [
+        {"type": "progress", "job_id": "abc", "progress": 42, "status": "generating", "index": 1, "total": 2},
+        {
+            "status": True,
+            "code": 200,
+            "message": "Video Generated!",
+            "data": {"index": 1, "prompt": "été 雪"},
+            "type": "completed",
+            "event_id": "evt_c89df78ae7d7dd07ea02be9e8332ce96",
+            "index": 1,
+            "total": 2,
+        },
+        {
+            "status": False,
+            "code": 422,
+            "message": "reference_image_url: no answer",
+            "data": failure(0),
+            "type": "failed",
+            "event_id": "evt_2f3250ac1a85d6430c00e7900cb5e484",
+            "index": 0,
+            "total": 2,
+        },
+        {
+            "status": False,
+            "code": 400,
+            "message": "prompt: is missing",
+            "data": failure(None),
+            "type": "failed",
+            "event_id": "evt_c90242f692362fd5a3459e772859d43d",
+            "index": None,
+            "total": 2,
+        },
+    ]
+    headers = [
+        {name: value for name, value in received.headers.items() if name in ("content-type", "user-agent")}
+        for received in receiver.received
+    ]
+    assert headers == [{"content-type": "application/json", "user-agent": "videogen-runpod/0.1.0"}] * 4
+    assert not [name for received in receiver.received for name in received.headers if name.startswith("webhook-")]
 
 
-async def test_every_event_is_signed_by_each_secret(receiver: HTTPServer, open_channel: Open) -> None:
+async def test_an_event_that_arrived_is_in_the_outbox_no_more(volume: Volume, open_channel: Open) -> None:
+    assert await open_channel().completed(0, {}) is True
+    assert volume.waiting() == []
+
+
+async def test_every_event_is_signed_by_each_secret(receiver: Receiver, open_channel: Open) -> None:
     channel = open_channel(secrets=SECRETS)
     channel.progress(ProgressEvent(5, "generating", 0))
-    await first_request(receiver)
+    await asyncio.to_thread(receiver.wait_for, 1)
     await channel.completed(0, {"prompt": "雪"})
-    assert [body["type"] for body in bodies(receiver)] == ["progress", "completed"]
-    for request, _ in receiver.log:
+    assert [event["type"] for event in receiver.events] == ["progress", "completed"]
+    for received in receiver.received:
         for secret in SECRETS:
-            told = Webhook(secret).verify(request.data, dict(request.headers))
-            assert told["event_id"] == request.headers["webhook-id"]
+            event = Webhook(secret).verify(received.body, dict(received.headers))
+            assert event["event_id"] == received.headers["webhook-id"]
 
 
 @pytest.mark.parametrize("kind", sorted(ALL))
-async def test_only_the_events_that_were_asked_for_are_sent(
-    receiver: HTTPServer, open_channel: Open, tmp_path: Path, kind: str
-) -> None:
+async def test_only_the_events_that_were_asked_for_are_sent(receiver: Receiver, open_channel: Open, kind: str) -> None:
     channel = open_channel(events=frozenset({kind}))
     channel.progress(ProgressEvent(5, "generating", 0))
     if kind == "progress":
-        await first_request(receiver)
+        await asyncio.to_thread(receiver.wait_for, 1)
     assert await channel.completed(0, {}) is (kind == "completed")
     assert await channel.failed(1, failure(1), 422, "no") is (kind == "failed")
     await channel.close()
-    assert [body["type"] for body in bodies(receiver)] == [kind]
+    assert [event["type"] for event in receiver.events] == [kind]
 
 
 async def test_without_a_url_nothing_happens(open_channel: Open, tmp_path: Path) -> None:
@@ -139,92 +164,80 @@ async def test_without_a_url_nothing_happens(open_channel: Open, tmp_path: Path)
 
 
 async def test_what_is_known_to_have_arrived_is_not_sent_again(
-    receiver: HTTPServer, open_channel: Open, tmp_path: Path
+    receiver: Receiver, open_channel: Open, volume: Volume
 ) -> None:
-    Journal(StateFolder(tmp_path)).accept("abc", "d1", today=date(2025, 3, 1), seeds=[1, 2])
+    volume.journal.accept("abc", "d1", today=date(2025, 3, 1), seeds=[1, 2])
     assert await open_channel().completed(0, {}) is True
     redelivered = open_channel()
-    assert await redelivered.completed(0, {}) is True
-    assert await redelivered.completed(1, {}) is True
-    assert [body["index"] for body in bodies(receiver)] == [0, 1]
-    # A failure is made anew by a redelivery and told anew, under the id it had.
-    assert await open_channel().failed(0, failure(0), 422, "no") is True
-    assert await open_channel().failed(0, failure(0), 422, "no") is True
-    assert len({body["event_id"] for body in bodies(receiver)[2:]}) == 1
-    assert len(receiver.log) == 4
+    assert [await redelivered.completed(index, {}) for index in (0, 1)] == [True, True]
+    assert receiver.ids == [event_id(0), event_id(1)]
+    # A failed video is tried again by a redelivery and reported again, under the id it had.
+    for _ in range(2):
+        assert await open_channel().failed(0, failure(0), 422, "no") is True
+    assert len(receiver.received) == 4
+    assert receiver.ids[2] == receiver.ids[3] not in receiver.ids[:2]
 
 
-async def test_without_a_journal_a_redelivery_has_the_same_id(receiver: HTTPServer, open_channel: Open) -> None:
+async def test_without_a_journal_a_redelivery_has_the_same_id(receiver: Receiver, open_channel: Open) -> None:
     for _ in range(2):
         assert await open_channel(journal=None, outbox=None).completed(0, {}) is True
-    assert len({body["event_id"] for body in bodies(receiver)}) == 1
+    assert receiver.ids == [event_id(0)] * 2
 
 
-async def test_final_events_go_out_in_the_order_of_the_calls(httpserver: HTTPServer, open_channel: Open) -> None:
-    def slow_first(request: Request) -> Response:
-        time.sleep(0.3 if request.get_json()["index"] == 0 else 0.0)
-        return Response("ok")
+async def test_final_events_go_out_in_the_order_of_the_calls(receiver: Receiver, open_channel: Open) -> None:
+    others_wait = threading.Event()
 
-    httpserver.expect_request("/hook").respond_with_handler(slow_first)
+    def slow_first(handler: Handler, received: Received, number: int) -> None:
+        assert number > 1 or others_wait.wait(20)
+        handler.answer(200)
+
+    receiver.behaviour = slow_first
     channel = open_channel()
-    assert await asyncio.gather(*(channel.completed(index, {}) for index in range(4))) == [True] * 4
-    assert [body["index"] for body in bodies(httpserver)] == [0, 1, 2, 3]
+    sending = [asyncio.create_task(channel.completed(index, {})) for index in range(4)]
+    await asyncio.to_thread(receiver.wait_for, 1)
+    others_wait.set()
+    assert await asyncio.gather(*sending) == [True] * 4
+    assert receiver.ids == [event_id(index) for index in range(4)]
 
 
-async def test_no_progress_follows_the_final_event_of_its_video(receiver: HTTPServer, open_channel: Open) -> None:
+async def test_no_progress_follows_the_final_event_of_its_video(receiver: Receiver, open_channel: Open) -> None:
     channel = open_channel()
     for index in range(2):
+        channel.progress(ProgressEvent(1, "generating", index))
+        await asyncio.to_thread(receiver.wait_for, 2 * index + 1)
         for percent in range(40):
             channel.progress(ProgressEvent(percent, "generating", index))
-            await asyncio.sleep(0.002)
         await channel.completed(index, {})
         channel.progress(ProgressEvent(99, "uploading", index))
-    await asyncio.sleep(0.1)
-    assert [body["type"] for body in bodies(receiver)].count("progress") > 0
-    told = [(body["index"], body["type"]) for body in bodies(receiver)]
+    await channel.close()
+    seen = [(event["index"], event["type"]) for event in receiver.events]
     for index in range(2):
-        own = [kind for place, kind in told if place == index]
+        own = [kind for place, kind in seen if place == index]
+        assert own[0] == "progress"
         assert own.index("completed") == len(own) - 1
-    ids = [body["event_id"] for body in bodies(receiver)]
-    assert len(set(ids)) == len(ids)
+    assert len(set(receiver.ids)) == len(receiver.ids)
 
 
-async def test_a_progress_event_has_the_shape_of_the_contract(receiver: HTTPServer, open_channel: Open) -> None:
-    channel = open_channel()
-    channel.progress(ProgressEvent(42, "generating", 1))
-    await first_request(receiver)
-    await channel.completed(1, {})
-    told = bodies(receiver)[0]
-    assert told.pop("event_id") != told.pop("timestamp")
-    assert told == {
-        "type": "progress",
-        "job_id": "abc",
-        "progress": 42,
-        "status": "generating",
-        "index": 1,
-        "total": 2,
-    }
+async def test_the_caller_may_be_cancelled_and_the_event_is_sent(receiver: Receiver, open_channel: Open) -> None:
+    let_go = threading.Event()
 
+    def slow(handler: Handler, received: Received, number: int) -> None:
+        assert let_go.wait(20)
+        handler.answer(200)
 
-async def test_who_waits_may_be_cancelled_and_the_event_is_told(httpserver: HTTPServer, open_channel: Open) -> None:
-    def slow(request: Request) -> Response:
-        time.sleep(0.3)
-        return Response("ok")
-
-    httpserver.expect_request("/hook").respond_with_handler(slow)
+    receiver.behaviour = slow
     channel = open_channel()
     waiting = asyncio.create_task(channel.completed(0, {}))
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(receiver.wait_for, 1)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+    let_go.set()
     assert await channel.completed(1, {}) is True
-    assert [body["index"] for body in bodies(httpserver)] == [0, 1]
+    assert receiver.ids == [event_id(0), event_id(1)]
 
 
-async def test_a_result_that_is_not_json_does_not_raise(
-    receiver: HTTPServer, open_channel: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_result_that_is_not_json_does_not_raise(open_channel: Open, caplog: pytest.LogCaptureFixture) -> None:
     channel = open_channel()
     assert await channel.completed(0, {"prompt": "a secret prompt", "cost_usd": float("nan")}) is False
     assert await channel.completed(1, {}) is True
@@ -232,25 +245,22 @@ async def test_a_result_that_is_not_json_does_not_raise(
     assert "secret prompt" not in caplog.text
 
 
-async def test_a_closed_channel_is_quiet(receiver: HTTPServer, open_channel: Open) -> None:
+async def test_a_closed_channel_is_quiet(receiver: Receiver, open_channel: Open) -> None:
     channel = open_channel()
     await channel.close()
     await channel.close()
     channel.progress(ProgressEvent(5, "generating", 0))
     assert await channel.completed(0, {}) is False
-    assert receiver.log == []
+    assert receiver.received == []
 
 
-async def test_the_log_names_the_event_and_never_the_url(
-    httpserver: HTTPServer, open_channel: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_log_names_the_event_and_never_the_url(open_channel: Open, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "worker")
-    httpserver.expect_request("/token-in-path").respond_with_data("no", 500)
-    channel = open_channel(url=httpserver.url_for("/token-in-path?key=value"))
+    channel = open_channel(url="https://one.example/token-in-path?key=value", opener=Network(500))
     assert await channel.completed(0, {"prompt": "a secret prompt"}) is False
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("worker.")]
-    named = [line for line in ours if final_event_id("abc", "d1", 0, "completed") in line]
+    named = [line for line in ours if event_id(0) in line]
     assert len(named) == 6
     assert [line.split(" took ")[0] for line in ours if line not in named] == ["video 0: webhook"]
-    for text in ("token-in-path", "localhost", "127.0.0.1", "secret prompt"):
+    for text in ("token-in-path", "one.example", "secret prompt"):
         assert text not in "\n".join(ours)

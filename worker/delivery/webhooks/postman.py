@@ -1,14 +1,15 @@
-"""One attempt to deliver an event, how patient a receiver is treated, and the round that empties the outbox.
+"""One attempt to deliver an event, how long a receiver is waited for, and the round that empties the outbox.
 
-2xx is success, 410 ends it for good, and so does an address that may not be reached. Every other answer is a failure
-that is tried again, 3xx (never followed) and 4xx too: a receiver that is being deployed, or whose door is
-misconfigured for a moment, answers 302, 401 or 404.
+2xx is success, 410 ends it for good, and so does an address that may not be reached. Every other status is a failure
+that is tried again, 3xx (never followed) and 4xx too: a receiver that is being deployed, or that is misconfigured for a
+moment, returns 302, 401 or 404.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -22,14 +23,14 @@ from urllib3.util.retry import Retry
 from worker.base import metrics
 from worker.base.errors import Cancelled, InputBlocked, InvalidRequest
 from worker.delivery.webhooks import envelopes
-from worker.delivery.webhooks.outbox import Letter, Outbox, Outcome, Told
+from worker.delivery.webhooks.letter import Letter, Outcome, Round, Told
+from worker.delivery.webhooks.outbox import Outbox
 from worker.net import PostAnswer, PostFailed
 
 _GONE = 410
-_STOPPED = Outcome("failed", "the worker is stopping")
 
 
-class Poster(Protocol):
+class Transport(Protocol):
     """The part of `net.Opener` that webhooks use."""
 
     def post(
@@ -47,9 +48,9 @@ class Poster(Protocol):
 class Patience:
     """How long a receiver is waited for.
 
-    `waits_s` lie between the attempts of a final event (shortened at random by up to a quarter); all of its attempts
-    and waits fit into `event_s`, and failures in a row of one job into `job_s`. An attempt that could take less than
-    `least_s` is not begun. Once a shutdown's grace is over an event has `last_s`.
+    A final event has `event_s` for its attempts of `attempt_s` at most and the `waits_s` between them; an attempt that
+    could take less than `least_s` is not begun. Failures in a row of one job have `job_s`. Once a shutdown's grace is
+    over an event has `last_s`. `close_s` is how long the end of a channel waits.
     """
 
     waits_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
@@ -70,14 +71,14 @@ PATIENCE = Patience()
 class Postman:
     """Makes one attempt to deliver a letter, signed anew. Never raises."""
 
-    opener: Poster
+    opener: Transport
     secrets: Sequence[str]
     stop: threading.Event
     kind: Literal["final", "progress"] = "final"
 
     def __call__(self, letter: Letter, timeout_s: float) -> Outcome:
         outcome = self._attempt(letter, timeout_s)
-        metrics.webhook_attempt(self.kind, "stopped" if outcome is _STOPPED else outcome.kind)
+        metrics.webhook_attempt(self.kind, outcome.kind)
         return outcome
 
     def _attempt(self, letter: Letter, timeout_s: float) -> Outcome:
@@ -90,7 +91,7 @@ class Postman:
         except PostFailed as failure:
             return Outcome("failed", f"the receiver {failure.reason}")
         except Cancelled:
-            return _STOPPED
+            return Outcome("stopped", "the worker is stopping")
         except Exception as failure:  # noqa: BLE001 - whatever it is, it may not fail a job; its text may hold the URL
             return Outcome("failed", type(failure).__name__)
         if 200 <= answer.status < 300:
@@ -102,7 +103,7 @@ class Postman:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds that the receiver asked to be left alone, from seconds or a date; at most 6 hours; 0 for no wish."""
+    """What the receiver's Retry-After asks for, in seconds or as a date: at most 6 hours, 0 where it makes no sense."""
     text = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
     if text is None:
         return 0.0
@@ -115,30 +116,29 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
 async def redeliver(
     outbox: Outbox,
     *,
-    opener: Poster,
+    opener: Transport,
     secrets: Sequence[str],
     journal: Told | None = None,
     budget_s: float = 30.0,
     patience: Patience = PATIENCE,
-) -> int:
-    """Send what earlier jobs, and other workers, could not deliver; answers how many events were settled.
+) -> None:
+    """Send what earlier jobs, and other workers, could not deliver, each event once.
 
     Runs in a thread of its own for about `budget_s`: start it as a task beside a job, never before one. Cancelling it
-    ends the attempt in hand; what is left stays.
+    ends the attempt under way; what is left stays.
     """
     stop = threading.Event()
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhook-outbox")
 
-    def drain() -> int:
+    def drain() -> None:
         outbox.sweep()
-        settled = outbox.drain(
-            Postman(opener, secrets, stop), told=journal, budget_s=budget_s, attempt_s=patience.attempt_s, stop=stop
-        )
-        return len(settled)
+        ends_at = time.monotonic() + budget_s
+        send = Postman(opener, secrets, stop)
+        outbox.drain(Round(send, stop, ends_at, patience.attempt_s, patience.least_s, told=journal))
 
     draining = thread.submit(copy_context().run, drain)
     thread.shutdown(wait=False)
     try:
-        return await asyncio.wrap_future(draining)
+        await asyncio.wrap_future(draining)
     finally:
         stop.set()

@@ -1,0 +1,88 @@
+"""A volume with an outbox, and a network without sockets whose seconds pass only while it is asked to send."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from worker.base.files import StateFolder
+from worker.delivery.journal import Journal
+from worker.delivery.webhooks.envelopes import final_event_id
+from worker.delivery.webhooks.outbox import Outbox
+from worker.delivery.webhooks.postman import Patience
+from worker.net import PostAnswer, PostFailed
+
+ALL = frozenset({"progress", "completed", "failed"})
+QUICK = Patience(waits_s=(0.01,) * 4, attempt_s=5.0, event_s=10.0, job_s=20.0, least_s=0.0, progress_every_s=0.0)
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Volume:
+    """A worker's view of a shared STATE_DIR."""
+
+    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        state = StateFolder(folder)
+        self.journal = Journal(state)
+        self.outbox = Outbox(state, now=now)
+
+    def waiting(self) -> list[str]:
+        """The ids of the events in the outbox, those of one job in their order."""
+        paths = sorted((self.folder / "outbox").glob("*.json"))
+        return [json.loads(path.read_text())["event_id"] for path in paths]
+
+
+class Network:
+    """Stands for `net.Opener`. `timeouts` are the seconds that each attempt was allowed; a silent one uses them all.
+
+    Each answer is a status or a whole answer, None for silence, or an exception; the last one repeats.
+    """
+
+    def __init__(self, *answers: int | PostAnswer | Exception | None, clock: Clock | None = None) -> None:
+        self._answers = list(answers)
+        self._clock = clock
+        self.bodies: list[bytes] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.timeouts: list[float] = []
+
+    def post(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float,
+        stop: threading.Event | None = None,
+    ) -> PostAnswer:
+        self.bodies.append(body)
+        self.headers.append(headers)
+        self.timeouts.append(timeout_s)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if answer is None:  # silent
+            if self._clock is not None:
+                self._clock.now += timeout_s
+            raise PostFailed("did not answer in time")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, PostAnswer) else PostAnswer(answer, {})
+
+    @property
+    def ids(self) -> list[str]:
+        return [json.loads(body)["event_id"] for body in self.bodies]
+
+
+def event_id(index: int, job_id: str = "abc") -> str:
+    """That of the completed video `index` of a job whose payload has the digest `d1`."""
+    return final_event_id(job_id, "d1", index, "completed")
