@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 import torch
 
 from tests.kits import s3_double
-from worker.doctor.deployment import Deployment, Host, readable_settings
-from worker.doctor.device import Device, Driver
+from worker.doctor.deployment import Deployment, Device, Driver, Host, readable_settings
 from worker.engine.device import Planner
 from worker.request.plan import Gpu, from_name
 

@@ -19,6 +19,7 @@ from runpod.endpoint import Job
 from worker.base import log
 from worker.base import settings as settings_module
 from worker.base.errors import InvalidRequest
+from worker.base.text import printable
 from worker.cli import download, endpoint, flags, local_files, terminal
 from worker.cli import out as places
 from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
@@ -223,6 +224,6 @@ def _draw(state: Mapping[str, Any], bar: terminal.Bar) -> None:
     progress = said.get("progress") if isinstance(said, dict) else None
     status = said.get("status") if isinstance(said, dict) else None
     bar.show(
-        terminal.printable(status) if isinstance(status, str) else "running",
+        printable(status) if isinstance(status, str) else "running",
         min(100, max(0, progress)) if isinstance(progress, int) else None,
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from worker.base.text import printable
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 
 _TICK_S = 1.0
@@ -73,10 +74,6 @@ def complain(text: str) -> None:
     """One message on standard error, without what a terminal would take for a command."""
     sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text)
 
 
 def row(label: str, text: str) -> list[str]:

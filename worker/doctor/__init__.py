@@ -6,7 +6,7 @@ side, `report` shows them. The start of a worker makes the cheap ones (`starting
 
 from worker.doctor.checks import CHECKS, Check
 from worker.doctor.deployment import Deployment, profile_of, readable_settings
-from worker.doctor.finding import Finding, Line
+from worker.doctor.report import Finding, Line
 from worker.doctor.runner import Running
 from worker.doctor.start_checks import CannotStart, watched
 

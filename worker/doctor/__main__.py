@@ -13,7 +13,7 @@ from worker.base import log
 from worker.doctor import report
 from worker.doctor.checks import CHECKS, VERIFY, Check
 from worker.doctor.deployment import Deployment, readable_settings
-from worker.doctor.finding import Line
+from worker.doctor.report import Line
 from worker.doctor.runner import Running
 
 _WIDEST = 120

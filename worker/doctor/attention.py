@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, ok, warn
+from worker.doctor.report import Finding, ok, warn
 
 
 def check(deployment: Deployment) -> Finding:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from worker.base.settings import PRELOADABLE
-from worker.doctor import attention, clock, disks, ffmpeg, gpu, hub, plans, settings, storage, volumes, weights
+from worker.doctor import attention, disks, ffmpeg, gpu, network, plans, settings, storage, weights
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, Status
+from worker.doctor.report import Finding, Status
 
 _SICK_VOLUME = "the volume does not answer: check it in RunPod's console, or start a worker elsewhere"
 _NETWORK = "check the network of the worker, then run the doctor again"
@@ -34,15 +34,15 @@ CHECKS: tuple[Check, ...] = (
     Check("host memory", plans.check_host),
     Check("shared memory", lambda _: disks.check_shared_memory()),
     Check("attention", attention.check, silent="WARN", advice="importing Diffusers is slow here: run the doctor again"),
-    Check("volume", volumes.check),
+    Check("volume", disks.check_volume),
     *(Check(f"weights {key}", partial(weights.check, key=key), limit_s=9.0) for key in PRELOADABLE),
     Check("model disk", disks.check_models),
     Check("state", disks.check_state),
     Check("disk", disks.check_temporary, advice="the container's disk hangs: end this worker"),
     Check("ffmpeg", ffmpeg.check, advice="end this worker; where it happens again, check the image"),
     Check("storage", storage.check, advice="check DIGITAL_OCEAN_ENDPOINT_URL and the network of the worker"),
-    Check("hub token", hub.check_token, silent="WARN", advice=_NETWORK),
-    Check("clock", clock.check, silent="WARN", advice=_NETWORK),
+    Check("hub token", network.check_token, silent="WARN", advice=_NETWORK),
+    Check("clock", network.check_clock, silent="WARN", advice=_NETWORK),
 )
 
 
@@ -59,7 +59,7 @@ def before_loading(preload: tuple[str, ...]) -> tuple[Check, ...]:
 # What the start looks at beside the loading: an answer of the storage and an encode take a moment.
 BESIDE_LOADING: tuple[Check, ...] = (
     Check("webhook signing", settings.check_signing),
-    Check("volume", volumes.check),
+    Check("volume", disks.check_volume),
     Check("state", disks.check_state),
     Check("ffmpeg", ffmpeg.check),
     Check("storage", storage.check_accepts),

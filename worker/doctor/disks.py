@@ -1,4 +1,4 @@
-"""Folders that the worker writes to, tried by really writing: `df` means nothing on a network volume."""
+"""The volume and the folders on it, tried by really writing: `df` means nothing on a network volume."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from worker.base import files, locks
 from worker.doctor import weights
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, ok, together, warn
+from worker.doctor.report import Finding, fail, ok, together, warn
 
 PROBE_BYTES = 8 * 1024**2
 _PROBE = ".doctor-"
@@ -25,6 +28,8 @@ _MIB = 1024**2
 _SDK_LEAST_FREE = 0.10
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 64 * _MIB  # what container engines give by default
+_SHOWN = 8
+_LOOKED_AT = 1000  # a folder of a network volume may hold any number of files
 _REASONS = {
     errno.ENOSPC: ("is full", "free space there or enlarge it"),
     errno.EDQUOT: ("has used up its quota", "delete from the volume or enlarge it; df does not show a quota"),
@@ -36,6 +41,81 @@ _REASONS = {
     errno.EEXIST: ("is not a folder", "name another folder"),
     errno.EIO: ("fails with an input/output error", "check the volume, or use another one"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """`mounted`: another file system begins here. `names` is what lies in it, None where that cannot be listed."""
+
+    path: Path
+    exists: bool
+    mounted: bool
+    names: tuple[str, ...] | None
+
+    def __str__(self) -> str:
+        if not self.exists:
+            return f"{self.path} is not there"
+        return f"{self.path} ({'a mounted volume' if self.mounted else 'no mounted volume'}) {self.contents}"
+
+    @property
+    def contents(self) -> str:
+        if not self.exists:
+            return "is not there"
+        if self.names is None:
+            return "cannot be listed"
+        if not self.names:
+            return "is empty"
+        more = f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
+        return f"holds {', '.join(self.names[:_SHOWN])}{more}"
+
+
+def look_at(path: Path) -> Folder:
+    """Lists a folder; hidden files are left out."""
+    try:
+        names = sorted(entry.name for entry in islice(path.iterdir(), _LOOKED_AT) if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return Folder(path, exists=False, mounted=False, names=())
+    except OSError:
+        return Folder(path, exists=True, mounted=path.is_mount(), names=None)
+    return Folder(path, exists=True, mounted=path.is_mount(), names=tuple(names))
+
+
+def check_volume(deployment: Deployment) -> Finding:
+    """Where the volume is, and whether the model cache lies on it."""
+    volumes = [look_at(path) for path in deployment.volumes]
+    return judge_volume(
+        volumes,
+        look_at(deployment.model_cache),
+        look_at(deployment.runpod_cache),
+        needed=deployment.settings.on_platform and deployment.profile != "demo",
+    )
+
+
+def judge_volume(volumes: Sequence[Folder], cache: Folder, cached: Folder, *, needed: bool) -> Finding:
+    """`needed`: a worker of the platform that serves the real models, which would download them on every start."""
+    listing = "; ".join(map(str, volumes))
+    findings = [ok(f"{listing}; MODEL_CACHE_DIR is {cache.path} and {cache.contents}")]
+    if cached.exists:
+        findings.append(ok(f"RunPod's cached models: {cached.contents}"))
+    mounted = [volume for volume in volumes if volume.mounted]
+    if needed and not mounted and not cached.exists and not cache.names:
+        findings.append(
+            warn(
+                "no volume is mounted: every new worker downloads its models anew",
+                "attach a network volume to the endpoint, use RunPod's cached models, or build the weights into the "
+                "image",
+            )
+        )
+    elsewhere = [volume.path for volume in mounted if not cache.path.is_relative_to(volume.path)]
+    # A cache that holds something was chosen so, as where the image carries the weights.
+    if elsewhere and len(elsewhere) == len(mounted) and not cache.names:
+        findings.append(
+            warn(
+                f"MODEL_CACHE_DIR is not on the volume, which is mounted at {elsewhere[0]}",
+                f"set MODEL_CACHE_DIR to {elsewhere[0] / 'models'}",
+            )
+        )
+    return together(findings)
 
 
 def write_probe(folder: Path, size_bytes: int = PROBE_BYTES) -> float:

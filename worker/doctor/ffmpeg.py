@@ -10,7 +10,7 @@ import numpy as np
 from worker.base import scratch
 from worker.base.errors import EncodeFailed
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, ok
+from worker.doctor.report import Finding, fail, ok
 from worker.media.encode import encode
 
 _FRAMES = 5

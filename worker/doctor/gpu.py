@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from worker.doctor.deployment import Deployment
-from worker.doctor.device import Device
-from worker.doctor.finding import Finding, fail, ok, warn
+from worker.doctor.deployment import Deployment, Device
+from worker.doctor.report import Finding, fail, ok, warn
 
 _GIB = 1024**3
 # A process of its own, such as a worker that runs beside the doctor, shows as memory in use; a context is 0.6 GB.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker.base.errors import SettingsError, WorkerError
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, from_message, ok, warn
+from worker.doctor.report import Finding, fail, from_message, ok, warn
 from worker.request import CATALOGUE, ModelSpec
 from worker.request import plan as memory
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from worker.doctor.checks import Check
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, Line, fail
+from worker.doctor.report import Finding, Line, fail
 
 logger = logging.getLogger(__name__)
 

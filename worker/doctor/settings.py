@@ -10,7 +10,7 @@ from standardwebhooks import Webhook
 
 from worker.delivery.webhooks import envelopes
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, ok, together, warn
+from worker.doctor.report import Finding, fail, ok, together, warn
 
 # Standard Webhooks 1.0: a secret is 24 to 64 random bytes.
 _SECRET_BYTES = 24

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from worker.base.errors import SettingsError
 from worker.doctor.checks import BESIDE_LOADING, before_loading
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Line
+from worker.doctor.report import Line
 from worker.doctor.runner import Running, run_here
 
 logger = logging.getLogger(__name__)

@@ -1,23 +1,152 @@
-"""The configured storage: a small object goes the way of a video, is read back as a customer would, and is deleted."""
+"""The configured storage: a small object goes the way of a video, is read back as a customer would, and is deleted.
+
+`PROBES` has a line for each storage of `worker.delivery.storage`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import urllib3
 from botocore.exceptions import ClientError
 
+from worker.base import scratch
 from worker.base.errors import SettingsError, UploadFailed
-from worker.delivery.storage import STORAGES
-from worker.delivery.storage.base import VIDEO_SUFFIX
-from worker.delivery.storage.spaces_errors import facts_of
+from worker.base.settings import Settings
+from worker.delivery.storage import STORAGES, Storage
+from worker.delivery.storage.base import VIDEO_SUFFIX, StorageKind
+from worker.delivery.storage.local import LocalStorage
+from worker.delivery.storage.spaces import SpacesStorage
+from worker.delivery.storage.spaces_client import make_client, place_and_keys
+from worker.delivery.storage.spaces_errors import STORAGE_FAILURES, facts_of, upload_errors
+from worker.delivery.storage.spaces_place import Place
 from worker.doctor import disks
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, from_message, ok, together, warn
-from worker.doctor.storage_probes import CONNECT_TIMEOUT_S, CONTENT, PROBES, READ_TIMEOUT_S, Probe, new_key, send
+from worker.doctor.report import Finding, fail, from_message, ok, together, warn
+from worker.media import VideoFile
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CONTENT = b"written by python -m worker.doctor; may be deleted\n"
+# Less patient than an upload: two attempts of 3 s end within the check's time limit, and say what failed.
+_ATTEMPTS = 2
+CONNECT_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 3.0
+_LINK_GOOD_S = 60
 _TRANSIENT = frozenset({408, 429})
 _TRANSIENT_CODES = frozenset({"RequestTimeout", "SlowDown"})  # S3 answers 400 and 503 to them
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A storage, and what its promise leaves out.
+
+    `read` and `delete` take the key of a stored object, suffix included; `accepts` asks whether uploads are taken and
+    leaves no object behind. They raise what `Storage.store` raises, and OSError.
+    """
+
+    storage: Storage
+    read: Callable[[str], bytes]
+    delete: Callable[[str], None]
+    accepts: Callable[[], None]
+
+
+def _new_key() -> str:
+    """A key that no video has, without a suffix."""
+    return f"doctor/{uuid.uuid4().hex[:16]}"
+
+
+def _send(storage: Storage, key: str) -> str:
+    """Store the small object as a video would be; answers its URL. Raises UploadFailed."""
+    with scratch.folder("doctor") as home:
+        path = home / "probe.mp4"
+        path.write_bytes(CONTENT)
+        digest = hashlib.sha256(CONTENT).hexdigest()
+        return storage.store(VideoFile(path, None, 2, 2, 1, 1, len(CONTENT), digest), key).video_url
+
+
+@contextmanager
+def _spaces(settings: Settings) -> Iterator[Probe]:
+    place, client = _impatient(settings)
+    storage = SpacesStorage(
+        client,
+        place,
+        acl=settings.storage_acl,
+        presign_expiry_s=_LINK_GOOD_S,
+        public_base_url=settings.storage_public_url,
+    )
+
+    def read(key: str) -> bytes:
+        with upload_errors(key):
+            return client.get_object(Bucket=place.bucket, Key=key)["Body"].read()
+
+    def delete(key: str) -> None:
+        with upload_errors(key):
+            client.delete_object(Bucket=place.bucket, Key=key)
+
+    def accepts() -> None:
+        # A multipart upload that is begun and given up needs every permission of a video's, and is never visible.
+        key = _new_key()
+        with upload_errors(key):
+            begun = client.create_multipart_upload(Bucket=place.bucket, Key=key, ACL=settings.storage_acl)
+        with suppress(*STORAGE_FAILURES, KeyError):
+            client.abort_multipart_upload(Bucket=place.bucket, Key=key, UploadId=begun["UploadId"])
+
+    try:
+        yield Probe(storage, read, delete, accepts)
+    finally:
+        client.close()
+
+
+def _impatient(settings: Settings) -> tuple[Place, S3Client]:
+    place, access_key, secret_key = place_and_keys(settings)
+    client = make_client(
+        place,
+        access_key,
+        secret_key,
+        total_max_attempts=_ATTEMPTS,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        read_timeout_s=READ_TIMEOUT_S,
+    )
+    return place, client
+
+
+@contextmanager
+def _folder(settings: Settings) -> Iterator[Probe]:
+    storage = LocalStorage.from_settings(settings)
+    was_there = settings.output_dir.exists()
+
+    def path_of(key: str) -> Path:
+        url = storage.links(key.removesuffix(VIDEO_SUFFIX), poster=False).video_url
+        return Path(url2pathname(urlsplit(url).path))
+
+    def delete(key: str) -> None:
+        path_of(key).unlink()
+        made = [path_of(key).parent] + ([] if was_there else [settings.output_dir])
+        for folder in made:
+            with suppress(OSError):  # whatever else lies there stays
+                folder.rmdir()
+
+    def accepts() -> None:
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
+        disks.write_probe(settings.output_dir, len(CONTENT))
+
+    yield Probe(storage, lambda key: path_of(key).read_bytes(), delete, accepts)
+
+
+PROBES: Mapping[StorageKind, Callable[[Settings], AbstractContextManager[Probe]]] = {
+    SpacesStorage: _spaces,
+    LocalStorage: _folder,
+}
 
 
 def check(deployment: Deployment) -> Finding:
@@ -55,9 +184,9 @@ def _with_probe(deployment: Deployment, ask: Callable[[Deployment, Probe], Findi
 
 
 def _write_read_delete(deployment: Deployment, probe: Probe) -> Finding:
-    key = new_key()
+    key = _new_key()
     try:
-        link = send(probe.storage, key)
+        link = _send(probe.storage, key)
     except UploadFailed as failure:
         return refusal(failure)
     findings = [_accepted(deployment, probe, "an object was written")]

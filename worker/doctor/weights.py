@@ -9,8 +9,8 @@ from huggingface_hub import constants
 from worker import weights as model_weights
 from worker.base.errors import SettingsError, WorkerError
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, ok, warn
 from worker.doctor.plans import spec_of
+from worker.doctor.report import Finding, fail, ok, warn
 from worker.request import plan as memory
 from worker.weights import ModelFolder
 from worker.weights.folder.check import present_files

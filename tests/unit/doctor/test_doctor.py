@@ -26,7 +26,7 @@ from worker.doctor import CHECKS, Check, report
 from worker.doctor import ffmpeg as video
 from worker.doctor import settings as configuration
 from worker.doctor.checks import BESIDE_LOADING, before_loading
-from worker.doctor.finding import Finding, Line, fail, from_message, ok, together, warn
+from worker.doctor.report import Finding, Line, fail, from_message, ok, together, warn
 from worker.doctor.runner import Running, run_here
 
 ROOT = Path(__file__).resolve().parents[3]

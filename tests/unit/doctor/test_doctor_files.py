@@ -16,9 +16,9 @@ from tests.kits.doctor_kit import deployment
 from tests.kits.tiny_repo import tiny_repos
 from tests.kits.weights_kit import ENCODER, I2V, SHARD, flip
 from worker.base import locks
-from worker.doctor import disks, volumes, weights
-from worker.doctor.finding import Finding
-from worker.doctor.volumes import Folder
+from worker.doctor import disks, weights
+from worker.doctor.disks import Folder
+from worker.doctor.report import Finding
 from worker.weights import ModelFolder
 from worker.weights.ensure import ensure
 
@@ -46,7 +46,7 @@ def folder(path: str, *names: str, mounted: bool = False, exists: bool = True) -
 
 
 def judge(*places: Folder, cache: Folder, needed: bool = True) -> Finding:
-    return volumes.judge(places, cache, folder("/cached", exists=False), needed=needed)
+    return disks.judge_volume(places, cache, folder("/cached", exists=False), needed=needed)
 
 
 def test_the_volumes_are_listed() -> None:
@@ -85,7 +85,7 @@ def test_weights_that_the_image_carries_need_no_volume(mounted: bool) -> None:
 
 def test_the_cached_models_of_runpod_are_listed(tmp_path: Path) -> None:
     (tmp_path / "runpod-volume" / "huggingface-cache" / "hub" / "models--Wan-AI--X").mkdir(parents=True)
-    found = volumes.check(deployment(tmp_path, "H100 80GB"))
+    found = disks.check_volume(deployment(tmp_path, "H100 80GB"))
     assert "RunPod's cached models: holds models--Wan-AI--X" in found.found
 
 
@@ -93,9 +93,9 @@ def test_folders_are_looked_at_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "a").write_bytes(b"")
     (tmp_path / ".hidden").mkdir()
-    assert volumes.look(tmp_path) == Folder(tmp_path, exists=True, mounted=False, names=("a", "b"))
-    assert volumes.look(tmp_path / "a") == Folder(tmp_path / "a", exists=False, mounted=False, names=())
-    assert volumes.look(Path("/proc")).mounted
+    assert disks.look_at(tmp_path) == Folder(tmp_path, exists=True, mounted=False, names=("a", "b"))
+    assert disks.look_at(tmp_path / "a") == Folder(tmp_path / "a", exists=False, mounted=False, names=())
+    assert disks.look_at(Path("/proc")).mounted
 
 
 def test_weights_that_are_there_and_whole(tmp_path: Path, on_volume: Path) -> None:

@@ -11,8 +11,7 @@ import torch
 
 from tests.kits.doctor_kit import GIB, deployment, device_of
 from worker.doctor import attention, gpu, plans
-from worker.doctor.deployment import Deployment, Host, readable_settings
-from worker.doctor.device import Device, Driver, driver, look
+from worker.doctor.deployment import Deployment, Device, Driver, Host, driver, look, readable_settings
 from worker.engine.device import Planner
 from worker.request.plan import Gpu, from_name
 

@@ -20,8 +20,8 @@ from tests.kits.doctor_kit import NOWHERE, Bucket, answering, deployment, key_of
 from tests.kits.hub_server import GOOD_TOKEN, Fault, HubServer
 from worker.base.errors import UploadFailed
 from worker.delivery.storage import STORAGES
-from worker.doctor import clock, hub, storage, storage_probes
-from worker.doctor.finding import Finding
+from worker.doctor import network, storage
+from worker.doctor.report import Finding
 
 BUCKET = "videos-bucket"
 KEYS = "check DIGITAL_OCEAN_BUCKET_ACCESS_KEY and DIGITAL_OCEAN_BUCKET_SECRET_KEY"
@@ -237,7 +237,7 @@ def test_a_local_folder_that_cannot_be_written_is_fatal(
 
 
 def test_every_storage_has_its_probe() -> None:
-    assert set(storage_probes.PROBES) == set(STORAGES)
+    assert set(storage.PROBES) == set(STORAGES)
 
 
 def test_an_upload_that_failed_for_no_known_reason_may_pass() -> None:
@@ -252,13 +252,13 @@ def test_storage_settings_that_cannot_be_read_are_not_tried(tmp_path: Path, monk
 
 
 def test_no_token_is_fine(tmp_path: Path) -> None:
-    assert hub.check_token(deployment(tmp_path)).status == "OK"
+    assert network.check_token(deployment(tmp_path)).status == "OK"
 
 
 def test_a_good_token_is_told_by_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
     with answering(say(200, json.dumps({"name": "somebody"}).encode(), Content_Type="application/json")) as url:
-        found = hub.check_token(deployment(tmp_path, hub=url))
+        found = network.check_token(deployment(tmp_path, hub=url))
     assert (found.status, found.found) == ("OK", "the hub knows the token as that of somebody")
 
 
@@ -269,7 +269,7 @@ def test_what_the_hub_says_of_a_token(
     monkeypatch.setenv("HF_TOKEN", "hf_of_yesterday")
     with HubServer() as server:
         server.faults.append(Fault("/api/whoami-v2", number))
-        found = hub.check_token(deployment(tmp_path, hub=server.url))
+        found = network.check_token(deployment(tmp_path, hub=server.url))
     assert (found.status, found.stops_jobs) == (status, False)
     assert str(number) in found.found
     assert ("set HF_TOKEN to a valid token" in found.advice) == (status == "FAIL")
@@ -278,7 +278,7 @@ def test_what_the_hub_says_of_a_token(
 
 def test_a_hub_that_cannot_be_reached_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
-    found = hub.check_token(deployment(tmp_path))
+    found = network.check_token(deployment(tmp_path))
     assert found.status == "WARN"
     assert "cannot be reached" in found.found
 
@@ -301,7 +301,7 @@ def test_the_clock_is_compared_with_the_date_that_a_server_tells(
     tmp_path: Path, server_s: float, status: str, found: str
 ) -> None:
     with answering(lambda handler: say(404, Date=ahead(server_s))(handler)) as url:
-        finding = clock.check(deployment(tmp_path, hub=url))
+        finding = network.check_clock(deployment(tmp_path, hub=url))
     assert finding.status == status
     assert found in finding.found
     assert ("NTP" in finding.advice) == (status != "OK")
@@ -311,24 +311,24 @@ def test_the_clock_is_compared_with_the_date_that_a_server_tells(
     ("offset_s", "status"), [(60, "OK"), (61, "WARN"), (-300, "WARN"), (-301, "FAIL"), (301, "FAIL")]
 )
 def test_the_limits_of_the_clock(offset_s: float, status: str) -> None:
-    assert clock.judge(offset_s, "hub").status == status
+    assert network.judge(offset_s, "hub").status == status
 
 
 def test_the_storages_clock_comes_first(tmp_path: Path, bucket: s3_double.Double) -> None:
-    found = clock.check(deployment(tmp_path))
+    found = network.check_clock(deployment(tmp_path))
     assert (found.status, found.found) == ("OK", "within 1 s of the clock of the storage")
 
 
 @pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}])
 def test_a_clock_that_nobody_tells_is_a_warning(tmp_path: Path, headers: dict[str, str]) -> None:
     with answering(say(200, **headers)) as url:
-        found = clock.check(deployment(tmp_path, hub=url))
+        found = network.check_clock(deployment(tmp_path, hub=url))
     assert found.status == "WARN"
     assert "date -u" in found.advice
-    assert clock.check(deployment(tmp_path)).status == "WARN"
+    assert network.check_clock(deployment(tmp_path)).status == "WARN"
 
 
 def test_the_offset_is_this_clock_less_the_servers() -> None:
     told = format_datetime(datetime.fromtimestamp(time.time() - 100, UTC), usegmt=True)
     with answering(say(200, Date=told)) as url:
-        assert 98 < clock.offset_of(url) < 110
+        assert 98 < network.offset_of(url) < 110

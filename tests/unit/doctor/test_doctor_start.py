@@ -16,7 +16,7 @@ from tests.kits.doctor_kit import Bucket, deployment
 from tests.kits.platform_double import Platform, WorkerProcess
 from worker.base.errors import SettingsError
 from worker.doctor import CannotStart, Check, start_checks, watched
-from worker.doctor.finding import fail, ok, warn
+from worker.doctor.report import fail, ok, warn
 
 PLATFORM = "http://127.0.0.1:9/job-take/$ID"
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
-from worker.base.errors import SettingsError, UploadFailed
+from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage.base import VIDEO_SUFFIX, Delivery, StoredFile, check_unchanged, deliver, links
-from worker.delivery.storage.spaces_client import make_client
+from worker.delivery.storage.spaces_client import make_client, place_and_keys
 from worker.delivery.storage.spaces_errors import (
     STORAGE_FAILURES,
     facts_of,
@@ -33,7 +33,7 @@ from worker.delivery.storage.spaces_errors import (
     not_s3,
     upload_errors,
 )
-from worker.delivery.storage.spaces_place import Place, place_of, public_url
+from worker.delivery.storage.spaces_place import Place, public_url
 from worker.media import VideoFile
 
 if TYPE_CHECKING:
@@ -97,13 +97,8 @@ class SpacesStorage:
     @classmethod
     def from_settings(cls, settings: Settings) -> SpacesStorage:
         """Raises SettingsError where the four settings are incomplete or an address cannot be used."""
-        endpoint_url, bucket = settings.storage_endpoint_url, settings.storage_bucket
-        access_key, secret_key = settings.storage_access_key, settings.storage_secret_key
-        if endpoint_url is None or bucket is None or access_key is None or secret_key is None:
-            raise SettingsError(["storage is configured in part: set all four DIGITAL_OCEAN_* variables"])
-        place = place_of(endpoint_url, bucket, settings.storage_region)
-        keys = access_key.get_secret_value(), secret_key.get_secret_value()
-        renew = partial(make_client, place, *keys)
+        place, access_key, secret_key = place_and_keys(settings)
+        renew = partial(make_client, place, access_key, secret_key)
         return cls(
             renew(),
             place,

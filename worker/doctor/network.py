@@ -1,25 +1,48 @@
-"""The clock against that of the storage or the hub: signatures of requests, URLs and webhooks hold for minutes."""
+"""The network: does the hub take the token, and is the clock right?"""
 
 from __future__ import annotations
 
 import time
 from email.utils import parsedate_to_datetime
 
+import httpx2
 import urllib3
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from worker.base.errors import SettingsError
 from worker.delivery.storage.spaces_place import place_of
-from worker.doctor import hub
 from worker.doctor.deployment import Deployment
-from worker.doctor.finding import Finding, fail, ok, warn
+from worker.doctor.report import Finding, fail, ok, warn
 
+_LATER = "nothing to do where every model is on the volume; otherwise check the network of the worker"
 WARN_ABOVE_S = 60.0
 FAIL_ABOVE_S = 300.0  # what receivers of Standard Webhooks allow; S3 servers allow 900 s
 _TIMEOUT_S = 3.0
 _ADVICE = "end this worker, so that the platform starts another on another machine; on your own machine, run NTP"
 
 
-def check(deployment: Deployment) -> Finding:
+def check_token(deployment: Deployment) -> Finding:
+    """Asks the hub whose token HF_TOKEN is."""
+    token = deployment.settings.hub_token
+    if token is None:
+        return ok("HF_TOKEN is not set; the Wan models need none")
+    try:
+        answer = HfApi(deployment.hub, token=token).whoami(token)
+    except OfflineModeIsEnabled:
+        return warn("not checked: HF_HUB_OFFLINE is set", "unset it where models are to be downloaded")
+    except HfHubHTTPError as failure:
+        status = failure.response.status_code
+        if status in (401, 403):
+            return fail(f"the hub refuses HF_TOKEN ({status})", "set HF_TOKEN to a valid token, or unset it")
+        return warn(f"the hub answers {status}, so the token could not be checked", "try again later")
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as failure:
+        return warn(f"the hub cannot be reached ({type(failure).__name__})", _LATER)
+    name = answer.get("name")
+    return ok(f"the hub knows the token as that of {name}" if isinstance(name, str) else "the hub takes the token")
+
+
+def check_clock(deployment: Deployment) -> Finding:
     """Asks the first of storage and hub that answers."""
     for name, url in _sources(deployment):
         try:
@@ -57,7 +80,7 @@ def offset_of(url: str) -> float:
 
 def _sources(deployment: Deployment) -> list[tuple[str, str]]:
     settings = deployment.settings
-    sources = [("hub", hub.address(deployment))]
+    sources = [("hub", _hub(deployment))]
     if settings.storage_endpoint_url is not None and settings.storage_bucket is not None:
         try:
             place = place_of(settings.storage_endpoint_url, settings.storage_bucket, settings.storage_region)
@@ -65,3 +88,7 @@ def _sources(deployment: Deployment) -> list[tuple[str, str]]:
             return sources
         sources.insert(0, ("storage", place.endpoint_url))
     return sources
+
+
+def _hub(deployment: Deployment) -> str:
+    return deployment.hub if deployment.hub is not None else constants.ENDPOINT
