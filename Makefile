@@ -1,17 +1,22 @@
 # The commands of the project; CI calls only these. `make run` and `make test` set everything up by themselves.
 PYTHON ?= python3.11
 BIN := .venv/bin
+need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON): install it \
+	with venv, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .PHONY: help setup setup-dev run test check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
 
 help:                ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup:               ## make .venv with what the worker needs
+setup:               ## make .venv with what the worker needs, and the command .venv/bin/videogen
+	@$(need_python)
 	@$(PYTHON) builder/setup_venv.py
 
 setup-dev:           ## the same, and what tests and checks need
+	@$(need_python)
 	@$(PYTHON) builder/setup_venv.py --dev
+
 
 run: setup           ## make the video of test_input.json with the small built-in model
 	@$(BIN)/python handler.py
@@ -30,7 +35,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/python -m builder.notices --check
 	@$(BIN)/python -m builder.audit
 
-fix: setup-dev       ## format the code and mend what can be mended
+fix: setup-dev       ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -47,6 +52,7 @@ image:               ## build the image with docker, podman or buildah
 	@builder/image.sh $(IMAGE_ARGS)
 
 image-test:          ## run the built image as an unprivileged user with a read-only root
+	@$(need_python)
 	@$(PYTHON) -m builder.try_image $(TRY_ARGS)
 
 bench: setup-dev     ## the benchmarks that a CPU can run

@@ -16,7 +16,8 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from worker.base import log, sigterm
@@ -48,12 +49,19 @@ def main() -> int:
     _configure_logs(settings)
     cold_start.reached("settings")
     try:
-        from worker import jobs, start  # torch and Diffusers with them: not before the settings are known to be good
+        with nullcontext() if settings.on_platform else terminal.Bar("starting"):
+            from worker import (
+                jobs,
+                start,
+            )  # torch and Diffusers with them: not before the settings are known to be good
 
-        cold_start.reached("imports")
-        worker = start.build_worker(settings, cold_start)
+            cold_start.reached("imports")
+            worker = start.build_worker(settings, cold_start)
     except (SettingsError, WorkerError) as failure:
         return _refuse(failure, settings)
+    except KeyboardInterrupt:
+        terminal.complain("cancelled")
+        return 130
 
     def tidy() -> None:
         threading.Thread(target=asyncio.run, args=(jobs.tidy_alone(worker),), name="tidy", daemon=True).start()
@@ -79,8 +87,8 @@ def main() -> int:
             return answer
         if event.get("id") != LOCAL_RUN:  # --rp_serve_api
             return await jobs.run(event, worker, lambda _: None)
-        with terminal.Bar() as bar:
-            answer = await jobs.run({**event, "id": f"local-{uuid.uuid4().hex[:8]}"}, worker, bar)
+        own = {**event, "id": f"local-{uuid.uuid4().hex[:8]}"}
+        answer = await terminal.followed(lambda bar: jobs.run(own, worker, bar))
         terminal.summarise(answer)
         return answer
 
@@ -124,7 +132,14 @@ async def _leave() -> None:
 
 
 def _configure_logs(settings: Settings) -> None:
-    log.configure(level=settings.log_level, layout=settings.log_format, secrets=settings.secret_values())
+    # A person at a terminal sees the bar and the summary; LOG_LEVEL shows more, above the bar.
+    bar_alone = not settings.on_platform and sys.stderr.isatty() and "--rp_serve_api" not in sys.argv
+    log.configure(
+        level="WARNING" if bar_alone and "log_level" not in settings.model_fields_set else settings.log_level,
+        layout=settings.log_format,
+        secrets=settings.secret_values(),
+        stream=terminal.BesideBar() if bar_alone else None,
+    )
     # The SDK logs every input and output at DEBUG, its default, and at INFO in local mode: prompts and signed URLs.
     if settings.sdk_log_level is None:
         os.environ["RUNPOD_LOG_LEVEL"] = "INFO" if settings.on_platform else "WARN"
@@ -136,8 +151,8 @@ def _platform_reporter(event: Mapping[str, Any]) -> Report:
 
     def report(progress: ProgressEvent) -> None:
         if not _updates_under_way():  # a slow one would be overtaken
-            update = {"progress": progress.progress, "status": progress.status, "index": progress.index}
-            progress_update(dict(event), update)
+            known = {name: value for name, value in asdict(progress).items() if value is not None}
+            progress_update(dict(event), known)
 
     return report
 

@@ -7,6 +7,7 @@ first as the example `json video-result`, with the URLs that a bucket gives.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -74,6 +75,7 @@ def _public(url: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m builder.demo_run", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         made = run(Path(folder))
         for name, (video, result) in zip(PICTURES, made, strict=True):

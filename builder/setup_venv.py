@@ -3,15 +3,17 @@
     python3.11 builder/setup_venv.py [--dev]
 
 Hashes are required. Where pip's torch is the CUDA build, the CUDA libraries follow. A second run does nothing while the
-lock files are the same.
+lock files are the same. The command `videogen` comes with it.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from pathlib import Path
 
@@ -31,17 +33,57 @@ def install(lock: str, *, from_folder: bool = False) -> None:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
-    print(f"installing {lock} into .venv (the first time this takes a minute or two)", flush=True)
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    checked = [*pip, "install", "--no-deps", "--require-hashes", "-r", source]
+    pins = [line.split()[0] for line in source.read_text().splitlines() if line[:1].isalpha()]
+    checked = ["install", "--no-deps", "--require-hashes", "-r", str(source)]
     if from_folder:
-        pins = [line.split()[0] for line in source.read_text().splitlines() if line[:1].isalpha()]
         with tempfile.TemporaryDirectory(dir=VENV) as folder:
-            subprocess.run([*pip, "download", "--no-deps", "--dest", folder, *pins], check=True)
-            subprocess.run([*checked, "--no-index", "--find-links", folder], check=True)
+            pip(lock, len(pins), ["download", "--no-deps", "--dest", folder, *pins])
+            pip(lock, len(pins), [*checked, "--no-index", "--find-links", folder])
     else:
-        subprocess.run(checked, check=True)
+        pip(lock, len(pins), checked)
     stamp.write_text(digest)
+
+
+def pip(lock: str, packages: int, arguments: list[str]) -> None:
+    """Run pip, and say how many of the packages of `lock` it has. Raises CalledProcessError behind what pip said."""
+    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", *arguments]
+    began, collected, said = time.monotonic(), 0, []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            collected += line.startswith(("Collecting ", "Processing "))
+            if line.startswith("Installing collected packages"):
+                show(f"{lock}: putting {packages} packages into .venv ({time.monotonic() - began:.0f} s so far)")
+            elif collected and line.startswith(("Collecting ", "Processing ")):
+                show(f"{lock}: package {collected} of {packages}, {line.split()[1].split('=')[0]}")
+    show(f"{lock}: done in {time.monotonic() - began:.0f} s", last=True)
+    if process.returncode:
+        sys.stderr.writelines(said)
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def show(text: str, *, last: bool = False) -> None:
+    """One line that changes at a terminal; elsewhere the last state of it alone."""
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{text}", end="\n" if last else "", flush=True)
+    elif last:
+        print(text, flush=True)
+
+
+def write_scripts() -> None:
+    """Write the commands of pyproject.toml into .venv/bin, as an editable install would, with nothing to build."""
+    import tomllib  # Python 3.11 has it; an older one gets as far as `main`
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    for name, entry in scripts.items():
+        module, _, function = entry.partition(":")
+        script = PYTHON.with_name(name)
+        script.write_text(
+            f"#!{PYTHON}\nimport sys\n\nsys.path.insert(0, {str(ROOT)!r})\n"
+            f"from {module} import {function}\n\nsys.exit({function}())\n",
+            encoding="utf-8",
+        )
+        script.chmod(0o755)
 
 
 def torch_needs_cuda_libraries() -> bool:
@@ -52,17 +94,22 @@ def torch_needs_cuda_libraries() -> bool:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Make .venv from the lock files.")
+    parser.add_argument("--dev", action="store_true", help="with what tests and checks need")
+    options = parser.parse_args()
     if sys.version_info[:2] != (3, 11):
         print(f"Python 3.11 is needed, this is {sys.version.split()[0]}: run make PYTHON=/path/to/python3.11")
         return 1
     if not PYTHON.exists():
+        print("The first time this installs the locked packages into .venv, which takes a minute or two.", flush=True)
         venv.create(VENV, with_pip=True)
     install("requirements-torch.txt", from_folder=True)
     install("requirements.txt")
     if torch_needs_cuda_libraries():
         install("requirements-cuda.txt")
-    if "--dev" in sys.argv[1:]:
+    if options.dev:
         install("requirements-dev.txt")
+    write_scripts()
     return 0
 
 

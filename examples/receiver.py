@@ -3,22 +3,29 @@
     pip install fastapi uvicorn standardwebhooks
     WEBHOOK_SECRET=whsec_... uvicorn --app-dir examples receiver:app --port 8080
 
-The events are kept in inbox.sqlite3 (INBOX names another file). Run one process. A proxy in front of it must pass the
-body on unchanged: the signature is over its bytes.
+The events are kept in a file of the temporary folder: let INBOX name one that stays. Run one process. A proxy in front
+of it must pass the body on unchanged: the signature is over its bytes.
 """
 
 import json
 import logging
 import os
 import sqlite3
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 from fastapi import BackgroundTasks, FastAPI, Request, Response
 from standardwebhooks import Webhook, WebhookVerificationError
 
 log = logging.getLogger("uvicorn.error")
-webhook = Webhook(os.environ["WEBHOOK_SECRET"])
-inbox = sqlite3.connect(os.environ.get("INBOX", "inbox.sqlite3"), check_same_thread=False, isolation_level=None)
+SECRET = os.environ.get("WEBHOOK_SECRET", "")
+if not SECRET.startswith("whsec_") or len(SECRET) < 38:
+    sys.exit("error: set WEBHOOK_SECRET to the worker's own: whsec_ and the base64 of 24 to 64 bytes")
+webhook = Webhook(SECRET)
+INBOX = os.environ.get("INBOX", str(Path(tempfile.gettempdir(), "videogen-inbox.sqlite3")))
+inbox = sqlite3.connect(INBOX, check_same_thread=False, isolation_level=None)
 inbox.execute("CREATE TABLE IF NOT EXISTS events (event_id TEXT PRIMARY KEY, body TEXT, handled INTEGER DEFAULT 0)")
 working = threading.Lock()
 app = FastAPI()

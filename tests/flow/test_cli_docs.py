@@ -26,13 +26,13 @@ KINDS = {"dry", "real", "planned", "endpoint", "schema"}
 
 
 def commands(kind: str) -> list[list[str]]:
-    """The words of each command in the blocks of that kind, without `python -m worker.cli`."""
+    """The words of each command in the blocks of that kind, without `videogen`."""
     found = []
     for block in re.findall(rf"^```shell {kind}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.partition(" > ")[0])
-            assert words[:3] == ["python", "-m", "worker.cli"]
-            found.append(words[3:])
+            assert words[0] == "videogen"
+            found.append(words[1:])
     return found
 
 
@@ -90,7 +90,7 @@ def test_the_other_runs_are_planned(words: list[str], run: Callable[[list[str]],
 
 def test_the_error_is_the_one_that_is_shown(run: Callable[[list[str]], Done]) -> None:
     done = run(["generate", "--prompt", "a", "--width", "100", "--frames", "500"])
-    assert done.status == 1
+    assert done.status == 2
     assert f"```text\n{done.err}```" in PAGE
 
 

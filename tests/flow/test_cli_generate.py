@@ -155,10 +155,10 @@ def test_nothing_is_written_over(generate: Callable[..., Done]) -> None:
 
 def test_a_wrong_value_fails_before_anything_is_loaded(generate: Callable[..., Done]) -> None:
     done = generate("--width", "100", "--fps", "61")
-    assert (done.status, done.out) == (1, "")
+    assert (done.status, done.out) == (2, "")
     assert done.err.splitlines() == [
-        "error: --width: must be greater than or equal to 256",
-        "error: --fps: must be less than or equal to 60",
+        "error: --width: must be 256 to 1920, not 100",
+        "error: --fps: must be 1 to 60, not 61",
     ]
 
 
@@ -262,8 +262,10 @@ def test_ctrl_c_ends_the_run_within_a_step(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait()
+    assert "  starting      0%|" in seen
     assert "  queued        0%|" in seen
     assert "  stopping  " in seen
+    assert "stopping: the step in hand is finished first\r\n" in seen
     assert "  memory    fp32, resident\r\n" in seen
     assert seen.splitlines()[-1].strip() == "cancelled"
     assert "Traceback" not in seen

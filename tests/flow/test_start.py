@@ -53,4 +53,4 @@ def test_without_a_gpu_the_demo_model_is_said_in_one_line_and_runs_test_input(tm
 def test_a_failed_local_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
     done = start(tmp_path, "--test_input", '{"input": {"prompt": "a", "fps": 61}}', MODEL_PROFILE="demo")
     assert done.returncode == 1
-    assert "invalid_request: fps: must be less than or equal to 60" in done.stdout
+    assert "invalid_request: fps: must be 1 to 60, not 61" in done.stdout

@@ -1,72 +1,101 @@
-"""`python -m worker.cli`: reads the command and hands it to its module; torch and the SDK load only where needed."""
+"""The command `videogen`, also `python -m worker.cli`: reads the command and calls its module.
+
+What a command does not need is not loaded: neither torch nor the SDK for `--help`, `plans` and `schema`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from worker.base.errors import SettingsError
 from worker.cli import flags, terminal
-from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed
+from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
 
 _EXAMPLES = """\
 examples:
-  python -m worker.cli generate --prompt "A paper boat on a pond" --preset draft --out boat.mp4
-  python -m worker.cli generate --prompt "She turns to the window" --image person.png --out turn.mp4
-  python -m worker.cli generate --prompt "A paper boat on a pond" --dry-run --gpu L40S --gpu-hourly-usd 0.86
-  python -m worker.cli submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
-  python -m worker.cli submit --endpoint ENDPOINT_ID --payload job.json --out videos/
-  python -m worker.cli plans --gpu L40S
-  python -m worker.cli schema
+  videogen generate --prompt "A paper boat on a pond" --preset draft --out boat.mp4
+  videogen generate --prompt "She turns to the window" --image person.png --out turn.mp4
+  videogen generate --prompt "A paper boat on a pond" --dry-run --gpu L40S --gpu-hourly-usd 0.86
+  videogen submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
+  videogen submit --endpoint ENDPOINT_ID --payload job.json --out videos/
+  videogen doctor
+  videogen plans --gpu L40S
+  videogen schema
 
-exit status: 0 done, 1 failed, 2 wrong use of a flag, 130 cancelled with Ctrl-C
+exit status: 0 done, 1 failed, 2 wrong use of the command, 130 cancelled with Ctrl-C
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, not below twenty lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        # `argument --steps/--num-inference-steps: ` becomes `--steps: `.
+        named = re.sub(r"^argument ([^/: ]+)[^: ]*: ", r"\1: ", message)
+        raise usage(f"{named} (flags: {self.prog} --help)")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m worker.cli",
-        description="Make a video here, send a job to a RunPod endpoint, print memory plans or the input's schema.",
+    parser = _Parser(
+        prog="videogen",
+        description="Make a video here, send a job to a RunPod endpoint, check a deployment, print memory plans or the "
+        "input's schema.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    _add_generate(commands)
-    _add_submit(commands)
-    plans = commands.add_parser("plans", help="print the memory plans of one GPU, or of all", allow_abbrev=False)
-    plans.add_argument("--gpu", metavar="NAME", help="with reasons, for this GPU")
-    schema = commands.add_parser("schema", help="print the JSON Schema of a job's input", allow_abbrev=False)
+    _add_generate(_command(commands, "generate", "make a video on this machine"))
+    _add_submit(
+        _command(
+            commands,
+            "submit",
+            "send a job to a RunPod endpoint and fetch its videos",
+            "Send a job to a RunPod endpoint, follow it and fetch its videos. The API key is RUNPOD_API_KEY.",
+        )
+    )
+    doctor = _command(commands, "doctor", "check what a deployment needs, and say what to do")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.add_argument("--verify-weights", action="store_true", help="only compare every byte of the weights")
+    plans = _command(commands, "plans", "print the memory plans of one GPU, or of all")
+    plans.add_argument("--gpu", type=flags.gpu, metavar="NAME", help="with reasons, for this GPU")
+    schema = _command(commands, "schema", "print the JSON Schema of a job's input")
     schema.add_argument("--write", action="store_true", help="write docs/input.schema.json instead")
     schema.add_argument("--check", action="store_true", help="write nothing; fail where that file is out of date")
     return parser
 
 
-def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "generate", help="make a video on this machine", description="Make a video on this machine.", allow_abbrev=False
-    )
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, text: str, description: str | None = None
+) -> _Parser:
+    shown = description or f"{text[:1].upper()}{text[1:]}."
+    return commands.add_parser(name, help=text, description=shown, allow_abbrev=False)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
     flags.add_to(parser, prompt_required=True)
     group = parser.add_argument_group("the run")
     _add_output(group, "OUTPUT_DIR alone where not given")
     group.add_argument("--dry-run", action="store_true", help="show plan, estimate, cost and prompt; load nothing")
-    group.add_argument("--gpu", metavar="NAME", help="with --dry-run: for this GPU instead of the one that is here")
+    group.add_argument(
+        "--gpu", type=flags.gpu, metavar="NAME", help="with --dry-run: for this GPU instead of the one that is here"
+    )
     group.add_argument("--gpu-hourly-usd", type=flags.price, metavar="USD", help="what the GPU costs; GPU_HOURLY_USD")
     group.add_argument("--confirm", action="store_true", help="ask before the work begins")
     group.add_argument("--verbose", action="store_true", help="show the worker's log on standard error")
 
 
-def _add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "submit",
-        help="send a job to a RunPod endpoint and fetch its videos",
-        description="Send a job to a RunPod endpoint, follow it and fetch its videos. The API key is RUNPOD_API_KEY.",
-        allow_abbrev=False,
-    )
+def _add_submit(parser: argparse.ArgumentParser) -> None:
     flags.add_to(parser, prompt_required=False)
     group = parser.add_argument_group("the job")
-    group.add_argument("--endpoint", required=True, metavar="ID", help="the endpoint's id")
+    group.add_argument(
+        "--endpoint", required=True, type=flags.endpoint_id, metavar="ID|URL", help="the endpoint's id, or its URL"
+    )
     group.add_argument("--payload", metavar="FILE", help="a job as JSON, in place of the flags of the video")
     group.add_argument("--job", metavar="ID", help="follow a job that was sent before, and fetch its videos")
     group.add_argument("--detach", action="store_true", help="send the job, print its id and leave it running")
@@ -82,10 +111,11 @@ def _add_output(group: argparse._ArgumentGroup, where: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status of the command."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     parser = build_parser()
-    chosen = parser.parse_args(arguments)
     try:
-        return _dispatch(parser, chosen)
+        _check_names(parser, words)
+        return _dispatch(parser, parser.parse_args(words))
     except CommandFailed as failure:
         terminal.complain(str(failure))
         return failure.status
@@ -97,25 +127,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANCELLED
 
 
+def _check_names(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Raise CommandFailed for a command or flag that does not exist, before argparse misses another one."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if not words or words[0].startswith("-"):
+        return
+    command = commands.choices.get(words[0])
+    if command is None:
+        meant = flags.did_you_mean(words[0], commands.choices)
+        raise usage(f"no command {words[0]!r}; the commands are {', '.join(commands.choices)}{meant}")
+    known = command._option_string_actions
+    for word in words[1:]:
+        name = word.partition("=")[0]
+        if name == "--":
+            return
+        if name.startswith("--") and " " not in word and name not in known:
+            raise usage(f"no flag {name}{flags.did_you_mean(name, known)} (flags: {command.prog} --help)")
+
+
 def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
-    match chosen.command:
-        case "generate":
-            from worker.cli import generate
+    if chosen.command == "generate":
+        from worker.cli import generate
 
-            return generate.run(chosen)
-        case "submit":
-            from worker.cli import submit
+        return generate.run(chosen)
+    if chosen.command == "submit":
+        from worker.cli import submit
 
-            return submit.run(chosen)
-        case "plans":
-            from worker.cli import plans
+        return submit.run(chosen)
+    if chosen.command == "doctor":
+        from worker.doctor.__main__ import end, run
 
-            return plans.run(chosen.gpu)
-        case "schema":
-            from worker.cli import schema
+        end(run(as_json=chosen.json, verify_weights=chosen.verify_weights))
+    if chosen.command == "plans":
+        from worker.cli import plans
 
-            return schema.run(write=chosen.write, check=chosen.check)
+        return plans.run(chosen.gpu)
+    if chosen.command == "schema":
+        return _schema(write=chosen.write, check=chosen.check)
     parser.print_help()
+    return DONE
+
+
+def _schema(*, write: bool, check: bool) -> int:
+    from worker.request.schema import SCHEMA_FILE, input_schema
+
+    text = json.dumps(input_schema(), indent=2, ensure_ascii=False)
+    if check and (not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text(encoding="utf-8") != text + "\n"):
+        raise CommandFailed("docs/input.schema.json is out of date: run make docs")
+    if write:
+        SCHEMA_FILE.write_text(text + "\n", encoding="utf-8")
+    elif not check:
+        terminal.show([text])
     return DONE
 
 

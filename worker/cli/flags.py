@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from worker.base.errors import WorkerError
 from worker.request.catalogue import ModelName
 from worker.request.payload import CameraMotion, QualityPreset, StepCacheMode, TurboVariant, VideoInput
+from worker.request.plan import Gpu, from_name
 
 # The first name is the one that messages use; the field's own name is always accepted.
 FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -66,6 +69,7 @@ _HELP: Mapping[str, str] = {
     "loras": "a LoRA, with its scale and expert (high, low, both); may be given several times",
     "thumbnail": "no JPEG poster beside the video",
 }
+_ENDPOINT_URL = re.compile(r"^https?://(?:[^?#]*?/(?:v2|endpoint)/([^/?#]+)|([A-Za-z0-9_-]+)\.api\.runpod\.)")
 _LORA = re.compile(r"(?P<source>.+?)(?::(?P<scale>[-+]?(?:\d+\.?\d*|\.\d+))(?::(?P<expert>high|low|both))?)?")
 # A field as the worker's messages name it: `loras[0].source`; a name of one word only where a message begins with it.
 _WORDS = "|".join(sorted((name for name in FLAGS if "_" not in name), key=len, reverse=True))
@@ -87,10 +91,13 @@ def add_to(parser: argparse.ArgumentParser, *, prompt_required: bool) -> None:
         elif field == "loras":
             options |= {"action": "append", "type": lora, "metavar": "SOURCE[:SCALE[:EXPERT]]"}
         elif field in _CHOICES:
-            names_of = ", ".join(_CHOICES[field])
-            options |= {"choices": _CHOICES[field], "metavar": "NAME", "help": f"{text}: {names_of}"}
+            options |= {
+                "type": one_of(_CHOICES[field]),
+                "metavar": "NAME",
+                "help": f"{text}: {', '.join(_CHOICES[field])}",
+            }
         else:
-            kind = int if field in _INTEGERS else number if field in _NUMBERS else str
+            kind = whole if field in _INTEGERS else number if field in _NUMBERS else str
             options |= {"type": kind, "metavar": _metavar(field, kind)}
         group.add_argument(*names, required=field == "prompt" and prompt_required, **options)
 
@@ -101,25 +108,68 @@ def _metavar(field: str, kind: Any) -> str:
     return "TEXT" if kind is str else "N"
 
 
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
 def number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
-    return value
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number, not {text!r}")
 
 
 def price(text: str) -> float:
     value = number(text)
     if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
     return value
 
 
 def seconds(text: str) -> float:
     value = number(text)
     if value <= 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
     return value
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """A type of argparse for one of `names`."""
+
+    def choose(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{did_you_mean(text, names)}")
+        return text
+
+    return choose
+
+
+def did_you_mean(text: str, names: Iterable[str]) -> str:
+    """The end of a message about `text`; empty where none of `names` resembles it."""
+    close = difflib.get_close_matches(text, names, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def gpu(text: str) -> Gpu:
+    """A GPU of the table, for which no such GPU has to be here."""
+    try:
+        return from_name(text)
+    except KeyError as unknown:
+        raise argparse.ArgumentTypeError(unknown.args[0]) from None
+
+
+def endpoint_id(text: str) -> str:
+    """The id in an endpoint's URL (of its API, of its own host, or of the console), or the id itself."""
+    found = _ENDPOINT_URL.search(text)
+    name = (found[1] or found[2]) if found else text
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise argparse.ArgumentTypeError(
+            f"write the endpoint's id or its URL, such as https://api.runpod.ai/v2/ID, not {text!r}"
+        )
+    return name
 
 
 def lora(text: str) -> dict[str, Any]:

@@ -18,16 +18,15 @@ from urllib.parse import unquote, urlsplit
 
 from worker.base import folders, log
 from worker.base import settings as settings_module
-from worker.base.errors import WorkerError
+from worker.base.errors import InvalidRequest, WorkerError
 from worker.base.settings import Settings
 from worker.cli import flags, local_files, overview, terminal
 from worker.cli import out as places
-from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
+from worker.cli.failures import CANCELLED, DONE, FAILED, USAGE, CommandFailed, usage
 from worker.request import Limits, VideoRequest
 from worker.request.parse import draw_seed, parse
 
 if TYPE_CHECKING:
-    from worker.delivery.webhooks.progress_sender import ProgressEvent
     from worker.jobs.services import Services
 
 _STATE = "command-line"
@@ -59,7 +58,8 @@ def run(chosen: argparse.Namespace) -> int:
                 settings = settings.model_copy(update={"private_url_allowlist": opened})
             return _generate(payload, video, settings, out, chosen)
         except WorkerError as failure:
-            return _failed(failure.as_dict(), flags.told(failure), as_json=chosen.json)
+            status = USAGE if isinstance(failure, InvalidRequest) else FAILED
+            return _failed(failure.as_dict(), flags.told(failure), as_json=chosen.json, status=status)
 
 
 def _settings(chosen: argparse.Namespace) -> Settings:
@@ -103,10 +103,11 @@ def _generate(
     chosen: argparse.Namespace,
 ) -> int:
     settings_module.quiet_imports()
-    from worker import start  # torch and Diffusers with it: not before the request is known to be good
-    from worker.engine.device import Planner
+    with terminal.Bar("starting"):
+        from worker import start  # torch and Diffusers with it: not before the request is known to be good
+        from worker.engine.device import Planner
 
-    worker = start.build_worker(settings)
+        worker = start.build_worker(settings)
     try:
         spec = worker.engine.spec_for(video)
         video, notes = overview.settled(video, spec, opener=worker.opener)
@@ -130,23 +131,10 @@ def _confirmed() -> bool:
 
 async def _run(payload: Mapping[str, Any], worker: Services) -> dict[str, Any]:
     """The answer of the job. Ctrl-C stops it within a step."""
-    from worker.jobs import flow as job
+    from worker.jobs import flow
 
-    with terminal.Bar() as bar:
-        stopping = False
-
-        def report(event: ProgressEvent) -> None:
-            bar.show("stopping" if stopping else event.status, event.progress)
-
-        event = {"id": f"cli-{uuid.uuid4().hex[:8]}", "input": dict(payload)}
-        flow = asyncio.create_task(job.run(event, worker, report))
-        try:
-            return await asyncio.shield(flow)
-        except asyncio.CancelledError:
-            stopping = True
-            bar.show("stopping")
-            flow.cancel()
-            return await flow
+    event = {"id": f"cli-{uuid.uuid4().hex[:8]}", "input": dict(payload)}
+    return await terminal.followed(lambda bar: flow.run(event, worker, bar))
 
 
 def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None, chosen: argparse.Namespace) -> int:
@@ -184,12 +172,12 @@ def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> d
     return {name: targets[name] for name in files}
 
 
-def _failed(error: Mapping[str, Any], message: str, *, as_json: bool) -> int:
+def _failed(error: Mapping[str, Any], message: str, *, as_json: bool, status: int = FAILED) -> int:
     cancelled = error["code"] == "cancelled"
     if as_json:
         terminal.show([json.dumps({"error": error}, ensure_ascii=False)])
     terminal.complain("cancelled" if cancelled else message)
-    return CANCELLED if cancelled else FAILED
+    return CANCELLED if cancelled else status
 
 
 def _path_of(url: str) -> Path:

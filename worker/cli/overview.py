@@ -9,7 +9,6 @@ from typing import Any
 
 from worker.base.errors import Unsupported
 from worker.base.settings import Settings
-from worker.cli.failures import usage
 from worker.cli.terminal import dollars, row
 from worker.media import inputs
 from worker.net import Opener
@@ -160,12 +159,12 @@ def of_plan(
     return Overview(video, spec, gpu, plan, made, settings.gpu_hourly_usd, (*video.warnings, *notes))
 
 
-def dry(video: VideoRequest, settings: Settings, gpu_name: str | None) -> Overview:
-    """The overview without torch and without a look at the weights; for the GPU of that name, or the one that is here.
+def dry(video: VideoRequest, settings: Settings, chosen: Gpu | None) -> Overview:
+    """The overview without torch and without a look at the weights; for the `chosen` GPU, or the one that is here.
 
     Raises the errors of the contract for a request that no model serves, or that does not fit on the GPU.
     """
-    gpu = _of_table(gpu_name) if gpu_name is not None else _here()
+    gpu = _here() if chosen is None else chosen
     spec = catalogue.find(video.model, video.mode)
     if spec is None:
         served = ", ".join(
@@ -175,7 +174,7 @@ def dry(video: VideoRequest, settings: Settings, gpu_name: str | None) -> Overvi
             f"model {video.model} does not serve {video.mode}; it serves {served}", path=video.at("model")
         )
     video, notes = settled(video, spec, opener=Opener(settings.private_url_allowlist))
-    if gpu_name is None and (settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)):
+    if chosen is None and (settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)):
         hint = f"{_DEMO}; for the real one name a GPU, such as --gpu H100"
         demo = replace(spec, version="demo")
         return Overview(video, demo, gpu, None, None, settings.gpu_hourly_usd, (*video.warnings, *notes, hint))
@@ -186,13 +185,6 @@ def dry(video: VideoRequest, settings: Settings, gpu_name: str | None) -> Overvi
     distilled = video.quality_preset == "turbo" and bool(spec.distilled)
     shape = Shape(video.width or 0, video.height or 0, video.num_frames, loras=len(video.loras) + distilled)
     return of_plan(video, spec, gpu, memory.plan(gpu, spec, settings, shape, path=video.at("width")), settings, notes)
-
-
-def _of_table(name: str) -> Gpu:
-    try:
-        return memory.from_name(name)
-    except KeyError:
-        raise usage(f"--gpu: no GPU {name!r} in the table: {', '.join(gpu.name for gpu in memory.GPUS)}") from None
 
 
 def _here() -> Gpu | None:

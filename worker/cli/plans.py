@@ -5,10 +5,10 @@ from __future__ import annotations
 from worker.base.errors import SettingsError, WorkerError
 from worker.base.settings import Settings, load
 from worker.cli import terminal
-from worker.cli.failures import DONE, usage
+from worker.cli.failures import DONE
 from worker.request import ModelSpec
 from worker.request.catalogue import I2V_A14B, TI2V_5B
-from worker.request.plan.gpus import GPUS, Gpu, from_name
+from worker.request.plan.gpus import GPUS, Gpu
 from worker.request.plan.plan import MemoryPlan, largest, plan
 from worker.request.plan.sizes import Shape
 
@@ -77,14 +77,9 @@ def _size(shape: Shape) -> str:
     return f"{shape.width}x{shape.height}x{shape.num_frames}"
 
 
-def run(name: str | None) -> int:
-    """Print the plans of the GPU `name`, or the table of all. Raises CommandFailed where there are none."""
-    try:
-        settings = load()
-        text = table(settings) if name is None else details(from_name(name), settings)
-    except KeyError:
-        raise usage(f"no GPU {name!r} in the table: {', '.join(gpu.name for gpu in GPUS)}") from None
-    except SettingsError as problem:
-        raise usage(str(problem)) from problem
+def run(gpu: Gpu | None) -> int:
+    """Print the plans of `gpu`, or the table of all. Raises SettingsError where the settings allow none."""
+    settings = load()
+    text = table(settings) if gpu is None else details(gpu, settings)
     terminal.show([text.rstrip("\n")])
     return DONE

@@ -22,7 +22,7 @@ from worker.base.errors import InvalidRequest
 from worker.base.text import printable
 from worker.cli import download, endpoint, flags, local_files, terminal
 from worker.cli import out as places
-from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
+from worker.cli.failures import CANCELLED, DONE, FAILED, USAGE, CommandFailed, usage
 from worker.request import Limits
 from worker.request.parse import parse
 
@@ -74,7 +74,7 @@ def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | No
         videos = parse(payload, default_job_id="cli", limits=_ANY).videos
     except InvalidRequest as refused:
         told = flags.told(refused) if chosen.payload is None else f"error: {refused}"
-        raise CommandFailed(told) from refused
+        raise CommandFailed(told, status=USAGE) from refused
     out.check_free(len(videos), posters=any(video.thumbnail for video in videos))
     request = {"input": payload}
     endpoint.check_size(request)
@@ -99,7 +99,7 @@ def _detached(job: Job, *, as_json: bool) -> int:
 
 
 def _pick_up(job: Job) -> str:
-    return f"python -m worker.cli submit --endpoint {job.endpoint_id} --job {job.job_id}"
+    return f"videogen submit --endpoint {job.endpoint_id} --job {job.job_id}"
 
 
 class _Following:
@@ -116,7 +116,7 @@ class _Following:
             try:
                 state = self._finished(bar)
             except KeyboardInterrupt:
-                bar.show("cancelling")
+                bar.stop(f"cancelling job {self._job.job_id} at RunPod")
                 return self._cancel()
             answer = endpoint.answer_of(state)
             if answer is None or not answer["videos"]:
@@ -220,10 +220,15 @@ def _draw(state: Mapping[str, Any], bar: terminal.Bar) -> None:
     if state["status"] == "IN_QUEUE":
         bar.show("queued")
         return
-    said = state.get("output")
-    progress = said.get("progress") if isinstance(said, dict) else None
-    status = said.get("status") if isinstance(said, dict) else None
+    output = state.get("output")
+    said: Mapping[str, Any] = output if isinstance(output, dict) else {}
+    percent, step, steps = (
+        value if isinstance(value := said.get(name), int) else None for name in ("progress", "step", "steps")
+    )
+    status = said.get("status")
     bar.show(
         printable(status) if isinstance(status, str) else "running",
-        min(100, max(0, progress)) if isinstance(progress, int) else None,
+        None if percent is None else min(100, max(0, percent)),
+        step=step,
+        steps=steps,
     )

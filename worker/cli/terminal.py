@@ -8,26 +8,48 @@ import shutil
 import sys
 import textwrap
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 from worker.base.text import printable
-from worker.delivery.webhooks.progress_sender import ProgressEvent
+
+if TYPE_CHECKING:
+    from worker.delivery.webhooks.progress_sender import ProgressEvent
+
+Answer = TypeVar("Answer")
 
 _TICK_S = 1.0
 _LABEL_WIDTH = 10
-_FORMAT = "  {desc:<12}{percentage:3.0f}%|{bar:30}| {elapsed}"
+_FORMAT = "  {desc:<12}{percentage:3.0f}%|{bar:30}| {elapsed}{postfix}"
 
 
 class Bar:
-    """A sink for progress events that draws a bar on standard error; draws nothing where that is not a terminal."""
+    """Draws on standard error what is done, how much of it, and the time left; nothing where that is no terminal.
+
+    A sink for the progress events of a job: `Progress(total, [bar])`.
+    """
+
+    def __init__(self, status: str = "queued") -> None:
+        self._status = status
+        self._step = ""
+        self._stopping = False
+        # When this status began and at how many percent, then the same of the last change.
+        self._since: tuple[float, float] = (time.monotonic(), 0)
+        self._last = self._since
 
     def __enter__(self) -> Bar:
         self._bar = tqdm(
-            total=100, desc="queued", disable=None, leave=False, file=sys.stderr, bar_format=_FORMAT, mininterval=0
+            total=100,
+            desc=self._status,
+            disable=None,
+            leave=False,
+            file=sys.stderr,
+            bar_format=_FORMAT,
+            mininterval=0,
         )
         self._closed = threading.Event()
         # A step of a large video takes half a minute: the clock shows that something still happens.
@@ -36,18 +58,43 @@ class Bar:
         return self
 
     def __call__(self, event: ProgressEvent) -> None:
-        self.show(event.status, event.progress)
+        self.show(event.status, event.progress, step=event.step, steps=event.steps)
 
-    def show(self, status: str, progress: int | None = None) -> None:
-        """Show what is being done, and how much of the job is done: 0 to 100, None for no change."""
-        self._bar.set_description_str(status, refresh=False)
+    def show(
+        self, status: str, progress: int | None = None, *, step: int | None = None, steps: int | None = None
+    ) -> None:
+        """Show what is being done, how much of the job is done (0 to 100; None: no change), and which step it is."""
+        if status != self._status:
+            self._status = status
+            self._since = (time.monotonic(), self._bar.n if progress is None else progress)
         if progress is not None:
             self._bar.n = progress
+            self._last = (time.monotonic(), progress)
+        self._step = f"step {step}/{steps}" if step is not None and steps is not None else ""
+        self._draw()
+
+    def stop(self, text: str) -> None:
+        """Write `text` as a line of its own at once, and show `stopping` from now on, whatever else is reported."""
+        self._stopping = True
+        BesideBar().write(f"{text}\n")
+        self._draw()
+
+    def _draw(self) -> None:
+        self._bar.set_description_str("stopping" if self._stopping else self._status, refresh=False)
+        self._bar.set_postfix_str(", ".join(filter(None, (self._step, self._left()))), refresh=False)
         self._bar.refresh()  # `update` waits for as many percent as the last one brought
+
+    def _left(self) -> str:
+        """The time left at the speed of this status; empty until it has moved."""
+        (began, first), (at, done) = self._since, self._last
+        if self._stopping or done <= first or at <= began:
+            return ""
+        left_s = max(0.0, (100 - done) * (at - began) / (done - first) - (time.monotonic() - at))
+        return f"{left_s:.0f} s left" if left_s < 100 else f"{left_s / 60:.0f} min left"
 
     def _tick(self) -> None:
         while not self._bar.disable and not self._closed.wait(_TICK_S):
-            self._bar.refresh()
+            self._draw()
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
@@ -55,6 +102,20 @@ class Bar:
         self._closed.set()
         self._clock.join()
         self._bar.close()
+
+
+async def followed(job: Callable[[Bar], Coroutine[Any, Any, Answer]]) -> Answer:
+    """What `job` returns, with a bar meanwhile. Ctrl-C stops it within a step, and says so at once."""
+    import asyncio  # 30 ms, which --help need not wait for
+
+    with Bar() as bar:
+        flow = asyncio.ensure_future(job(bar))
+        try:
+            return await asyncio.shield(flow)
+        except asyncio.CancelledError:
+            bar.stop("stopping: the step in hand is finished first")
+            flow.cancel()
+            return await flow
 
 
 class BesideBar(io.StringIO):

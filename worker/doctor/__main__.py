@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from worker.base import log
 from worker.doctor import report
@@ -26,18 +27,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--verify-weights", action="store_true", help="only read every byte of the weights and compare their hashes"
     )
     options = parser.parse_args(arguments)
+    return run(as_json=options.json, verify_weights=options.verify_weights)
+
+
+def run(*, as_json: bool = False, verify_weights: bool = False) -> int:
+    """Check, and print the report. Returns the exit status."""
     settings, problems = readable_settings()
     # Standard output is the report's; what libraries and the encoder say goes to standard error.
     log.configure(level="ERROR", layout=settings.log_format, secrets=settings.secret_values())
     began = time.monotonic()
-    checks = VERIFY if options.verify_weights else CHECKS
-    lines = _run(checks, Deployment.tried(settings, problems), quiet=options.json)
+    lines = _lines(VERIFY if verify_weights else CHECKS, Deployment.tried(settings, problems), quiet=as_json)
     seconds = time.monotonic() - began
-    sys.stdout.write((report.as_json if options.json else report.summary)(lines, seconds) + "\n")
+    sys.stdout.write((report.as_json if as_json else report.summary)(lines, seconds) + "\n")
     return 0 if report.passed(lines) else 1
 
 
-def _run(checks: Sequence[Check], deployment: Deployment, *, quiet: bool) -> list[Line]:
+def end(status: int) -> NoReturn:
+    """End the process at once: a check that hangs may have threads for which Python would wait at its exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _lines(checks: Sequence[Check], deployment: Deployment, *, quiet: bool) -> list[Line]:
     name_width = max(len(check.name) for check in checks)
     width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
     lines = []
@@ -51,8 +63,4 @@ def _run(checks: Sequence[Check], deployment: Deployment, *, quiet: bool) -> lis
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # A check that hangs may have threads for which Python would wait at its exit.
-    os._exit(status)
+    end(main())

@@ -151,5 +151,5 @@ class Deliveries:
         failure = answers.video_failure(self._job_id, video.index, error)
         self._progress.finished(video.index)
         await self._channel.failed(video.index, failure, error.http_code, str(error))
-        report.video_failed(video, error.code, stopwatch.read(), gpu_seconds=held_s, cost_usd=cost_usd)
+        report.video_failed(video, error, stopwatch.read(), gpu_seconds=held_s, cost_usd=cost_usd)
         return failure

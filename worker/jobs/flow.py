@@ -107,7 +107,9 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
 def _refused(job_id: str, error: WorkerError, stopwatch: Stopwatch) -> dict[str, Any]:
     stopwatch.lap("deliver")
     answer = answers.refused_answer(job_id, error, stopwatch.read())
-    stages.job_answered(answer, None, code=error.code)
+    with job_scope(job_id):
+        stages.job_refused(error)
+        stages.job_answered(answer, None, code=error.code)
     return answer
 
 

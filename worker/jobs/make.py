@@ -119,6 +119,7 @@ class _Watcher:
         self._progress = progress
         self._index = index
         self._tries_began: list[float] = []
+        self._step = 0
         self.stage = "load"
 
     def lost(self) -> dict[str, float]:
@@ -134,4 +135,7 @@ class _Watcher:
 
     def generating(self, fraction: float) -> None:
         self.stage = "generate"
-        self._progress.stage(self._index, "generating", fraction)
+        # Each call but the first ends one step, and `fraction` is the share of the steps that are done.
+        self._step = self._step + 1 if fraction > 0 else 0
+        steps = round(self._step / fraction) if self._step else None
+        self._progress.stage(self._index, "generating", fraction, step=self._step or None, steps=steps)

@@ -49,7 +49,15 @@ class Progress:
         self._last: tuple[float, int] | None = None
         self._lock = threading.Lock()
 
-    def stage(self, index: int, status: Status, fraction: float = 0.0) -> None:
+    def stage(
+        self,
+        index: int,
+        status: Status,
+        fraction: float = 0.0,
+        *,
+        step: int | None = None,
+        steps: int | None = None,
+    ) -> None:
         """Video `index` is at `fraction` (0 to 1) of the stage `status`. Never raises, never waits for a receiver."""
         if not 0 <= index < len(self._done):
             return
@@ -58,7 +66,7 @@ class Progress:
         with self._lock:
             self._done[index] = max(self._done[index], begin + (end - begin) * within)
             if not self._final[index]:
-                self._tell(index, status)
+                self._tell(index, status, step, steps)
 
     def finished(self, index: int) -> None:
         """Video `index` has its final event, good or bad: it counts as done, and no event names it any more."""
@@ -68,7 +76,7 @@ class Progress:
             self._done[index] = 1.0
             self._final[index] = True
 
-    def _tell(self, index: int, status: Status) -> None:
+    def _tell(self, index: int, status: Status, step: int | None, steps: int | None) -> None:
         # The sum of binary fractions may fall a hair short of a whole percent.
         percent = min(100, int(100.0 * sum(self._done) / len(self._done) + 1e-9))
         now = self._clock()
@@ -77,7 +85,7 @@ class Progress:
             if now - last_at < self._min_interval_s or percent - last_percent < self._min_percent:
                 return
         self._last = (now, percent)
-        event = ProgressEvent(progress=percent, status=status, index=index)
+        event = ProgressEvent(percent, status, index, step, steps)
         for sink in self._sinks:
             try:
                 sink(event)

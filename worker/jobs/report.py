@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.base import metrics
+from worker.base.errors import WorkerError
 from worker.base.log import fields
 from worker.request import VideoRequest
 
@@ -41,23 +42,30 @@ def video_completed(
 
 
 def video_failed(
-    request: VideoRequest, code: str, timings: Mapping[str, float], *, gpu_seconds: float, cost_usd: float | None
+    request: VideoRequest,
+    error: WorkerError,
+    timings: Mapping[str, float],
+    *,
+    gpu_seconds: float,
+    cost_usd: float | None,
 ) -> None:
-    """A video failed, and what it cost until then."""
+    """A video failed, why, and what it cost until then."""
     logger.warning(
-        "video %d failed: %s in %.3f s (%s), %s",
-        *(request.index, code, timings["total"], _shares(timings), _taken(None, cost_usd)),
+        "video %d failed: %s: %s; in %.3f s (%s), %s",
+        *(request.index, error.code, error, timings["total"], _shares(timings), _taken(None, cost_usd)),
         extra=fields(
             **_of(request),
             outcome="failed",
-            code=code,
+            code=error.code,
+            path=error.path,
+            reason=error.message,
             seconds=timings["total"],
             timings=dict(timings),
             gpu_seconds=round(gpu_seconds, 3),
             cost_usd=cost_usd,
         ),
     )
-    metrics.video(request.mode, request.model, "failed", code)
+    metrics.video(request.mode, request.model, "failed", error.code)
     metrics.gpu_held("failed", gpu_seconds, cost_usd)
 
 
@@ -83,6 +91,12 @@ def job_left(videos: int, seconds: float) -> None:
         extra=fields(status="left", seconds=round(seconds, 3)),
     )
     metrics.job("left", metrics.NO_CODE, seconds)
+
+
+def job_refused(error: WorkerError) -> None:
+    """No video of a job was begun, and why."""
+    figures = fields(status="refused", code=error.code, path=error.path, reason=error.message)
+    logger.warning("refused: %s: %s", error.code, error, extra=figures)
 
 
 def job_answered(answer: Mapping[str, Any], cost_usd: float | None, *, code: str = metrics.NO_CODE) -> None:

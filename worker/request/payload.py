@@ -135,7 +135,9 @@ class VideoInput(BaseModel):
         description="Pixels; 480 where not given, or from the image's aspect ratio where neither side is given",
     )
     width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels; 832 where not given")
-    num_frames: int = Field(81, ge=MIN_FRAMES, validate_default=True, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES})
+    num_frames: int = Field(
+        81, validate_default=True, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES, "minimum": MIN_FRAMES}
+    )
     fps: int | None = Field(None, ge=1, le=60, description="16 where not given; 24 for the 5b model")
     num_inference_steps: int = Field(50, ge=1, le=100)
     guidance_scale: float = Field(5.0, ge=1, le=20, description="High-noise expert; 1 = no guidance")
@@ -169,8 +171,8 @@ class VideoInput(BaseModel):
     @classmethod
     def _within_max_frames(cls, value: int, info: ValidationInfo) -> int:
         limits: Limits = info.context if info.context is not None else Limits()
-        if value > limits.max_frames:
-            raise ValueError(f"must be less than or equal to {limits.max_frames}")
+        if not MIN_FRAMES <= value <= limits.max_frames:
+            raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {value}")
         return value
 
 
@@ -208,7 +210,7 @@ def read(
         return model.model_validate({str(key): value for key, value in data.items()}, context=limits)
     except ValidationError as failure:
         for entry in failure.errors(include_url=False, include_context=True):
-            problems.append(Problem(_dotted(path, entry["loc"]), _explain(entry)))
+            problems.append(Problem(_dotted(path, entry["loc"]), _explain(entry, model)))
         return None
 
 
@@ -237,7 +239,7 @@ _JSON_NAMES = {
 }
 
 
-def _explain(entry: Mapping[str, Any]) -> str:
+def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     """One of pydantic's errors in words that say what to send."""
     kind, context = entry["type"], entry.get("ctx", {})
     if kind == "missing":
@@ -256,11 +258,16 @@ def _explain(entry: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"must be one of {context['expected']}"
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        relation = kind.replace("_than_equal", " than or equal to").replace("_than", " than").replace("_", " ")
-        bound = next(iter(context.values()))
-        return f"must be {relation} {bound}"
+        return f"must be {_bounds(model, str(entry['loc'][-1]))}, not {entry['input']}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+def _bounds(model: type[BaseModel], field: str) -> str:
+    """The range that `field` may have, such as `256 to 1920`."""
+    found = {name: getattr(bound, name) for bound in model.model_fields[field].metadata for name in bound.__slots__}
+    low = f"more than {found['gt']:g} and at most " if "gt" in found else f"{found['ge']} to "
+    return f"{low}{found['le']}"
 
 
 def unknown_fields(item: Mapping[str, Any], known: set[str], path: str, problems: list[Problem]) -> list[str]:

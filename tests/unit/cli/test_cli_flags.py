@@ -217,12 +217,12 @@ def test_without_a_command_help_and_examples_are_shown(capsys: pytest.CaptureFix
 
 
 def test_the_examples_of_the_help_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.strip() for line in command(capsys).out.splitlines() if line.startswith("  python -m worker.cli ")]
+    lines = [line.strip() for line in command(capsys).out.splitlines() if line.startswith("  videogen ")]
     assert len(lines) >= 5
     parser = build_parser()
     for line in lines:
         words = shlex.split(line)
-        assert parser.parse_args(words[3:]).command in ("generate", "submit", "schema")
+        assert parser.parse_args(words[1:]).command in ("generate", "submit", "doctor", "plans", "schema")
 
 
 def test_the_schema_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:

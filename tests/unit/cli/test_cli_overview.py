@@ -151,13 +151,13 @@ def test_limits_of_the_settings_are_those_of_the_worker(dry: Any, monkeypatch: p
     monkeypatch.setenv("MAX_FRAMES", "81")
     assert dry("--frames", "81", "--gpu", "H100").status == 0
     done = dry("--frames", "85", "--gpu", "H100")
-    assert (done.status, done.out) == (1, "")
-    assert done.err == "error: --num-frames: must be less than or equal to 81\n"
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "error: --num-frames: must be 5 to 81, not 85\n"
 
 
 def test_a_failure_as_json_names_the_field(dry: Any) -> None:
     done = dry("--width", "100", "--json")
-    assert done.status == 1
+    assert done.status == 2
     error = json.loads(done.out)["error"]
     assert (error["code"], error["path"]) == ("invalid_request", "width")
 

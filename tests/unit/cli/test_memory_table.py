@@ -56,11 +56,18 @@ def test_refusals_stand_in_the_table():
     assert "refused" not in table(Settings())
 
 
-@pytest.mark.parametrize(("gpu", "quantization"), [("RX 7900", "auto"), ("RTX 3090", "fp8")])
-def test_what_cannot_be_answered_ends_with_a_message(gpu, quantization, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("gpu", "quantization", "status", "said"),
+    [
+        ("RX 7900", "auto", 2, "no GPU 'RX 7900' in the table: L4, "),
+        ("A100", "auto", 2, "--gpu: 'A100' may be A100 40GB or A100 80GB: write which"),
+        ("RTX 3090", "fp8", 1, "error: QUANTIZATION: RTX 3090 has no fp8"),
+    ],
+)
+def test_what_cannot_be_answered_ends_with_a_message(gpu, quantization, status, said, capsys, monkeypatch):
     monkeypatch.setenv("QUANTIZATION", quantization)
-    assert main(["plans", "--gpu", gpu]) == 2
-    assert gpu in capsys.readouterr().err
+    assert main(["plans", "--gpu", gpu]) == status
+    assert said in capsys.readouterr().err
 
 
 def test_an_overruling_setting_is_a_reason():

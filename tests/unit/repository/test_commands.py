@@ -26,7 +26,8 @@ SHELL = ("shell", "bash", "sh")
 # How code in a sentence begins where it is a command.
 INLINE = re.compile(
     r"(?:[A-Z_]+=\S+ +)*"
-    r"((?:\.venv/bin/)?python3? (-|[\w/]+\.py)|make [a-z]|docker [a-z]|builder/\w+\.sh -|pip-audit\b|cd /)"
+    r"((?:\.venv/bin/)?(python3? (-|[\w/]+\.py)|videogen [a-z])|make [a-z]|docker [a-z]|builder/\w+\.sh -|pip-audit\b|"
+    r"cd /)"
 )
 # What only prepares the shell for the command behind it.
 PREPARES = ("cd", "export", "mkdir")
@@ -49,6 +50,7 @@ RUN: Mapping[str, str] = {
     ),
     "python -m worker.cli submit": "flow/test_cli_submit.py::test_a_job_is_sent_followed_and_fetched",
     "python -m worker.doctor": "unit/repository/test_commands.py::test_the_doctor_looks_at_this_machine",
+    "python -m worker.cli doctor": "unit/repository/test_commands.py::test_the_doctor_looks_at_this_machine",
     "python -m worker.cli plans": "unit/cli/test_memory_table.py::test_without_a_name_the_table_has_every_gpu",
     "python -m worker.cli plans --gpu": (
         "unit/cli/test_memory_table.py::test_a_gpu_prints_its_plans_and_the_largest_request"
@@ -130,6 +132,7 @@ def _plain(line: str) -> list[str]:
     for part in parts:
         part = re.sub(r"^(?:[A-Z_]+=\S+ +)+", "", part.strip()).removeprefix(".venv/bin/").replace('"https', "https")
         part = re.sub(r"^python3 ", "python ", part)
+        part = re.sub(r"^videogen\b", "python -m worker.cli", part)  # the console script
         if part and part.split()[0] not in PREPARES:
             found.append(part)
     return found
@@ -243,8 +246,9 @@ def test_the_command_line_tells_what_a_video_will_take(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
-    done = run(sys.executable, "-m", "worker.doctor", cwd=tmp_path)
+@pytest.mark.parametrize("words", [("worker.doctor",), ("worker.cli", "doctor")], ids=str)
+def test_the_doctor_looks_at_this_machine(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = run(sys.executable, "-m", *words, cwd=tmp_path)
     assert re.search(r"^\d+ checks in ", done.stdout, re.MULTILINE)
     assert "Traceback" not in done.stderr
 

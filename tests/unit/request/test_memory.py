@@ -289,7 +289,9 @@ def test_other_weights_can_stand_for_the_catalogues():
         ("l40", "L40"),
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("4090", "RTX 4090"),
-        ("A100", "A100 40GB"),
+        ("A100 80GB", "A100 80GB"),
+        ("H100", "H100 80GB"),
+        ("a100-40gb", "A100 40GB"),
         ("h100 nvl", "H100 NVL"),
     ],
 )
@@ -297,10 +299,21 @@ def test_gpus_are_found_by_the_names_people_write(written, name):
     assert from_name(written).name == name
 
 
-@pytest.mark.parametrize("written", ["", "NVIDIA", "RX 7900"])
-def test_an_unknown_gpu_is_a_key_error(written):
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", "no GPU '' in the table: L4, "),
+        ("NVIDIA", "no GPU 'NVIDIA' in the table"),
+        ("RX 7900", "no GPU 'RX 7900' in the table"),
+        ("A100", "'A100' may be A100 40GB or A100 80GB: write which"),
+        ("nvidia a100", "'nvidia a100' may be A100 40GB or A100 80GB"),
+        ("RTX A", "may be RTX A5000 or RTX A6000"),
+    ],
+)
+def test_a_name_of_no_gpu_or_of_several_is_a_key_error(written, said):
+    with pytest.raises(KeyError) as caught:
         from_name(written)
+    assert said in caught.value.args[0]
 
 
 def test_importing_the_plan_loads_neither_torch_nor_diffusers():

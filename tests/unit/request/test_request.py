@@ -177,8 +177,8 @@ def test_strength_beyond_its_limits(strength: float) -> None:
 
 
 def test_the_message_of_a_limit_names_the_limit() -> None:
-    assert video_problems(num_frames=162)["num_frames"] == "must be less than or equal to 161"
-    assert video_problems(fps=0)["fps"] == "must be greater than or equal to 1"
+    assert video_problems(num_frames=162)["num_frames"] == "must be 5 to 161, not 162"
+    assert video_problems(fps=0)["fps"] == "must be 1 to 60, not 0"
     assert video_problems(reference_video_url=VIDEO, strength=0)["strength"] == "must be greater than 0.0"
     assert video_problems(prompt="x" * 4001)["prompt"] == "must be 1 to 4000 characters after trimming, got 4001"
 
@@ -186,12 +186,12 @@ def test_the_message_of_a_limit_names_the_limit() -> None:
 def test_max_frames_moves_with_the_limits() -> None:
     limits = Limits(max_frames=49)
     assert video_of(num_frames=49, limits=limits).num_frames == 49
-    assert video_problems(num_frames=50, limits=limits) == {"num_frames": "must be less than or equal to 49"}
+    assert video_problems(num_frames=50, limits=limits) == {"num_frames": "must be 5 to 49, not 50"}
     assert video_of(num_frames=201, limits=Limits(max_frames=201)).num_frames == 201
 
 
 def test_max_frames_below_the_default_holds_for_the_default_too() -> None:
-    assert video_problems(limits=Limits(max_frames=49)) == {"num_frames": "must be less than or equal to 49"}
+    assert video_problems(limits=Limits(max_frames=49)) == {"num_frames": "must be 5 to 49, not 81"}
 
 
 def test_max_videos_per_job() -> None:
@@ -769,7 +769,7 @@ def test_the_path_is_dotted_as_in_the_contract() -> None:
     payload = {"job_request_params": [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c", "num_frames": 500}]}
     error = refusal(payload)
     assert error.path == "job_request_params[2].num_frames"
-    assert str(error) == "job_request_params[2].num_frames: must be less than or equal to 161"
+    assert str(error) == "job_request_params[2].num_frames: must be 5 to 161, not 500"
 
 
 def test_a_payload_of_mistakes_alone_gives_a_message_of_bounded_length() -> None:

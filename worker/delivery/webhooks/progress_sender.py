@@ -18,11 +18,16 @@ Status = Literal["queued", "loading", "generating", "encoding", "uploading"]
 
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
-    """`progress` is whole percent of the job, `index` the video whose stage is told."""
+    """`progress` is whole percent of the job, `index` the video whose stage is reported.
+
+    `step` of `steps` is known while the video is generated.
+    """
 
     progress: int
     status: Status
     index: int
+    step: int | None = None
+    steps: int | None = None
 
 
 class ProgressSender:

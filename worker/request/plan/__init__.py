@@ -1,6 +1,6 @@
 """The memory plan: a pure function of GPU, model, settings and request. No torch, no device, no environment.
 
-`python -m worker.request.plan --gpu L40S` prints the plans for a GPU; without a name, the table of all of them.
+`videogen plans --gpu L40S` prints the plans for a GPU; without a name, the table of all of them.
 """
 
 from worker.request.plan.gpus import GPUS, Gpu, from_name

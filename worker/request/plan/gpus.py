@@ -8,6 +8,7 @@ plans with what its own GPU reports, never with this table.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _GIB = 1024**3
@@ -19,6 +20,7 @@ FRAGMENTATION = 0.03
 
 BF16_SINCE = (8, 0)
 FP8_SINCE = (8, 9)
+_SIZE = re.compile(r" \d+GB$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +72,20 @@ GPUS: tuple[Gpu, ...] = (
 
 
 def from_name(name: str) -> Gpu:
-    """The GPU of the table with that name: case, spaces and the words NVIDIA and GeForce do not matter.
+    """The GPU of the table with that name. Case, spaces and the words NVIDIA, GeForce and RTX do not matter, nor does
+    the size in GB where the table has one size of that GPU: `h100` is the H100 80GB.
 
-    A name that fits several (`A100`) gives the one with the least memory. Raises KeyError where none fits.
+    Raises KeyError where none fits or several do (`A100`); its argument is a sentence with the names.
     """
     wanted = _plain(name)
-    exact = [gpu for gpu in GPUS if _plain(gpu.name) == wanted]
-    similar = [gpu for gpu in GPUS if _plain(gpu.name).startswith(wanted)] if wanted else []
+    exact = [gpu for gpu in GPUS if wanted in (_plain(gpu.name), _plain(_SIZE.sub("", gpu.name)))]
+    similar = [gpu for gpu in GPUS if wanted and _plain(gpu.name).startswith(wanted)]
     found = exact or similar or [gpu for gpu in GPUS if wanted and _plain(gpu.name).removeprefix("rtx") == wanted]
+    if len(found) > 1:
+        raise KeyError(f"{name!r} may be {' or '.join(gpu.name for gpu in found)}: write which")
     if not found:
-        raise KeyError(name)
-    return min(found, key=lambda gpu: gpu.vram_bytes)
+        raise KeyError(f"no GPU {name!r} in the table: {', '.join(gpu.name for gpu in GPUS)}")
+    return found[0]
 
 
 def _plain(name: str) -> str:
