@@ -191,8 +191,8 @@ def test_a_payload_becomes_a_job_or_a_refusal() -> None:
     @given(PAYLOADS)
     def parsed(payload: object) -> None:
         nonlocal jobs, refusals
-        job_id, url, events = contact(payload, default_job_id="rp-1")
-        assert is_job_id(job_id)
+        found = contact(payload, default_job_id="rp-1")
+        assert is_job_id(found.job_id)
         try:
             job = parse(payload, default_job_id="rp-1")
         except InvalidRequest as refused:
@@ -200,7 +200,9 @@ def test_a_payload_becomes_a_job_or_a_refusal() -> None:
             refusals += 1
             return
         check_job(job)
-        assert (job.job_id, job.webhook_url, job.webhook_events) == (job_id, url, events)
+        assert (job.job_id, job.webhook_url, job.webhook_events) == (found.job_id, found.webhook_url, found.events)
+        assert len(job.videos) == found.video_count
+        assert {video.prompt for video in job.videos} <= {*found.private_texts}
         jobs += 1
 
     parsed()
@@ -305,10 +307,14 @@ def test_every_payload_is_answered_in_the_shape_of_the_contract(run: Runner) -> 
     assert statuses == {"completed", "partial", "failed"}
 
 
-@pytest.mark.parametrize("depth", [100, 900])
+@pytest.mark.parametrize("depth", [100, 900, 5000])
 def test_a_deep_payload_is_answered(run: Runner, depth: int) -> None:
-    payload = json.loads('{"prompt": "", "deep": ' + "[" * depth + "]" * depth + "}")
-    check_answer(run(payload), None)
+    deep: list[Any] = []
+    for _ in range(depth):
+        deep = [deep]
+    answer = run({"prompt": "", "deep": deep})
+    check_answer(answer, None)
+    assert json.loads(answer["error"])["code"] == "invalid_request"
 
 
 def test_a_flood_of_mistakes_is_answered_in_few_words(run: Runner) -> None:

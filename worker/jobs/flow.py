@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.base import scratch, timing
-from worker.base.errors import Cancelled, Internal, JobTimeout, WorkerError
+from worker.base.errors import Cancelled, Internal, InvalidRequest, JobTimeout, WorkerError
 from worker.base.log import job_scope
 from worker.base.stop import Stop, as_worker_error
 from worker.base.timing import Stopwatch
@@ -34,7 +34,7 @@ from worker.jobs.progress import Progress
 from worker.jobs.services import Services
 from worker.jobs.tidy import give_back_memory, tidy
 from worker.request import Job, VideoRequest
-from worker.request.contact import contact, payload_digest, private_texts, video_count
+from worker.request.contact import contact
 
 logger = logging.getLogger(__name__)
 Report = Callable[[ProgressEvent], None]
@@ -65,19 +65,19 @@ async def run(event: Mapping[str, Any], worker: Services, report: Report) -> dic
 async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop: Stop) -> dict[str, Any]:
     stopwatch = Stopwatch()
     payload = event.get("input")
-    job_id, webhook_url, events = contact(payload, default_job_id=str(event.get("id", "local")))
-    settings = worker.settings
-    try:
-        digest = payload_digest(payload)
-    except (RecursionError, TypeError, ValueError) as failure:  # nothing that JSON of a sane depth can hold
-        return _refused(job_id, as_worker_error(failure, job_id, stop), stopwatch)
-    with job_scope(job_id, private=private_texts(payload)):
+    settings, known = worker.settings, contact(payload, default_job_id=str(event.get("id", "local")))
+    job_id = known.job_id
+    with job_scope(job_id, private=known.private_texts):
+        if known.digest is None:
+            return _refused(
+                job_id, InvalidRequest("is nested too deep: send the fields alone", path="input"), stopwatch
+            )
         channel = Channel(
-            url=webhook_url,
-            events=events,
+            url=known.webhook_url,
+            events=known.events,
             job_id=job_id,
-            total=video_count(payload),
-            payload_digest=digest,
+            total=known.video_count,
+            payload_digest=known.digest,
             opener=worker.opener,
             secrets=settings.webhook_secrets,
             outbox=worker.outbox,
@@ -92,7 +92,7 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
         )
         try:
             with worker.shutdown.watching(stop, channel.hurry):
-                job, entry = await accept.accept(payload, job_id, digest, worker)
+                job, entry = await accept.accept(payload, job_id, known.digest, worker)
                 return await _JobRun(job, entry, worker, channel, report, stop, stopwatch).answer()
         except Exception as failure:
             error = as_worker_error(failure, job_id, stop)

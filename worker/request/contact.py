@@ -5,47 +5,57 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import get_args
 
-from worker.request.payload import (
-    WebhookEvent,
-    is_job_id,
-    is_url,
-)
+from worker.request.payload import WebhookEvent, is_job_id, is_url
+
+EVERY_EVENT: frozenset[WebhookEvent] = frozenset(get_args(WebhookEvent))
 
 
-def private_texts(payload: object) -> list[str]:
-    """The texts of a payload that no log may hold, whatever exception they come in."""
-    if not isinstance(payload, Mapping):
-        return []
-    videos = payload.get("job_request_params")
-    requests = [payload, *(videos if isinstance(videos, list) else [])]
-    texts = [r.get(name) for r in requests if isinstance(r, Mapping) for name in ("prompt", "negative_prompt")]
-    return [text.strip() for text in texts if isinstance(text, str)]
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """The lenient reading of a payload: what `parse` would refuse has the default of its field here.
+
+    `video_count` is how many videos the payload asks for; `private_texts` are its prompts. `digest` is that of
+    `payload_digest`, None for a payload that is nested too deep to be written as JSON.
+    """
+
+    job_id: str
+    webhook_url: str | None
+    events: frozenset[WebhookEvent]
+    video_count: int
+    private_texts: tuple[str, ...]
+    digest: str | None
 
 
-def video_count(payload: object) -> int:
-    """How many videos a payload asks for, whether or not it can be read."""
-    videos = payload.get("job_request_params") if isinstance(payload, Mapping) else None
-    return len(videos) if isinstance(videos, list) else 1
+def contact(payload: object, *, default_job_id: str) -> Contact:
+    """Read whatever can be read of `payload`. Never raises."""
+    try:
+        digest = payload_digest(payload)
+    except (RecursionError, TypeError, ValueError):
+        digest = None
+    fields = payload if isinstance(payload, Mapping) else {}
+    job_id, url, events = fields.get("job_id"), fields.get("webhook_url"), fields.get("webhook_events")
+    videos = fields.get("job_request_params")
+    listed = videos if isinstance(videos, list) else None
+    requests = [each for each in (fields, *(listed or ())) if isinstance(each, Mapping)]
+    texts = [each.get(name) for each in requests for name in ("prompt", "negative_prompt")]
+    readable = isinstance(events, list) and all(isinstance(event, str) and event in EVERY_EVENT for event in events)
+    return Contact(
+        job_id=job_id if isinstance(job_id, str) and is_job_id(job_id) else default_job_id,
+        webhook_url=url if isinstance(url, str) and is_url(url) else None,
+        events=frozenset(events) if isinstance(events, list) and readable else EVERY_EVENT,
+        video_count=1 if listed is None else len(listed),
+        private_texts=tuple(text.strip() for text in texts if isinstance(text, str)),
+        digest=digest,
+    )
 
 
 def payload_digest(payload: object) -> str:
-    """SHA-256, in hex, of the payload as canonical JSON: the order of keys does not matter, types do."""
+    """SHA-256, in hex, of the payload as canonical JSON: the order of keys does not matter, types do.
+
+    Raises RecursionError, TypeError and ValueError for what JSON of a sane depth cannot hold.
+    """
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def contact(payload: object, *, default_job_id: str) -> tuple[str, str | None, frozenset[WebhookEvent]]:
-    """What can still be read of a payload that `parse` refused: whom to tell (job id, webhook URL, events)."""
-    everything: frozenset[WebhookEvent] = frozenset(get_args(WebhookEvent))
-    if not isinstance(payload, Mapping):
-        return default_job_id, None, everything
-    job_id, url = payload.get("job_id"), payload.get("webhook_url")
-    given = payload.get("webhook_events")
-    readable = isinstance(given, list) and all(isinstance(event, str) and event in everything for event in given)
-    return (
-        job_id if isinstance(job_id, str) and is_job_id(job_id) else default_job_id,
-        url if isinstance(url, str) and is_url(url) else None,
-        frozenset(given) if isinstance(given, list) and readable else everything,
-    )
