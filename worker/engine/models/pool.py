@@ -194,15 +194,13 @@ class LoadedModels:
             found.residency.resume()
             self._evicted.discard(spec.key)
             return found
-        components = None
-        if found is not None:
-            wait_for(found.components.parts, progress)
-            found.residency.leave()
-            if found.plan.residency not in _STREAMED and found.plan.precision == plan.precision:
-                components = found.components
-            else:
+        if found is not None and found.plan.residency not in _STREAMED and found.plan.precision == plan.precision:
+            components = self._moved(found, plan, progress)
+        else:
+            if found is not None:
+                wait_for(found.components.parts, progress)
+                found.residency.leave()
                 del self._models[spec.key]
-        if components is None:
             components = self._load(spec, plan, shared, progress)
         if plan.residency in _STREAMED:
             wait_for(components.parts, progress)
@@ -210,6 +208,18 @@ class LoadedModels:
         self._models[spec.key] = loaded
         self._evicted.discard(spec.key)
         return loaded
+
+    def _moved(self, found: Loaded, plan: MemoryPlan, progress: Progress) -> Components:
+        """The parts of a loaded model, for another plan: nothing is read again.
+
+        What is loaded goes to its new place first. After out of memory that makes room for what is still being read to
+        its old place.
+        """
+        found.residency.leave()
+        if not found.is_whole and plan.residency not in _STREAMED:
+            Residency(found.components, plan, self._device).leave()
+        wait_for(found.components.parts, progress)
+        return found.components
 
     def _load(self, spec: ModelSpec, plan: MemoryPlan, shared: SharedParts | None, progress: Progress) -> Components:
         stop = progress.stop
