@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,8 +133,8 @@ class Clip:
     def in_place_of(self, rendering: Rendering) -> Rendering:
         """`rendering`, whose frames are decoded as ever and then exchanged."""
 
-        def frames() -> Iterator[np.ndarray]:
-            with closing(rendering.frames()) as decoded:  # type: ignore[type-var]
+        def frames() -> Generator[np.ndarray]:
+            with closing(rendering.frames()) as decoded:
                 for number, frame in enumerate(decoded):
                     exchanged = self.frame(number)
                     if frame.shape != exchanged.shape:

@@ -46,7 +46,7 @@ class Stock:
         self.rig = rig
         self._spec = rig.scale.spec
         self._engine = rig.engine(Settings(enable_sage_attention=False), self._spec)
-        plan = self._engine.plan_for(request(Row("stock", "guided"), rig.scale, take=0))
+        plan = self._engine.video(request(Row("stock", "guided"), rig.scale, take=0)).plan
         loaded = self._engine.models.use(self._spec, plan, Stop())
         for expert in loaded.experts:
             loaded.components.wait_for(expert)

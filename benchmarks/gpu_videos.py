@@ -20,15 +20,14 @@ from benchmarks.gpu_rig import Rig
 from benchmarks.gpu_rows import Measured, Row, not_in_effect, request
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.base.timing import Stopwatch
 from worker.delivery.storage import video_key
 from worker.delivery.storage.local import LocalStorage
-from worker.engine import Conditioning, decode
+from worker.engine import decode
 from worker.engine.modes import schedules
 from worker.engine.techniques import image_encode
 from worker.engine.techniques.step_cache import in_full
 from worker.jobs import make as making
-from worker.jobs.prepare import Prepared
+from worker.jobs.report import VideoReport
 from worker.request import VideoRequest
 from worker.request.catalogue import T2V_A14B
 
@@ -74,12 +73,13 @@ class Studio:
 
     def make(self, video: VideoRequest, folder: Path) -> Measured:
         """One video, text encoding included: its prompt must be new to the engine."""
-        clock, stopwatch = StepClock(self.rig), Stopwatch()
-        prepared = Prepared(video, Conditioning(), distilled=self._distilled)
-        made = making.make(prepared, folder, stopwatch, engine=self, progress=clock, stop=Stop())  # type: ignore[arg-type]
-        with stopwatch.stage("upload"):
+        clock = StepClock(self.rig)
+        report = VideoReport(video, clock)  # type: ignore[arg-type]
+        given = replace(self.engine.video(video), distilled=self._distilled)
+        made = making.make(given, folder, report, engine=self, stop=Stop())  # type: ignore[arg-type]
+        with report.lapped("upload"):
             self._storage.store(made.file, video_key("benchmark", video.index, datetime.now(UTC).date()))
-        timings = stopwatch.read()
+        timings = report.timings()
         return Measured(
             self.row.name,
             video_s=timings["total"],
@@ -150,7 +150,7 @@ def stage(row: Row, rig: Rig, *, repeats: int) -> Measured:
     """The median of `repeats` decodes, or encodes of a conditioning video, by the worker's VAE, after a warm-up."""
     studio = Studio(row, rig)
     try:
-        plan = studio.engine.plan_for(request(row, rig.scale, take=0))
+        plan = studio.engine.video(request(row, rig.scale, take=0)).plan
         loaded = studio.engine.models.use(studio.spec, plan, Stop())
         vae = loaded.components.shared.vae
         loaded.residency.bring(vae)

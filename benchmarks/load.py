@@ -231,7 +231,7 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
     from tests.unit.engine.test_engine import request
     from worker.base.settings import Settings
     from worker.base.stop import Stop
-    from worker.engine import Conditioning, Engine
+    from worker.engine import Engine
     from worker.engine.device import Planner
     from worker.weights.sources import demo
     from worker.weights.tensors import reading
@@ -254,7 +254,7 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
     engine.models._overlap = overlap
     video = replace(request(num_inference_steps=4, guidance_scale=1.0), width=64, height=64)
     began = time.perf_counter()
-    engine.generate(video, video.prompt, Conditioning(), watcher=Watcher(), stop=Stop())
+    engine.generate(engine.video(video), watcher=Watcher(), stop=Stop())
     moments["latents_s"] = time.perf_counter() - began
     return moments
 

@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,7 +82,7 @@ class Timed:
         rendering = self._engine.generate(*arguments, **options)
         return replace(rendering, frames=lambda: self._counted(rendering.frames()))
 
-    def _counted(self, frames: Iterator[Any]) -> Iterator[Any]:
+    def _counted(self, frames: Generator[Any]) -> Generator[Any]:
         while True:
             began = time.perf_counter()
             frame = next(frames, None)

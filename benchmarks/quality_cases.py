@@ -149,14 +149,13 @@ class Studio:
         request = replace(parse(payload, default_job_id="quality").videos[0], height=self._size, width=self._size)
         image = None if picture is None else Image.fromarray(picture)
         began = time.perf_counter()
-        rendering = engine.generate(
-            request,
-            prompt,
-            Conditioning(image=image),
-            loras=_lora_files(case.lora),
-            watcher=_Nobody(),
-            stop=Stop(),
+        video = replace(
+            engine.video(request),
+            prompt=prompt,
+            conditioning=Conditioning(image=image),
+            loras=tuple(_lora_files(case.lora)),
         )
+        rendering = engine.generate(video, watcher=_Nobody(), stop=Stop())
         frames = np.stack(list(rendering.frames()))
         return Clip(scene, frames, time.perf_counter() - began, picture)
 

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine
+from worker.engine import Engine
 from worker.engine.device import Planner
 from worker.engine.models.components import Components, SharedParts
 from worker.engine.modes import schedules
@@ -141,7 +141,7 @@ def on_the_demo_model(options: argparse.Namespace) -> Make:
 
     def make(mode: str, seed: int) -> Made:
         request = request_of(options, mode, seed)
-        made = engine.generate(request, request.prompt, Conditioning(), watcher=Unwatched(), stop=Stop())
+        made = engine.generate(replace(engine.video(request), prompt=request.prompt), watcher=Unwatched(), stop=Stop())
         share = made.parameters.get("step_cache_share", 0.0)
         return Made(np.stack(list(made.frames())), made.seconds["generate"], share)
 

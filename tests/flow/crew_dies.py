@@ -14,7 +14,7 @@ import psutil
 
 from worker import start
 from worker.base import settings
-from worker.jobs import flow, make
+from worker.jobs import flow, report
 
 
 def kill_the_followers() -> None:
@@ -31,7 +31,7 @@ def _kill_at_a_step(_watcher: object, fraction: float) -> None:
 
 def main() -> None:
     worker = start.build_worker(settings.load())
-    make._Watcher.generating = _kill_at_a_step  # type: ignore[method-assign]
+    report.VideoReport.generating = _kill_at_a_step  # type: ignore[method-assign]
     payload = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 4}
     answers = [asyncio.run(flow.run({"id": f"crew-{n}", "input": payload}, worker, lambda _: None)) for n in (1, 2)]
     print(json.dumps(answers), flush=True)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from tests.kits.videos import given
 from worker import start
 from worker.base import settings
 from worker.base.errors import Cancelled
@@ -58,7 +59,7 @@ def request(**fields: Any) -> VideoRequest:
 
 def frames(engine: Engine, video: VideoRequest, watcher: Watcher | None = None, stop: Stop | None = None) -> np.ndarray:
     rendering = engine.generate(
-        video, video.prompt, Conditioning(image=PICTURE), watcher=watcher or Watcher(), stop=stop or Stop()
+        given(engine, video, Conditioning(image=PICTURE)), watcher=watcher or Watcher(), stop=stop or Stop()
     )
     return np.stack(list(rendering.frames()))
 
@@ -94,9 +95,8 @@ def test_two_processes_make_the_frames_of_one(crewed: Services) -> None:
     after = frames(crewed.engine, request())
     assert np.abs(after.astype(int) - frames(engine, request()).astype(int)).max() <= 1
 
-    rendering = crewed.engine.generate(
-        request(step_cache="fast"), "a cat", Conditioning(), watcher=Watcher(), stop=Stop()
-    )
+    video = given(crewed.engine, request(step_cache="fast"))
+    rendering = crewed.engine.generate(video, watcher=Watcher(), stop=Stop())
     assert rendering.parameters["context_parallel"] == 2
     assert rendering.parameters["step_cache"] == "off"
     assert "several GPUs" in rendering.warnings[0]

@@ -300,19 +300,19 @@ def test_a_try_that_ran_out_of_memory_has_a_name_of_its_own(
     """Its seconds are paid for, and are neither the last try's nor waiting."""
     run = make_runner({"GPU_HOURLY_USD": "3600"})
     planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), below)
-    monkeypatch.setattr(run.worker.engine, "_planner", planner)
+    monkeypatch.setattr(run.worker.engine, "planner", planner)
     run.worker.engine.preload(["t2v"], Stop())
     tries: list[int] = []
 
     def fail(*_: object) -> None:
         tries.append(1)
-        time.sleep(0.4)
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(tries) == 1:
+            time.sleep(0.4)
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
-    # Of the loaded model, which goes with the first try.
     run.worker.engine.models["t2v"].components.transformer.register_forward_pre_hook(fail)
     answer = run(small())
-    assert tries == [1]
+    assert (len(tries) > 1) is (below is not None)  # the second try has the same experts
     found = lines(written.getvalue())
     (line,) = [line for line in found if "outcome" in line]
     timings = line["timings"]
@@ -339,7 +339,7 @@ def test_a_video_that_no_try_has_room_for_tells_of_both(
     run: Runner, monkeypatch: pytest.MonkeyPatch, written: io.StringIO
 ) -> None:
     planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), plan("swap"))
-    monkeypatch.setattr(run.worker.engine, "_planner", planner)
+    monkeypatch.setattr(run.worker.engine, "planner", planner)
     delays = iter((0.3, 0.6))
 
     def fail(*_: object, **__: object) -> None:

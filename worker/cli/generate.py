@@ -23,7 +23,7 @@ from worker.base.settings import Settings
 from worker.cli import flags, local_files, overview, terminal
 from worker.cli import out as places
 from worker.cli.failures import CANCELLED, DONE, FAILED, USAGE, CommandFailed, usage
-from worker.request import Limits, VideoRequest
+from worker.request import Limits, VideoRequest, choose
 from worker.request.parse import draw_seed, parse
 
 if TYPE_CHECKING:
@@ -105,14 +105,13 @@ def _generate(
     settings_module.quiet_imports()
     with terminal.Bar("starting"):
         from worker import start  # torch and Diffusers with it: not before the request is known to be good
-        from worker.engine.device import Planner
 
         worker = start.build_worker(settings)
     try:
-        spec = worker.engine.spec_for(video)
+        spec = choose(worker.engine.catalogue, video)
         video, notes = overview.settled(video, spec, opener=worker.opener)
-        plan = worker.engine.plan_for(video)
-        seen = overview.of_plan(video, spec, Planner.here(settings).gpu, plan, settings, notes)
+        made = worker.engine.video(video)
+        seen = overview.of_plan(video, made.spec, worker.engine.planner.gpu, made.plan, settings, notes)
         if not chosen.json:
             terminal.show(flags.in_flags(line) for line in seen.lines())
         if chosen.confirm and not _confirmed():

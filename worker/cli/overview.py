@@ -12,7 +12,7 @@ from worker.base.settings import Settings
 from worker.cli.terminal import dollars, row
 from worker.media import inputs
 from worker.net import Opener
-from worker.request import ModelSpec, VideoRequest, catalogue, prompt
+from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose, prompt
 from worker.request import plan as memory
 from worker.request.parse import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from worker.request.plan import Gpu, MemoryPlan, Shape
@@ -38,8 +38,7 @@ class Overview:
 
     @property
     def prompt(self) -> str:
-        video = self.request
-        return prompt.compose(video.prompt, camera_motion=video.camera_motion, enhance=video.enhance_prompt)
+        return prompt.of_request(self.request)
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -165,26 +164,16 @@ def dry(video: VideoRequest, settings: Settings, chosen: Gpu | None) -> Overview
     Raises the errors of the contract for a request that no model serves, or that does not fit on the GPU.
     """
     gpu = _here() if chosen is None else chosen
-    spec = catalogue.find(video.model, video.mode)
-    if spec is None:
-        served = ", ".join(
-            sorted({mode for each in catalogue.CATALOGUE if each.name == video.model for mode in each.modes})
-        )
-        raise Unsupported(
-            f"model {video.model} does not serve {video.mode}; it serves {served}", path=video.at("model")
-        )
+    spec = choose(CATALOGUE, video)
     video, notes = settled(video, spec, opener=Opener(settings.private_url_allowlist))
     if chosen is None and (settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)):
         hint = f"{_DEMO}; for the real one name a GPU, such as --gpu H100"
         demo = replace(spec, version="demo")
         return Overview(video, demo, gpu, None, None, settings.gpu_hourly_usd, (*video.warnings, *notes, hint))
-    if video.quality_preset == "turbo" and not spec.turbo:
-        raise Unsupported(f"turbo is not served for {video.mode} with model {video.model}", path="quality_preset")
     if gpu is None:
         raise Unsupported("no GPU is here: name one with --gpu, such as --gpu H100")
-    distilled = video.quality_preset == "turbo" and bool(spec.distilled)
-    shape = Shape(video.width or 0, video.height or 0, video.num_frames, loras=len(video.loras) + distilled)
-    return of_plan(video, spec, gpu, memory.plan(gpu, spec, settings, shape, path=video.at("width")), settings, notes)
+    plan = memory.plan(gpu, spec, settings, Shape.of(video, spec), path=video.at("width"))
+    return of_plan(video, spec, gpu, plan, settings, notes)
 
 
 def _here() -> Gpu | None:

@@ -3,5 +3,6 @@
 from worker.engine.denoise import Watcher
 from worker.engine.engine import DeviceLost, Engine, Rendering
 from worker.engine.modes.base import Conditioning
+from worker.engine.video import Video
 
-__all__ = ["Conditioning", "DeviceLost", "Engine", "Rendering", "Watcher"]
+__all__ = ["Conditioning", "DeviceLost", "Engine", "Rendering", "Video", "Watcher"]

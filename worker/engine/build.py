@@ -1,4 +1,4 @@
-"""The engine of a profile, in the worker's own process and in those that follow it."""
+"""Builds the engine of a profile, in the worker's own process and in its followers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from worker.base.settings import Settings
 from worker.engine.device import Planner
 from worker.engine.distributed import ALONE, Crew
 from worker.engine.engine import Engine
+from worker.engine.models.components import quiet_libraries
 from worker.weights.sources import demo, volume
 
 Profile = Literal["wan2.2", "demo"]
@@ -21,16 +22,18 @@ _SHARED_BY = (1, 2, 4)
 
 
 def build(settings: Settings, planner: Planner, profile: Profile, crew: Crew = ALONE) -> Engine:
+    """The engine of `profile`. Silences the libraries of this process; raises what its source of models raises."""
+    quiet_libraries()
     if profile == "wan2.2":
         return Engine(volume.VolumeSource(settings), volume.catalogue(settings), planner, crew)
     source, catalogue = demo.DemoSource(heads=crew.size), demo.catalogue(trained=crew.size in _SHARED_BY)
-    if crew.size > 1:  # once the crew has met, transformers writes files in the lead only
+    if crew.size > 1:  # once the crew has met, transformers writes files in the leader only
         for spec in catalogue:
             source.folder(spec, threading.Event(), "bf16")
     return Engine(source, catalogue, planner, crew)
 
 
 def following(crew: Crew, device: torch.device, settings: Settings, profile: Profile) -> Callable[[object], None]:
-    """What a follower does with an order: the same engine, on the GPU that is its own. Called in a new process."""
+    """The function with which a follower carries out an order: the same engine, on its own GPU. For a new process."""
     log.configure(level=settings.log_level, layout=settings.log_format, secrets=settings.secret_values())
     return build(settings, Planner.on(device, settings), profile, crew).follow

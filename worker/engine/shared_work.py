@@ -1,8 +1,8 @@
-"""The part of the engine's work that the processes of a crew have in common: models that arrive, and latents.
+"""The engine's work that all processes of a crew do alike: load models and make latents.
 
-A process without others does the same, and waits for no one. In a crew a stop has to find all at the same place, so
-it waits for the first step; and a failure in the midst of a step cannot be mended, because the others wait for a part
-that never comes: the crew is given up, and the worker starts anew.
+With one process every call is local. In a crew a stop must reach all processes at the same place, so it waits for the
+first step. A failure within a step cannot be fixed, because the other processes wait for a result that is never sent:
+the crew is ended, and the worker has to restart.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import torch
 
 from worker.base.errors import OutOfMemory, WorkerError
 from worker.base.stop import Stop
-from worker.engine.denoise import Denoised, Denoiser, Given, Watcher
+from worker.engine.denoise import Denoised, Denoiser, Watcher
 from worker.engine.distributed import Crew, CrewLost, Dismissed
 from worker.engine.models.pool import Loaded, LoadedModels
-from worker.engine.modes.base import Conditioning
 from worker.engine.techniques import Techniques
-from worker.request import ModelSpec, VideoRequest
+from worker.engine.video import Video
+from worker.request import ModelSpec
 from worker.request.plan import MemoryPlan
-from worker.weights.loras import DistilledFiles, LoraFile
 
 
 class DeviceLost(Exception):
@@ -36,7 +35,7 @@ class CrewOutOfMemory(OutOfMemory, DeviceLost):
 
 @dataclass(frozen=True, slots=True)
 class Preload:
-    """An order to a follower: have these models come."""
+    """An order to a follower: start loading these models."""
 
     wanted: tuple[tuple[ModelSpec, MemoryPlan], ...]
 
@@ -45,15 +44,8 @@ class Preload:
 class Make:
     """An order to a follower: take part in the steps of this video. `fell_back`: without what gave NaN before."""
 
-    request: VideoRequest
-    spec: ModelSpec
-    prompt: str
-    conditioning: Conditioning
-    loras: tuple[LoraFile, ...]
-    distilled: DistilledFiles | None
-    plan: MemoryPlan
+    video: Video
     fell_back: bool
-    later: tuple[str, ...] = ()
 
 
 class SharedWork:
@@ -71,86 +63,64 @@ class SharedWork:
         return self._crew.size
 
     def preload(self, wanted: Sequence[tuple[ModelSpec, MemoryPlan]], stop: Stop) -> None:
-        """Have the models come; see `LoadedModels.preload`."""
+        """Start loading the models; see `LoadedModels.preload`."""
         self._crew.begin(Preload(tuple(wanted)))
         failure = None
         try:
             self._models.preload(wanted, stop)
-        except Exception as raised:  # noqa: BLE001 - the crew has to hear of it first
+        except Exception as raised:  # noqa: BLE001 - `agree` raises it, in every process
             failure = raised
         self._crew.agree(failure)
 
     def fall_back(self) -> tuple[str, ...]:
-        """Do without what may have given latents that are no picture; see `Techniques.fall_back`."""
+        """Turn off what may have made latents that are no picture; see `Techniques.fall_back`."""
         self._fell_back = True
         return self._techniques.fall_back()
 
-    def latents(self, given: Given, plan: MemoryPlan) -> tuple[Loaded, float, Denoised]:
+    def latents(self, video: Video, watcher: Watcher, stop: Stop) -> tuple[Loaded, float, Denoised]:
         """The model, the seconds until it could be used, and the latents of one video.
 
-        Each call is one try of the video, and `given.watcher` is told a share of 0.0 loaded when it begins, then alone.
-        Raises what the loading and the denoising raise, and DeviceLost where a crew cannot go on.
+        Each call is one try of the video. Raises what loading and denoising raise, and DeviceLost where a crew cannot
+        go on.
         """
         try:
-            return self._latents(given, plan)
+            return self._latents(video, watcher, stop)
         except CrewLost as failure:
             self._crew.disband()
             raise DeviceLost("a process of the crew is gone") from failure
 
     def follow(self, order: object) -> None:
-        """Carry out an order of the lead. The latents are the lead's, and are dropped here, as is what the lead tells
-        of itself; anything else ends the process."""
+        """Carry out an order of the leader, which also returns the latents and reports the errors that all processes
+        raise at the same place. Any other error ends this process.
+        """
         if isinstance(order, Preload):
             self.preload(order.wanted, Stop())
         elif isinstance(order, Make):
             if order.fell_back and not self._fell_back:
                 self.fall_back()
-            given = Given(
-                order.request,
-                order.spec,
-                order.prompt,
-                order.conditioning,
-                order.loras,
-                order.distilled,
-                _Unwatched(),
-                Stop(),
-                order.later,
-            )
             with suppress(WorkerError, FloatingPointError):
-                self._latents(given, order.plan)
+                self._latents(order.video, _Unwatched(), Stop())
 
-    def _latents(self, given: Given, plan: MemoryPlan) -> tuple[Loaded, float, Denoised]:
+    def _latents(self, video: Video, watcher: Watcher, stop: Stop) -> tuple[Loaded, float, Denoised]:
         began = time.perf_counter()
-        self._crew.begin(
-            Make(
-                given.request,
-                given.spec,
-                given.prompt,
-                given.conditioning,
-                tuple(given.loras),
-                given.distilled,
-                plan,
-                self._fell_back,
-                given.later,
-            )
-        )
-        given.watcher.loading(0.0)
+        self._crew.begin(Make(video, self._fell_back))
+        watcher.loading(0.0)
         alone = self._crew.size == 1
         loaded, failure = None, None
         try:
-            loaded = self._models.use(given.spec, plan, given.stop if alone else Stop(), _begun(given.watcher))
+            loaded = self._models.use(video.spec, video.plan, stop if alone else Stop(), _begun(watcher))
         except Exception as raised:  # noqa: BLE001 - as above
             failure = raised
         self._crew.agree(failure)
         if loaded is None:  # never: agree has raised
             raise CrewLost
         load_s = time.perf_counter() - began
-        return loaded, load_s, self._denoised(given, loaded, plan)
+        return loaded, load_s, self._denoised(video, loaded, watcher, stop)
 
-    def _denoised(self, given: Given, loaded: Loaded, plan: MemoryPlan) -> Denoised:
+    def _denoised(self, video: Video, loaded: Loaded, watcher: Watcher, stop: Stop) -> Denoised:
         try:
-            denoised = self._denoiser.run(given, loaded, plan)
-        except (WorkerError, FloatingPointError, Dismissed):  # what every process comes to at the same place
+            denoised = self._denoiser.run(video, loaded, watcher, stop)
+        except (WorkerError, FloatingPointError, Dismissed):  # every process raises these at the same place
             self._crew.done()
             raise
         except Exception as failure:
@@ -160,15 +130,15 @@ class SharedWork:
             if isinstance(failure, torch.OutOfMemoryError):
                 raise CrewOutOfMemory(
                     "the GPUs' memory does not hold this video: send a smaller size or fewer frames",
-                    path=given.request.at("num_frames"),
+                    path=video.request.at("num_frames"),
                 ) from failure
-            raise DeviceLost("the crew failed in the midst of a step") from failure
+            raise DeviceLost("the crew failed within a step") from failure
         self._crew.done()
         return denoised
 
 
 def _begun(watcher: Watcher) -> Callable[[float], None]:
-    """Tells `watcher` what is loaded once there is something: 0.0 says that a try begins."""
+    """Passes on every share but 0.0, which says that a try begins."""
 
     def loading(share: float) -> None:
         if share > 0.0:
@@ -178,7 +148,7 @@ def _begun(watcher: Watcher) -> Callable[[float], None]:
 
 
 class _Unwatched:
-    """A follower's progress is no one's: the lead tells of its own."""
+    """The leader alone reports progress."""
 
     def loading(self, fraction: float) -> None: ...
 

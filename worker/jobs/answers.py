@@ -11,30 +11,22 @@ from typing import Any
 
 from worker.base.errors import WorkerError
 from worker.delivery.storage.base import Delivery
+from worker.jobs.make import Made
 from worker.media import VideoFile
-from worker.request import ModelSpec, VideoRequest
+from worker.request import VideoRequest
 
 
 def video_result(
+    made: Made,
+    delivery: Delivery,
     *,
     job_id: str,
-    request: VideoRequest,
-    spec: ModelSpec,
-    prompt: str,
-    parameters: Mapping[str, Any],
-    warnings: Sequence[str],
-    video: VideoFile,
-    delivery: Delivery,
     timings: Mapping[str, float],
     gpu: str,
     cost_usd: float | None,
 ) -> dict[str, Any]:
-    """The result of one delivered video. `parameters` is what the engine settled itself.
-
-    How the first video's model came into memory (`cold_start`) is no parameter of it, and stands by itself.
-    """
-    settled = dict(parameters)
-    start = {"cold_start": settled.pop("cold_start")} if "cold_start" in settled else {}
+    """The result of one delivered video. The first one of a worker says how its model was loaded (`cold_start`)."""
+    request, rendering, video = made.video.request, made.rendering, made.file
     return {
         "index": request.index,
         "status": "completed",
@@ -46,18 +38,18 @@ def video_result(
         "resolution": f"{video.width}x{video.height}",
         "fps": video.fps,
         "seed": request.seed,
-        "prompt": prompt,
+        "prompt": made.video.prompt,
         "negative_prompt": request.negative_prompt,
-        "model_version": spec.version,
+        "model_version": made.video.spec.version,
         "mode": request.mode,
-        "parameters": {**_requested(request, video), **settled},
-        "warnings": [*request.warnings, *warnings],
+        "parameters": {**_requested(request, video), **rendering.parameters},
+        "warnings": [*request.warnings, *rendering.warnings],
         "size_bytes": video.size_bytes,
         "sha256": video.sha256,
         "timings": dict(timings),
         "gpu": gpu,
         "cost_usd": cost_usd,
-        **start,
+        **({} if rendering.cold_start is None else {"cold_start": rendering.cold_start}),
     }
 
 

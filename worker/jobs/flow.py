@@ -1,6 +1,6 @@
 """The flow of one job, and the only error boundary.
 
-Reads as the contract does: accept; for each video inputs, generate and encode, store, record, tell; then the answer.
+Reads as the contract does: accept; for each video inputs, generate and encode, store, record, send; then the answer.
 The GPU works in one thread. Upload and webhook of a video overlap the generation of the next, whose inputs are fetched
 meanwhile. Whatever is raised below ends here as an error of `worker.base.errors`.
 """
@@ -23,14 +23,13 @@ from worker.base.timing import Stopwatch
 from worker.delivery.journal import Entry
 from worker.delivery.webhooks.channel import Channel
 from worker.delivery.webhooks.progress_sender import ProgressEvent
-from worker.engine import DeviceLost
+from worker.engine import DeviceLost, Video
 from worker.jobs import accept, answers, make, prepare
-from worker.jobs import report as stages
 from worker.jobs.accept import Earlier
-from worker.jobs.deliver import Deliveries, Told
+from worker.jobs.deliver import Deliveries, Previous
 from worker.jobs.make import Made
-from worker.jobs.prepare import Prepared
 from worker.jobs.progress import Progress
+from worker.jobs.report import VideoReport, job_answered, job_left, job_refused
 from worker.jobs.services import Services
 from worker.jobs.tidy import give_back_memory, tidy
 from worker.request import Job, VideoRequest
@@ -43,11 +42,11 @@ Report = Callable[[ProgressEvent], None]
 async def run(event: Mapping[str, Any], worker: Services, report: Report) -> dict[str, Any]:
     """Answer one RunPod event; what goes wrong is in the answer and in the webhooks, never an exception.
 
-    Cancelling the task stops the job: the step in hand ends, finished videos are still delivered, and the rest is
-    answered as `cancelled`. `report` is given each progress event.
+    Cancelling the task stops the job: the current step ends, finished videos are still delivered, and the rest fail as
+    `cancelled`. `report` receives each progress event.
 
-    Raises CancelledError only where a shutdown leaves videos for the next delivery of the job: then there is no answer
-    to give, and RunPod gives the job to another worker.
+    Raises CancelledError only where a shutdown leaves videos for the next delivery of the job: then there is no answer,
+    and RunPod gives the job to another worker.
     """
     stop = Stop()
     tidying = asyncio.create_task(tidy(worker))
@@ -108,13 +107,17 @@ def _refused(job_id: str, error: WorkerError, stopwatch: Stopwatch) -> dict[str,
     stopwatch.lap("deliver")
     answer = answers.refused_answer(job_id, error, stopwatch.read())
     with job_scope(job_id):
-        stages.job_refused(error)
-        stages.job_answered(answer, None, code=error.code)
+        job_refused(error)
+        job_answered(answer, None, code=error.code)
     return answer
 
 
 class _JobRun:
-    """One accepted job on its way."""
+    """One accepted job on its way.
+
+    `entry` is its entry in the journal; `report` receives each progress event; `stop` ends it; `stopwatch` counts the
+    seconds of its answer.
+    """
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class _JobRun:
         self._stop = stop
         self._stopwatch = stopwatch
         self._progress = Progress(len(job.videos), [channel.progress, report])
-        self._preparing: dict[int, asyncio.Task[Prepared]] = {}
+        self._preparing: dict[int, asyncio.Task[Video]] = {}
         self._earlier: dict[int, Earlier] = {}
         self._deliveries = Deliveries(entry, worker, channel, self._progress, stop)
         self._device_lost = False
@@ -145,76 +148,72 @@ class _JobRun:
         self._stopwatch.lap("accept")
         with scratch.folder("job") as folder:
             for video in self._job.videos:
-                stopwatch = Stopwatch()
-                delivery = await self._one(video, folder, stopwatch, deliveries[-1] if deliveries else None)
-                deliveries.append(delivery)
-                self._stopwatch.split(stopwatch.seconds())
+                report = VideoReport(video, self._progress, self._worker.settings.gpu_hourly_usd)
+                deliveries.append(await self._one(video, folder, report, deliveries[-1] if deliveries else None))
+                self._stopwatch.split(report.seconds())
             results = await asyncio.gather(*deliveries)
         self._stopwatch.lap("deliver")
         timings = self._stopwatch.read()
         if self._deliveries.left:
-            stages.job_left(self._deliveries.left, timings["total"])
+            job_left(self._deliveries.left, timings["total"])
             raise asyncio.CancelledError
         answer = answers.job_answer(self._job.job_id, results, timings)
         if self._device_lost:
             answer["refresh_worker"] = True  # the SDK takes it out and restarts the worker after the answer
-        stages.job_answered(answer, self._deliveries.cost_usd())
+        job_answered(answer, self._deliveries.cost_usd())
         return answer
 
     async def _one(
-        self, video: VideoRequest, folder: Path, stopwatch: Stopwatch, previous: Told
+        self, request: VideoRequest, folder: Path, report: VideoReport, previous: Previous
     ) -> asyncio.Task[dict[str, Any]]:
-        left = self._earlier.get(video.index)
-        if left is not None:
-            return asyncio.create_task(self._deliveries.again(video, left, previous))
+        """Make one video; returns the task that delivers it, or its failure."""
+        index = request.index
+        if (left := self._earlier.get(index)) is not None:
+            return asyncio.create_task(self._deliveries.again(index, left, report, previous))
         try:
             self._stop.check()
             if self._device_lost:
                 raise Internal(self._job.job_id)
-            self._progress.stage(video.index, "loading")
-            with stopwatch.stage("inputs"):
-                prepared = await self._prepared(video)
-            self._prepare_next(video.index + 1)
-            made = await self._on_gpu(prepared, folder, stopwatch)
+            with report.lapped("inputs"):
+                video = await self._prepared(index)
+            self._prepare_next(index + 1)
+            made = await self._on_gpu(video, folder, report)
         except Exception as failure:
             self._device_lost = self._device_lost or isinstance(failure, DeviceLost)
-            error = as_worker_error(failure, self._job.job_id, self._stop)
-            return asyncio.create_task(self._deliveries.failed(video, error, previous, stopwatch))
-        return asyncio.create_task(self._deliveries.made(made, previous))
+            return asyncio.create_task(self._deliveries.failed(index, failure, report, previous))
+        return asyncio.create_task(self._deliveries.made(made, report, previous))
 
-    async def _on_gpu(self, prepared: Prepared, folder: Path, stopwatch: Stopwatch) -> Made:
-        index = prepared.request.index
-        work = partial(
-            make.make,
-            prepared,
-            folder,
-            stopwatch,
-            engine=self._worker.engine,
-            progress=self._progress,
-            stop=self._stop,
-            following=[video for video in self._job.videos[index + 1 :] if video.index not in self._earlier],
-        )
+    async def _on_gpu(self, video: Video, folder: Path, report: VideoReport) -> Made:
+        work = partial(make.make, video, folder, report, engine=self._worker.engine, stop=self._stop)
         return await asyncio.get_running_loop().run_in_executor(self._worker.gpu, copy_context().run, work)
 
     def _prepare_next(self, index: int) -> None:
         if index < len(self._job.videos) and index not in self._earlier:
-            video = self._job.videos[index]
-            task = asyncio.create_task(asyncio.to_thread(self._prepare, video))
-            task.add_done_callback(_noted)
+            task = asyncio.create_task(asyncio.to_thread(self._prepare, index))
+            task.add_done_callback(_retrieved)
             self._preparing[index] = task
 
-    def _prepare(self, video: VideoRequest) -> Prepared:
-        worker = self._worker
-        with timing.timed(video.index, "inputs"):
-            return prepare.prepare(video, worker.engine, worker.opener, worker.loras, self._stop.event)
+    def _prepare(self, index: int) -> Video:
+        """Blocks. The log has the seconds that this took, the video's timings those that the video waited for it."""
+        worker, videos = self._worker, self._job.videos
+        following = [video for video in videos[index + 1 :] if video.index not in self._earlier]
+        with timing.timed(index, "inputs"):
+            return prepare.prepare(
+                videos[index],
+                following,
+                engine=worker.engine,
+                opener=worker.opener,
+                loras=worker.loras,
+                stop=self._stop.event,
+            )
 
-    async def _prepared(self, video: VideoRequest) -> Prepared:
-        if video.index not in self._preparing:
-            self._prepare_next(video.index)
-        return await self._preparing.pop(video.index)
+    async def _prepared(self, index: int) -> Video:
+        if index not in self._preparing:
+            self._prepare_next(index)
+        return await self._preparing.pop(index)
 
 
-def _noted(task: asyncio.Task[Prepared]) -> None:
-    """Where a stop comes first nobody asks what became of a preparation: asyncio would log its failure as lost."""
+def _retrieved(task: asyncio.Task[Video]) -> None:
+    """Read the failure of a preparation that a stop has made unnecessary: asyncio would log it as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Where the seconds go: a line in the log and an observation for each stage, each video and each job.
+"""What is reported of a video and of a job: where the seconds go, how it ended, what it cost.
 
 In JSON each line carries its figures as fields beside the message: `stage`, `seconds`, `video` (its index) and so on.
 """
@@ -6,81 +6,174 @@ In JSON each line carries its figures as fields beside the message: `stage`, `se
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from worker.base import metrics
+from worker.base import metrics, timing
 from worker.base.errors import WorkerError
 from worker.base.log import fields
+from worker.base.timing import RETRY, WAITING, Stopwatch
+from worker.delivery.webhooks.progress_sender import Status
+from worker.jobs.progress import Progress
 from worker.request import VideoRequest
 
 logger = logging.getLogger(__name__)
+_STATUS_OF: Mapping[str, Status] = {"inputs": "loading", "upload": "uploading"}
 
 
-def video_completed(
-    request: VideoRequest, result: Mapping[str, Any], *, gpu_seconds: float, peak_vram_bytes: int | None
-) -> None:
-    """A video is made, stored and told: where its seconds went, and what it took."""
-    timings, cost_usd = result["timings"], result["cost_usd"]
-    logger.info(
-        "video %d: completed in %.3f s (%s), %s",
-        *(request.index, timings["total"], _shares(timings), _taken(peak_vram_bytes, cost_usd)),
-        extra=fields(
-            **_of(request),
-            outcome="completed",
-            seconds=timings["total"],
+class VideoReport:
+    """Reports one video: its stopwatch, its lines in the log, its metrics and its progress, each stage at once.
+
+        with report.stage("encode"):
+            ...
+
+    The stages are those of a result's `timings`. It is the engine's watcher too (`worker.engine.Watcher`). Used by one
+    thread at a time; never raises of itself.
+    """
+
+    def __init__(self, request: VideoRequest, progress: Progress, gpu_hourly_usd: float | None = None) -> None:
+        self._request = request
+        self._progress = progress
+        self._gpu_hourly_usd = gpu_hourly_usd
+        self._stopwatch = Stopwatch()
+        self._gpu_seconds: float | None = None
+        self._tries_began: list[float] = []
+        self._step = 0
+        self._in_hand = "load"
+
+    @contextmanager
+    def stage(self, name: str, **figures: object) -> Iterator[None]:
+        """What happens inside is the stage, also where it fails. `figures` are fields of its line in the log."""
+        with self.lapped(name), timing.timed(self._request.index, name, **figures):
+            yield
+
+    @contextmanager
+    def lapped(self, name: str) -> Iterator[None]:
+        """As `stage`, for work that reports itself to log and metrics elsewhere."""
+        if name in _STATUS_OF:
+            self.progress(_STATUS_OF[name])
+        with self._stopwatch.stage(name):
+            yield
+
+    @contextmanager
+    def rendering(self) -> Iterator[dict[str, float]]:
+        """Around the engine's work, whose own seconds by stage are to be put into what this yields.
+
+        Seconds of tries before the last one are `retry`; where the engine fails, the rest is the stage in hand.
+        """
+        seconds: dict[str, float] = {}
+        try:
+            yield seconds
+        except BaseException:
+            self._stopwatch.split(self._lost(), around=self._in_hand)
+            raise
+        took = {**self._lost(), **seconds}
+        self._stopwatch.split(took)
+        for name, value in took.items():
+            timing.took(self._request.index, name, value)
+
+    def waited(self) -> None:
+        """Everything since the last stage was waiting for the GPU's turn."""
+        self._stopwatch.lap(WAITING)
+
+    def gpu_released(self) -> None:
+        """The video does not hold the GPU any more: its later stages cost nothing. Only the first call counts."""
+        if self._gpu_seconds is None:
+            self._gpu_seconds = self._stopwatch.worked_s()
+
+    def progress(self, status: Status, fraction: float = 0.0) -> None:
+        self._progress.stage(self._request.index, status, fraction)
+
+    def loading(self, fraction: float) -> None:
+        """The engine's watcher: a share of 0.0 begins a try."""
+        if fraction == 0.0:
+            self._tries_began.append(time.perf_counter())
+            self._in_hand = "load"
+        self.progress("loading", fraction)
+
+    def generating(self, fraction: float) -> None:
+        """The engine's watcher."""
+        self._in_hand = "generate"
+        # Each call but the first ends one step, and `fraction` is the share of the steps that are done.
+        self._step = self._step + 1 if fraction > 0 else 0
+        steps = round(self._step / fraction) if self._step else None
+        self._progress.stage(self._request.index, "generating", fraction, step=self._step or None, steps=steps)
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, unrounded."""
+        return self._stopwatch.seconds()
+
+    def timings(self) -> dict[str, float]:
+        """By stage, as a result has them."""
+        return self._stopwatch.read()
+
+    @property
+    def gpu_seconds(self) -> float:
+        """How long the video held the GPU or its turn for it, its inputs included; not what it waited for others."""
+        return self._stopwatch.worked_s() if self._gpu_seconds is None else self._gpu_seconds
+
+    @property
+    def cost_usd(self) -> float | None:
+        return timing.cost_usd(self.gpu_seconds, self._gpu_hourly_usd)
+
+    def completed(self, result: Mapping[str, Any], peak_vram_bytes: int | None) -> None:
+        """The video is stored and its event was sent. `result` is what the caller reads."""
+        timings = result["timings"]
+        logger.info(
+            "video %d: completed in %.3f s (%s), %s",
+            *(self._request.index, timings["total"], _shares(timings), _taken(peak_vram_bytes, self.cost_usd)),
+            extra=self._figures("completed", timings, peak_vram_bytes=peak_vram_bytes, size_bytes=result["size_bytes"]),
+        )
+        metrics.peak_vram(self._request.model, peak_vram_bytes)
+        self._count("completed")
+
+    def failed(self, error: WorkerError) -> None:
+        timings = self.timings()
+        logger.warning(
+            "video %d failed: %s: %s; in %.3f s (%s), %s",
+            *(self._request.index, error.code, error, timings["total"], _shares(timings), _taken(None, self.cost_usd)),
+            extra=self._figures("failed", timings, code=error.code, path=error.path, reason=error.message),
+        )
+        self._count("failed", error.code)
+
+    def left(self) -> None:
+        """A shutdown leaves the video to the next delivery of its job, which makes it from its beginning."""
+        logger.info(
+            "video %d: left for the next delivery of the job", self._request.index, extra=self._figures("left", None)
+        )
+        self._count("left")
+
+    def again(self) -> None:
+        """The video was made by an earlier delivery of the job, and its event was sent again."""
+        request = self._request
+        line = fields(video=request.index, mode=request.mode, model=request.model, outcome="again")
+        logger.info("video %d: made by an earlier delivery", request.index, extra=line)
+        metrics.video(request.mode, request.model, "again")
+
+    def _figures(self, outcome: str, timings: Mapping[str, float] | None, **more: object) -> dict[str, Any]:
+        request = self._request
+        return fields(
+            video=request.index,
+            mode=request.mode,
+            model=request.model,
+            outcome=outcome,
+            seconds=None if timings is None else timings["total"],
             timings=timings,
-            gpu_seconds=round(gpu_seconds, 3),
-            peak_vram_bytes=peak_vram_bytes,
-            cost_usd=cost_usd,
-            size_bytes=result["size_bytes"],
-        ),
-    )
-    metrics.video(request.mode, request.model, "completed")
-    metrics.peak_vram(request.model, peak_vram_bytes)
-    metrics.gpu_held("completed", gpu_seconds, cost_usd)
+            gpu_seconds=round(self.gpu_seconds, 3),
+            cost_usd=self.cost_usd,
+            **more,
+        )
 
+    def _count(self, outcome: metrics.CostOf, code: str = metrics.NO_CODE) -> None:
+        metrics.video(self._request.mode, self._request.model, outcome, code)
+        metrics.gpu_held(outcome, self.gpu_seconds, self.cost_usd)
 
-def video_failed(
-    request: VideoRequest,
-    error: WorkerError,
-    timings: Mapping[str, float],
-    *,
-    gpu_seconds: float,
-    cost_usd: float | None,
-) -> None:
-    """A video failed, why, and what it cost until then."""
-    logger.warning(
-        "video %d failed: %s: %s; in %.3f s (%s), %s",
-        *(request.index, error.code, error, timings["total"], _shares(timings), _taken(None, cost_usd)),
-        extra=fields(
-            **_of(request),
-            outcome="failed",
-            code=error.code,
-            path=error.path,
-            reason=error.message,
-            seconds=timings["total"],
-            timings=dict(timings),
-            gpu_seconds=round(gpu_seconds, 3),
-            cost_usd=cost_usd,
-        ),
-    )
-    metrics.video(request.mode, request.model, "failed", error.code)
-    metrics.gpu_held("failed", gpu_seconds, cost_usd)
-
-
-def video_again(request: VideoRequest) -> None:
-    """A video that an earlier delivery of the job had made was told again."""
-    logger.info("video %d: made by an earlier delivery", request.index, extra=fields(**_of(request), outcome="again"))
-    metrics.video(request.mode, request.model, "again")
-
-
-def video_left(request: VideoRequest, *, gpu_seconds: float, cost_usd: float | None) -> None:
-    """A shutdown leaves a video to the next delivery of its job, which makes it from its beginning."""
-    figures = fields(**_of(request), outcome="left", gpu_seconds=round(gpu_seconds, 3), cost_usd=cost_usd)
-    logger.info("video %d: left for the next delivery of the job", request.index, extra=figures)
-    metrics.video(request.mode, request.model, "left")
-    metrics.gpu_held("left", gpu_seconds, cost_usd)
+    def _lost(self) -> dict[str, float]:
+        """Seconds of the tries before the last one; nothing where there was one try."""
+        began = self._tries_began
+        return {RETRY: began[-1] - began[0]} if len(began) > 1 else {}
 
 
 def job_left(videos: int, seconds: float) -> None:
@@ -100,7 +193,7 @@ def job_refused(error: WorkerError) -> None:
 
 
 def job_answered(answer: Mapping[str, Any], cost_usd: float | None, *, code: str = metrics.NO_CODE) -> None:
-    """A job is answered. `cost_usd` is that of all its videos; `code` why no video was begun."""
+    """A job is answered. `cost_usd` is that of all its videos; `code` says why no video was begun."""
     timings, videos = answer["timings"], answer["videos"]
     delivered = [video for video in videos if video["status"] == "completed"]
     code = next((video["error"]["code"] for video in videos if video["status"] == "failed"), code)
@@ -120,10 +213,6 @@ def job_answered(answer: Mapping[str, Any], cost_usd: float | None, *, code: str
         ),
     )
     metrics.job(answer["status"], code, timings["total"])
-
-
-def _of(request: VideoRequest) -> dict[str, object]:
-    return {"video": request.index, "mode": request.mode, "model": request.model}
 
 
 def _shares(timings: Mapping[str, float]) -> str:

@@ -1,6 +1,6 @@
 """What may be asked, of which models, and what fits a GPU: pure functions of the payload, settings and GPU."""
 
-from worker.request.catalogue import CATALOGUE, Mode, ModelSpec
+from worker.request.catalogue import CATALOGUE, Mode, ModelSpec, choose
 from worker.request.parse import Job, Lora, VideoRequest
 from worker.request.payload import Limits
 
@@ -12,4 +12,5 @@ __all__ = [
     "Mode",
     "ModelSpec",
     "VideoRequest",
+    "choose",
 ]

@@ -6,8 +6,14 @@ the Diffusers repositories; see docs/decisions/. The distilled LoRAs are lightx2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from worker.base.errors import Unsupported
+
+if TYPE_CHECKING:
+    from worker.request.parse import VideoRequest
 
 ModelName = Literal["a14b", "5b"]
 Mode = Literal["text_to_video", "image_to_video", "first_last_frame", "video_to_video"]
@@ -48,15 +54,15 @@ class Extent:
 class ModelSpec:
     """One set of weights and the sampling that its authors published.
 
-    `key` names the weights: of a model (`i2v`, `t2v`, `5b`), or those into which distilled LoRAs were fused; these are
-    `fused` and serve nothing but `turbo`. `size_stride` is the multiple that height and width must have
-    (VAE stride x patch size); `frame_stride` is the temporal stride: frames are `frame_stride` * k + 1.
-    `boundary_ratio` is None where there is a single expert. `turbo`: 4-step distilled weights are to be had; where
-    they are LoRAs, `distilled` names them, best first. `extent` is None where any size is served; a model with one is
-    taken before those without.
+    `base` names the architecture. `variant` tells weights of one base apart: "turbo" has the distilled LoRAs fused in
+    and serves nothing else; "any" is the demo model for the sizes that its trained weights are not good for.
+    `size_stride` is the multiple that height and width must have (VAE stride x patch size); `frame_stride` is the
+    temporal stride: frames are `frame_stride` * k + 1. `boundary_ratio` is None where there is a single expert.
+    `turbo`: 4-step distilled weights exist; where they are LoRAs, `distilled` names them, best first. `extent` is None
+    where any size is served; a model with one is chosen before those without.
     """
 
-    key: Literal["i2v", "t2v", "5b", "i2v-turbo", "t2v-turbo", "i2v-any", "t2v-any"]
+    base: Literal["i2v", "t2v", "5b"]
     name: ModelName
     version: str
     modes: tuple[Mode, ...]
@@ -67,18 +73,21 @@ class ModelSpec:
     boundary_ratio: float | None
     turbo: bool = False
     distilled: tuple[DistilledLoras, ...] = ()
-    fused: bool = False
+    variant: Literal["turbo", "any"] | None = None
     extent: Extent | None = None
 
     @property
-    def base(self) -> Literal["i2v", "t2v", "5b"]:
-        """The model of the catalogue whose architecture this is."""
-        return next(key for key in _BASES if self.key.startswith(key))
+    def key(self) -> str:
+        """The name of these weights: `i2v`, `t2v-turbo`."""
+        return self.base if self.variant is None else f"{self.base}-{self.variant}"
+
+    @property
+    def fused(self) -> bool:
+        return self.variant == "turbo"
 
 
-_BASES: tuple[Literal["i2v", "t2v", "5b"], ...] = ("i2v", "t2v", "5b")
 I2V_A14B = ModelSpec(
-    key="i2v",
+    base="i2v",
     name="a14b",
     version="wan2.2-i2v-a14b",
     modes=("image_to_video", "first_last_frame"),
@@ -102,7 +111,7 @@ I2V_A14B = ModelSpec(
     ),
 )
 T2V_A14B = ModelSpec(
-    key="t2v",
+    base="t2v",
     name="a14b",
     version="wan2.2-t2v-a14b",
     modes=("text_to_video", "video_to_video"),
@@ -126,7 +135,7 @@ T2V_A14B = ModelSpec(
     ),
 )
 TI2V_5B = ModelSpec(
-    key="5b",
+    base="5b",
     name="5b",
     version="wan2.2-ti2v-5b",
     modes=("text_to_video", "image_to_video"),
@@ -141,9 +150,45 @@ CATALOGUE: tuple[ModelSpec, ...] = (I2V_A14B, T2V_A14B, TI2V_5B)
 
 
 def with_distilled_fused(spec: ModelSpec) -> ModelSpec:
-    """The model of the same experts with its distilled LoRAs fused in. Raises KeyError for one that has none."""
-    keys: dict[str, Literal["i2v-turbo", "t2v-turbo"]] = {"i2v": "i2v-turbo", "t2v": "t2v-turbo"}
-    return replace(spec, key=keys[spec.key], distilled=(), fused=True)
+    """The model of the same experts with its distilled LoRAs fused in."""
+    return replace(spec, variant="turbo", distilled=())
+
+
+def choose(catalogue: Sequence[ModelSpec], request: VideoRequest) -> ModelSpec:
+    """The model of `catalogue` that serves a request. Raises Unsupported where none does."""
+    mode, turbo = request.mode, request.quality_preset == "turbo"
+    takes_fused = turbo and request.turbo_variant == "full"
+    named = [spec for spec in catalogue if spec.name == request.model]
+    serving = [spec for spec in named if mode in spec.modes and _is_for(spec, request)]
+    # Fused weights before plain ones, and those made for a size before those for any.
+    spec = max(
+        (spec for spec in serving if takes_fused or not spec.fused),
+        key=lambda each: (each.extent is not None, each.fused),
+        default=None,
+    )
+    if spec is None:
+        served = ", ".join(sorted({mode for spec in named for mode in spec.modes}))
+        raise Unsupported(
+            f"model {request.model} does not serve {mode} on this worker; it serves {served}", path=request.at("model")
+        )
+    if turbo and not spec.turbo:
+        if not takes_fused and any(other.fused for other in serving):
+            raise Unsupported(
+                "the hybrid variant of turbo is not served by this worker; use full", path=request.at("turbo_variant")
+            )
+        raise Unsupported(
+            f"turbo is not served for {mode} with model {request.model} on this worker; use draft",
+            path=request.at("quality_preset"),
+        )
+    return spec
+
+
+def _is_for(spec: ModelSpec, request: VideoRequest) -> bool:
+    """Whether the weights are good for the request's size; those of one size also need to serve its turbo."""
+    if spec.extent is None:
+        return True
+    serves_preset = spec.turbo or request.quality_preset != "turbo"
+    return serves_preset and spec.extent.holds(request.height, request.width, request.num_frames)
 
 
 def find(name: ModelName, mode: Mode) -> ModelSpec | None:

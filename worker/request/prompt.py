@@ -18,6 +18,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.request.parse import VideoRequest
 
 CAMERA_MOTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -59,6 +63,11 @@ def compose(prompt: str, *, camera_motion: str | None, enhance: bool) -> str:
         return f"{_capitalised(camera[0])}. {words}"
     additions = [*camera, *(_missing_slots(", ".join([text, *camera])) if enhance else ())]
     return _joined(words, ", ".join(additions)) if additions else prompt
+
+
+def of_request(request: VideoRequest) -> str:
+    """The prompt that the model receives for a request."""
+    return compose(request.prompt, camera_motion=request.camera_motion, enhance=request.enhance_prompt)
 
 
 def _normal(text: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from benchmarks.gpu_models import SCALES, fill, lora, write_model
 from benchmarks.gpu_rig import Clip
 from worker.engine import Rendering
+from worker.engine.denoise import Denoised
 from worker.engine.models import skeletons
 from worker.request.plan import SIZES
 from worker.weights.tensors.component import tensors_of
@@ -75,7 +76,8 @@ def test_decoded_frames_are_exchanged_for_a_picture_that_moves() -> None:
     assert frame.std() > 10
     assert np.array_equal(clip.frame(1)[:-1, :-2], frame[1:, 2:])
     decoded = [np.zeros_like(frame)] * 3
-    rendering = Rendering(lambda: (each for each in decoded), TINY.width, TINY.height, 3, {}, (), {})
+    denoised = Denoised(torch.zeros(0), {}, (), {})
+    rendering = Rendering(lambda: (each for each in decoded), TINY.shape, denoised, 0.0)
     assert [each.tobytes() for each in clip.in_place_of(rendering).frames()] == [
         clip.frame(n).tobytes() for n in range(3)
     ]

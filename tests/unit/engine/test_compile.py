@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine, Rendering
+from worker.engine import Engine, Rendering
 from worker.engine.device import Planner
 from worker.engine.techniques import compile as compiling
 from worker.request import VideoRequest
@@ -98,7 +99,7 @@ class Quiet:
 
 
 def render(engine: Engine, video: VideoRequest) -> Rendering:
-    return engine.generate(video, video.prompt, Conditioning(), watcher=Quiet(), stop=Stop())
+    return engine.generate(given(engine, video), watcher=Quiet(), stop=Stop())
 
 
 def request(**fields: Any) -> VideoRequest:

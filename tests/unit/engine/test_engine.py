@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.kits.videos import given
 from worker.base.errors import Cancelled, Unsupported
 from worker.base.settings import Settings
 from worker.base.stop import Stop
@@ -57,7 +58,7 @@ def render(
     engine: Engine, video: VideoRequest, conditioning: Conditioning = PICTURE, stop: Stop | None = None
 ) -> Rendering:
     return engine.generate(
-        video, video.prompt, conditioning, watcher=Quiet(), stop=stop if stop is not None else Stop()
+        given(engine, video, conditioning), watcher=Quiet(), stop=stop if stop is not None else Stop()
     )
 
 
@@ -155,7 +156,7 @@ def test_turbo_runs_at_the_four_trained_timesteps_two_on_each_expert(engine: Eng
 
 def test_turbo_is_unsupported_without_distilled_weights(engine: Engine) -> None:
     with pytest.raises(Unsupported) as caught:
-        engine.spec_for(request(quality_preset="turbo", model="5b"))
+        engine.video(request(quality_preset="turbo", model="5b"))
     assert caught.value.path == "quality_preset"
 
 
@@ -192,7 +193,7 @@ def test_every_step_is_told_and_a_stop_ends_the_run_within_one(engine: Engine) -
     video = request(num_inference_steps=10)
     exact = pixels(render(engine, video))
     with pytest.raises(Cancelled):
-        engine.generate(video, video.prompt, PICTURE, watcher=Stopping(), stop=stop)
+        engine.generate(given(engine, video, PICTURE), watcher=Stopping(), stop=stop)
     assert watcher.generated == pytest.approx([0.0, 0.1, 0.2])
     assert (pixels(render(engine, video)) == exact).all()
 
@@ -200,7 +201,7 @@ def test_every_step_is_told_and_a_stop_ends_the_run_within_one(engine: Engine) -
 def test_all_steps_are_told(engine: Engine) -> None:
     watcher = Quiet()
     video = request(num_inference_steps=4)
-    engine.generate(video, video.prompt, PICTURE, watcher=watcher, stop=Stop())
+    engine.generate(given(engine, video, PICTURE), watcher=watcher, stop=Stop())
     assert watcher.generated == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
@@ -251,7 +252,7 @@ def test_repeated_prompts_are_encoded_once(engine: Engine) -> None:
 def test_a_mode_that_a_model_does_not_have_is_unsupported(engine: Engine) -> None:
     video = image_request(model="5b", last_image_url="https://example.com/b.png")
     with pytest.raises(Unsupported, match="5b does not serve first_last_frame"):
-        engine.spec_for(video)
+        engine.video(video)
 
 
 def test_every_demo_model_is_made_in_seconds_and_says_that_it_is_one() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kits.videos import given
 from tests.unit.engine.test_engine import PICTURE, Quiet, image_request, pixels, render
 from tests.unit.engine.test_residency import MODES, PLANS, engine_with, plan
 from worker.base.errors import Cancelled, JobTimeout, ModelUnavailable
@@ -86,7 +87,7 @@ class InBackground:
     def _run(self) -> None:
         engine, video, conditioning, stop = self._given
         try:
-            rendering = engine.generate(video, video.prompt, conditioning, watcher=self.watcher, stop=stop)
+            rendering = engine.generate(given(engine, video, conditioning), watcher=self.watcher, stop=stop)
             self.parameters = rendering.parameters
             self.frames = pixels(rendering)
         except BaseException as failure:  # noqa: BLE001 - looked at by the test
@@ -201,6 +202,34 @@ def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_ste
     assert making.watcher.first_step.wait(PATIENCE_S)
     volume.let()
     assert making.end().failure is None
+
+
+@pytest.mark.parametrize("below", ["text encoder offloaded", "swap", "group offload", "sequential"])
+@pytest.mark.parametrize("arriving", [True, False])
+def test_out_of_memory_reads_nothing_again(
+    below: str, arriving: bool, whole: dict[str, np.ndarray], engines: list[Engine]
+) -> None:
+    """The next lower plan needs no other bytes, whether or not the low-noise expert is still being read."""
+    volume = Volume("transformer_2")
+    engine = engine_reading(volume, engines, plan("resident", text_encoder="resident"), below=PLANS[below])
+    if not arriving:
+        volume.let()
+    tries: list[bool] = []
+
+    def fail_once(*_: object) -> None:
+        tries.append(volume.asked["transformer_2"].is_set())
+        volume.let()
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.preload(["t2v"], Stop())
+    engine.models["t2v"].components.modules[0].register_forward_pre_hook(fail_once)
+    making = InBackground(engine, *MODES["text"]).end()
+    assert making.failure is None
+    assert len(tries) > 1
+    assert PLANS[below].residency in making.parameters["memory_plan"]
+    assert (making.frames == whole["text"]).all()
+    assert sorted(volume.order) == [f"t2v/{name}" for name in ("text_encoder", "transformer", "transformer_2", "vae")]
 
 
 def test_a_failure_of_the_low_noise_expert_fails_that_video_and_the_next_one_loads_anew(
@@ -341,11 +370,12 @@ def test_the_share_of_the_weights_that_is_there_is_told(engines: list[Engine]) -
 def test_the_first_video_says_how_the_model_came_and_later_ones_do_not(engines: list[Engine]) -> None:
     engine = engine_reading(Volume(), engines)
     video, conditioning = MODES["image"]
-    told = render(engine, video, conditioning).parameters["cold_start"]
+    told = render(engine, video, conditioning).cold_start
+    assert told is not None
     assert list(told) == ["begun", "text_encoder", "vae", "transformer", "transformer_2", "waited"]
     assert 0 < told["begun"] <= told["text_encoder"] <= told["vae"] <= told["transformer"] <= told["transformer_2"]
     assert told["waited"] >= 0
-    assert "cold_start" not in render(engine, image_request(seed=5), PICTURE).parameters
+    assert render(engine, image_request(seed=5), PICTURE).cold_start is None
 
 
 def test_the_device_computes_nothing_with_weights_that_are_not_there(engines: list[Engine]) -> None:

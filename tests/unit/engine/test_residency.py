@@ -151,7 +151,7 @@ def test_where_host_memory_is_full_too_the_other_model_goes() -> None:
 
 def fail_once(engine: Engine, key: str, times: int) -> None:
     """The high-noise expert runs out of memory at its first `times` calls."""
-    engine.models.use(next(s for s in demo.catalogue() if s.key == key), engine._planner.plan(None, None), Stop())  # type: ignore[arg-type]
+    engine.models.use(next(s for s in demo.catalogue() if s.key == key), engine.planner.plan(None, None), Stop())  # type: ignore[arg-type]
     left = [times]
     original = type(engine.models[key].components.transformer).forward
 

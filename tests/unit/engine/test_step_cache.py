@@ -13,16 +13,17 @@ import torch
 from diffusers.hooks.first_block_cache import _FBC_LEADER_BLOCK_HOOK
 
 from tests.kits import lora_kit
+from tests.kits.videos import given
 from tests.unit.engine.test_engine import PICTURE, PLANNER, image_request, pixels, render, request
 from tests.unit.engine.test_residency import BOTH_ENDS, VIDEO, FixedPlanner, plan
 from worker.base.errors import Cancelled, OutOfMemory
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
-from worker.engine.denoise import shape_of
 from worker.engine.techniques import step_cache
 from worker.engine.techniques.step_cache import in_full
 from worker.request import VideoRequest
+from worker.request.catalogue import T2V_A14B
 from worker.request.plan import Shape, peak
 from worker.request.plan.sizes import SIZES
 from worker.weights.loras import LoraFile
@@ -173,7 +174,7 @@ def stopping(engine: Engine, video: VideoRequest, after: float) -> None:
                 stop.request(Cancelled())
 
     with pytest.raises(Cancelled):
-        engine.generate(video, video.prompt, PICTURE, watcher=Watcher(), stop=stop)
+        engine.generate(given(engine, video, PICTURE), watcher=Watcher(), stop=stop)
 
 
 def failing(engine: Engine, video: VideoRequest, failure: Exception) -> None:
@@ -267,7 +268,7 @@ def test_one_expert_at_a_time_keeps_what_the_memory_plan_counts(engine: Engine) 
                 sizes.append([sum(tensor.numel() for tensor in kept) for kept in kept_tensors(engine)])
 
     video = request(num_inference_steps=STEPS, step_cache="balanced")
-    engine.generate(video, video.prompt, PICTURE, watcher=Watcher(), stop=Stop())
+    engine.generate(given(engine, video, PICTURE), watcher=Watcher(), stop=Stop())
     tokens, dim = 2 * 4 * 4, 24  # of 5 frames of 64 x 64, and the width of the small model
     two_passes = 2 * 3 * tokens * dim
     assert {tuple(each) for each in sizes} == {(two_passes, 0), (0, two_passes)}
@@ -283,7 +284,7 @@ def test_one_expert_at_a_time_keeps_what_the_memory_plan_counts(engine: Engine) 
     [({}, False), ({"step_cache": "fast"}, True), ({"step_cache": "fast", "quality_preset": "turbo"}, False)],
 )
 def test_the_memory_plan_counts_the_cache(fields: dict[str, Any], counted: bool) -> None:
-    assert shape_of(request(**fields), distilled=False).step_cache == counted
+    assert Shape.of(request(**fields), T2V_A14B).step_cache == counted
 
 
 @pytest.mark.usefixtures("eager")
@@ -294,8 +295,8 @@ def test_loras_are_in_effect_under_the_cache(engine: Engine, tmp_path: Path) -> 
     plain = replace(video, loras=())
 
     def rendered(one: VideoRequest) -> np.ndarray:
-        files = [LoraFile(file, "", file.name) for _ in one.loras]
-        rendering = engine.generate(one, one.prompt, PICTURE, loras=files, watcher=_Quiet(), stop=Stop())
+        files = tuple(LoraFile(file, "", file.name) for _ in one.loras)
+        rendering = engine.generate(given(engine, one, PICTURE, loras=files), watcher=_Quiet(), stop=Stop())
         assert rendering.parameters["step_cache_share"] > 0.5
         return pixels(rendering)
 

@@ -13,6 +13,7 @@ import torch
 
 from tests.kits import distilled_kit, lora_kit, weights_kit
 from tests.kits.hub_server import Fault, HubServer
+from tests.kits.videos import given
 from tests.unit.engine.test_engine import PICTURE, PLANNER, ExpertCounter, Quiet, image_request, pixels, request
 from tests.unit.engine.test_residency import VIDEO, FixedPlanner, plan
 from worker.base.errors import Cancelled, ModelUnavailable, Unsupported
@@ -21,7 +22,7 @@ from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Rendering
 from worker.engine.modes import schedules
 from worker.engine.modes import schedules as distilled
-from worker.request import CATALOGUE, ModelSpec, VideoRequest
+from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose
 from worker.request.catalogue import I2V_A14B, T2V_A14B, DistilledLoras, with_distilled_fused
 from worker.request.plan import MemoryPlan, Shape
 from worker.weights.loras import DistilledFiles, LoraFile
@@ -65,7 +66,7 @@ def render(
     loras: tuple[LoraFile, ...] = (),
 ) -> Rendering:
     return engine.generate(
-        video, video.prompt, conditioning, loras=loras, distilled=files, watcher=Quiet(), stop=Stop()
+        given(engine, video, conditioning, loras=loras, distilled=files), watcher=Quiet(), stop=Stop()
     )
 
 
@@ -93,7 +94,7 @@ def test_each_expert_carries_its_own_lora(
 ) -> None:
     watcher = Watching(engine)
     wanted = files if video.quality_preset == "turbo" else None
-    engine.generate(video, video.prompt, PICTURE, distilled=wanted, watcher=watcher, stop=Stop())
+    engine.generate(given(engine, video, PICTURE, distilled=wanted), watcher=watcher, stop=Stop())
     assert {tuple(map(len, carried)) for carried in watcher.carried} == {on_each}
     assert adapters_of(engine) == [set(), set()]
 
@@ -144,7 +145,7 @@ def test_a_stopped_turbo_leaves_nothing_on_the_experts(engine: Engine, files: Di
                 stop.request(Cancelled())
 
     with pytest.raises(Cancelled):
-        engine.generate(TURBO, TURBO.prompt, PICTURE, distilled=files, watcher=Stopping(), stop=stop)
+        engine.generate(given(engine, TURBO, PICTURE, distilled=files), watcher=Stopping(), stop=stop)
     assert adapters_of(engine) == [set(), set()]
     assert (pixels(render(engine, request())) == before).all()
 
@@ -287,14 +288,13 @@ def test_the_memory_plan_counts_the_distilled_loras(files: DistilledFiles) -> No
     videos = [request(), request(loras=one), TURBO, request(quality_preset="turbo", loras=one)]
     for catalogue in (distilled_kit.catalogue(), demo.catalogue()):
         for video in videos:
-            Engine(demo.DemoSource(), catalogue, noting).plan_for(video)
+            Engine(demo.DemoSource(), catalogue, noting).video(video)
     assert [shape.loras for shape in shapes] == [0, 1, 1, 2, 0, 1, 0, 1]
 
 
 def test_fused_weights_serve_full_turbo_and_nothing_else() -> None:
     fused = [with_distilled_fused(spec) for spec in (I2V_A14B, T2V_A14B)]
     for catalogue in ((*CATALOGUE, *fused), (*fused, *CATALOGUE)):
-        engine = Engine(demo.DemoSource(), catalogue, PLANNER)
         keys = {
             "t2v": [request(), HYBRID, request(quality_preset="draft")],
             "i2v": [image_request(), image_request(quality_preset="turbo", turbo_variant="hybrid")],
@@ -302,17 +302,16 @@ def test_fused_weights_serve_full_turbo_and_nothing_else() -> None:
             "i2v-turbo": [image_request(quality_preset="turbo")],
         }
         for key, videos in keys.items():
-            assert {engine.spec_for(video).key for video in videos} == {key}
-    assert Engine(demo.DemoSource(), CATALOGUE, PLANNER).spec_for(TURBO).key == "t2v"
+            assert {choose(catalogue, video).key for video in videos} == {key}
+    assert choose(CATALOGUE, TURBO).key == "t2v"
 
 
 def test_fused_weights_alone_serve_no_hybrid() -> None:
     """As the trained demo model, whose distilled weights come fused."""
     catalogue = (replace(T2V_A14B, turbo=False, distilled=()), with_distilled_fused(T2V_A14B))
-    engine = Engine(demo.DemoSource(), catalogue, PLANNER)
-    assert engine.spec_for(TURBO).fused
+    assert choose(catalogue, TURBO).fused
     with pytest.raises(Unsupported, match="use full") as caught:
-        engine.spec_for(HYBRID)
+        choose(catalogue, HYBRID)
     assert caught.value.path == "turbo_variant"
 
 

@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from worker.base import timing
 from worker.base.errors import Cancelled, InvalidRequest, JobTimeout
 from worker.base.timing import Stopwatch
 from worker.delivery.storage.base import Delivery
+from worker.engine import Rendering, Video
+from worker.engine.denoise import Denoised
 from worker.jobs import answers
+from worker.jobs.make import Made
 from worker.media import VideoFile
-from worker.request import VideoRequest
-from worker.request.catalogue import I2V_A14B, T2V_A14B
+from worker.request import CATALOGUE, VideoRequest, choose
 from worker.request.parse import parse
+from worker.request.plan import MemoryPlan, Shape
 
-RESULT_FIELDS = [
-    *("index", "status", "job_id", "video_url", "thumbnail_url", "duration_seconds", "num_frames", "resolution"),
-    *("fps", "seed", "prompt", "negative_prompt", "model_version", "mode", "parameters", "warnings", "size_bytes"),
-    *("sha256", "timings", "gpu", "cost_usd"),
-]
-PARAMETERS = {
-    *("model", "width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "guidance_scale_2"),
-    *("flow_shift", "seed", "camera_motion", "enhance_prompt", "quality_preset", "loras", "thumbnail"),
-}
+PLAN = MemoryPlan("bf16", "resident", "resident", False, 0, 0, ())
+
+SNAPSHOTS = Path(__file__).with_name("snapshots")
+
+
+def check_snapshot(name: str, value: object) -> None:
+    """The public shape of `value`, its fields in their order, is the one in the file: change both on purpose."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    assert text == (SNAPSHOTS / f"{name}.json").read_text(encoding="utf-8")
 
 
 def video_file(**changes: Any) -> VideoFile:
@@ -49,74 +53,46 @@ def request_of(**fields: object) -> VideoRequest:
 
 
 def result_of(request: VideoRequest, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "job_id": "abc-123",
-        "request": request,
-        "spec": T2V_A14B,
-        "prompt": "a cat, cinematic",
-        "parameters": {"flow_shift": 12.0, "scheduler": "UniPC"},
-        "warnings": ["from the engine"],
-        "video": video_file(),
-        "delivery": Delivery("https://cdn.test/0.mp4", "https://cdn.test/0.jpg"),
-        "timings": {"generate": 1.5, "total": 2.0},
-        "gpu": "NVIDIA H100",
-        "cost_usd": None,
-    }
-    return answers.video_result(**{**values, **changes})
+    """`changes` are of the video that was made, the delivery, its cost, and what the engine reports."""
+    cost_usd, delivery = changes.pop("cost_usd", None), changes.pop("delivery", None)
+    denoised = Denoised(
+        latents=torch.zeros(0),
+        seconds={"text": 0.5, "generate": 1.5},
+        warnings=("from the engine",),
+        parameters=changes.pop("parameters", {"flow_shift": 12.0, "scheduler": "UniPC"}),
+    )
+    file = changes.pop("file", video_file())
+    spec = choose(CATALOGUE, request)
+    video = Video(request, spec, PLAN, "a cat, cinematic")
+    rendering = Rendering(lambda: (_ for _ in ()), Shape(832, 480, 81), denoised, 0.25, changes.pop("cold_start", None))
+    assert not changes
+    return answers.video_result(
+        Made(video, rendering, file, None),
+        Delivery("https://cdn.test/0.mp4", "https://cdn.test/0.jpg") if delivery is None else delivery,
+        job_id="abc-123",
+        timings={"generate": 1.5, "total": 2.0},
+        gpu="NVIDIA H100",
+        cost_usd=cost_usd,
+    )
 
 
-def test_a_result_has_the_fields_of_the_contract_and_no_other() -> None:
-    result = result_of(request_of())
-    assert list(result) == RESULT_FIELDS
-    assert {key: value for key, value in result.items() if key not in ("parameters", "negative_prompt")} == {
-        "index": 0,
-        "status": "completed",
-        "job_id": "abc-123",
-        "video_url": "https://cdn.test/0.mp4",
-        "thumbnail_url": "https://cdn.test/0.jpg",
-        "duration_seconds": 5.062,
-        "num_frames": 81,
-        "resolution": "832x480",
-        "fps": 16,
-        "seed": 7,
-        "prompt": "a cat, cinematic",
-        "model_version": "wan2.2-t2v-a14b",
-        "mode": "text_to_video",
-        "warnings": ["from the engine"],
-        "size_bytes": 1234,
-        "sha256": "ab" * 32,
-        "timings": {"generate": 1.5, "total": 2.0},
-        "gpu": "NVIDIA H100",
-        "cost_usd": None,
-    }
-
-
-def test_parameters_hold_every_effective_value() -> None:
+def test_the_result_of_a_text() -> None:
     request = request_of(quality_preset="draft", guidance_scale=9, loras=[{"source": "https://a.test/x?sig=1"}])
-    parameters = result_of(request)["parameters"]
-    assert parameters.keys() == PARAMETERS | {"scheduler"}
-    assert (parameters["num_inference_steps"], parameters["guidance_scale"]) == (30, 4.0)
-    assert parameters["flow_shift"] == 12.0  # what the engine settled, in the place of the request's null
-    assert parameters["loras"] == [{"scale": 1.0, "expert": "both"}]
+    check_snapshot("result_text", result_of(request))
 
 
-def test_strength_is_a_parameter_of_video_to_video_alone() -> None:
-    request = request_of(reference_video_url="https://example.com/a.mp4", strength=0.4)
-    assert result_of(request)["parameters"]["strength"] == 0.4
-    assert "strength" not in result_of(request_of())["parameters"]
+def test_the_result_of_a_video_that_was_lowered_and_is_the_first_of_its_worker() -> None:
+    """Warnings of the request come before those of the engine; strength is a parameter of this mode alone."""
+    request = request_of(reference_video_url="https://example.com/a.mp4", strength=0.4, num_frames=82, seed=0)
+    told = {"begun": 4.2, "waited": 0.1}
+    delivery = Delivery("https://cdn.test/0.mp4", None)
+    check_snapshot("result_video", result_of(request, cold_start=told, delivery=delivery, cost_usd=0.0123))
 
 
 def test_size_and_frames_are_those_of_the_video_that_was_made() -> None:
-    request = request_of(reference_image_url="https://example.com/a.png")
-    result = result_of(request, spec=I2V_A14B, video=video_file(width=640, height=624, num_frames=5, fps=10))
-    assert (result["resolution"], result["num_frames"], result["duration_seconds"]) == ("640x624", 5, 0.5)
-    assert (result["parameters"]["width"], result["parameters"]["height"]) == (640, 624)
-    assert (result["mode"], result["model_version"]) == ("image_to_video", "wan2.2-i2v-a14b")
-
-
-def test_warnings_of_the_request_come_before_those_of_the_engine() -> None:
-    lines = result_of(request_of(num_frames=82))["warnings"]
-    assert lines == ["num_frames: 82 lowered to 81 (the model makes 4k + 1 frames)", "from the engine"]
+    request = request_of(reference_image_url="https://example.com/a.png", negative_prompt="no dogs")
+    result = result_of(request, file=video_file(width=640, height=624, num_frames=5, fps=10))
+    check_snapshot("result_image", result)
 
 
 def test_no_local_path_and_no_url_of_the_request_leaves() -> None:
@@ -126,24 +102,9 @@ def test_no_local_path_and_no_url_of_the_request_leaves() -> None:
     assert "token=abc" not in text
 
 
-def test_a_result_can_be_sent_as_json() -> None:
-    result = result_of(request_of(), delivery=Delivery("https://cdn.test/0.mp4", None), cost_usd=0.0123)
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def test_a_failure_has_the_shape_of_the_contract() -> None:
-    failure = answers.video_failure("abc-123", 2, InvalidRequest("is wrong", path="job_request_params[2].fps"))
-    assert failure == {
-        "index": 2,
-        "status": "failed",
-        "job_id": "abc-123",
-        "error": {
-            "code": "invalid_request",
-            "message": "job_request_params[2].fps: is wrong",
-            "path": "job_request_params[2].fps",
-            "retryable": False,
-        },
-    }
+def test_a_failure() -> None:
+    error = InvalidRequest("is wrong", path="job_request_params[2].fps")
+    check_snapshot("failure", answers.video_failure("abc-123", 2, error))
 
 
 GOOD = {"index": 0, "status": "completed", "job_id": "j"}
@@ -162,36 +123,17 @@ STOPPED = answers.video_failure("j", 2, Cancelled())
         ([FAILED, STOPPED], "failed"),
     ],
 )
-def test_the_answer_of_a_job(videos: list[dict[str, Any]], status: str) -> None:
-    answer = answers.job_answer("j", videos, {"accept": 0.4, "total": 312.4})
-    assert answer["job_id"] == "j"
-    assert answer["status"] == status
-    assert answer["videos"] == videos
-    assert answer["timings"] == {"accept": 0.4, "total": 312.4}
-    if status == "failed":
-        assert isinstance(answer["error"], str)  # RunPod marks a job FAILED for a string alone
-        assert json.loads(answer["error"]) == FAILED["error"]
-    else:
-        assert "error" not in answer
-    json.dumps(answer, allow_nan=False)
+def test_the_status_of_a_job(videos: list[dict[str, Any]], status: str) -> None:
+    assert answers.job_answer("j", videos, {})["status"] == status
 
 
-def test_the_answer_of_a_job_that_could_not_start() -> None:
-    answer = answers.refused_answer(
-        "j", InvalidRequest("is missing, 猫", path="prompt"), {"accept": 0.001, "total": 0.001}
-    )
-    assert {key: answer[key] for key in ("job_id", "status", "videos", "timings")} == {
-        "job_id": "j",
-        "status": "failed",
-        "videos": [],
-        "timings": {"accept": 0.001, "total": 0.001},
-    }
-    assert json.loads(answer["error"]) == {
-        "code": "invalid_request",
-        "message": "prompt: is missing, 猫",
-        "path": "prompt",
-        "retryable": False,
-    }
+def test_the_answers_of_jobs() -> None:
+    """`error` is a string: RunPod marks a job FAILED for that alone."""
+    timings = {"accept": 0.4, "total": 312.4}
+    refusal = InvalidRequest("is missing, 猫", path="prompt")
+    check_snapshot("answer_partial", answers.job_answer("j", [GOOD, FAILED], timings))
+    check_snapshot("answer_failed", answers.job_answer("j", [FAILED, STOPPED], timings))
+    check_snapshot("answer_refused", answers.refused_answer("j", refusal, timings))
 
 
 def test_cost() -> None:
@@ -302,12 +244,3 @@ def test_the_stopwatch_runs_by_the_machines_clock() -> None:
     with watch.stage("inputs"):
         time.sleep(0.02)
     assert 0.02 <= watch.seconds()["inputs"] <= time.perf_counter() - began
-
-
-def test_the_cold_start_of_the_first_video_stands_beside_its_parameters() -> None:
-    told = {"begun": 4.2, "waited": 0.1}
-    first = result_of(request_of(), parameters={"dtype": "bfloat16", "cold_start": told})
-    assert first["cold_start"] == told
-    assert first["parameters"]["dtype"] == "bfloat16"
-    assert "cold_start" not in first["parameters"]
-    assert "cold_start" not in result_of(request_of(), parameters={"dtype": "bfloat16"})

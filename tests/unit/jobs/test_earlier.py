@@ -45,7 +45,7 @@ class Scene:
         self.spool.keep(self.video, job_id=JOB, payload_digest=DIGEST, index=0, key=KEY, result=self.result)
 
     def find(self) -> accept.Earlier | None:
-        return accept.find(0, entry=self.entry, journal=self.journal, spool=self.spool, storage=self.storage)
+        return accept.find_earlier(0, entry=self.entry, journal=self.journal, spool=self.spool, storage=self.storage)
 
 
 @pytest.fixture

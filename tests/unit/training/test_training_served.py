@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine
+from worker.engine import Engine
 from worker.engine.device import Planner
 from worker.engine.models.components import Components
-from worker.request import ModelSpec
+from worker.request import ModelSpec, choose
 from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B, with_distilled_fused
 from worker.request.parse import parse
 from worker.weights.sources import demo, demo_trained
@@ -111,9 +112,8 @@ def test_the_catalogue_serves_turbo_by_models_of_its_own_where_it_was_distilled(
 )
 def test_trained_weights_serve_the_size_they_were_made_for(weights: Path, fields: dict[str, Any], key: str) -> None:
     catalogue = demo.catalogue(trained=True, weights=weights)
-    engine = Engine(demo.DemoSource(weights=weights), catalogue, Planner.here(Settings()))
     payload = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 17, **fields}
-    assert engine.spec_for(parse(payload, default_job_id="j").videos[0]).key == key
+    assert choose(catalogue, parse(payload, default_job_id="j").videos[0]).key == key
 
 
 def test_the_same_words_are_read_by_each_models_own_encoder(weights: Path) -> None:
@@ -122,8 +122,8 @@ def test_the_same_words_are_read_by_each_models_own_encoder(weights: Path) -> No
     for num_frames in (13, 5, 13):
         payload = {"prompt": "a ball", "height": 256, "width": 256, "num_frames": num_frames, "num_inference_steps": 1}
         video = parse(payload, default_job_id="j").videos[0]
-        rendering = engine.generate(video, video.prompt, Conditioning(), watcher=_Unwatched(), stop=Stop())
-        assert rendering.num_frames == num_frames
+        rendering = engine.generate(given(engine, video), watcher=_Unwatched(), stop=Stop())
+        assert rendering.shape.num_frames == num_frames
 
 
 class _Unwatched:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from builder.prepare import main, prepare_model, prepare_turbo
 from tests.kits import distilled_kit, lora_kit, weights_kit
 from tests.kits.hub_server import HubServer
+from tests.kits.videos import given
 from tests.unit.engine.test_engine import PICTURE, PLANNER, Quiet, pixels, request
 from worker.base.errors import ModelUnavailable
 from worker.base.settings import Settings
@@ -71,7 +72,7 @@ def engine_on(cache: Path) -> Engine:
 
 
 def render(engine: Engine, video: VideoRequest, files: DistilledFiles | None = None) -> Rendering:
-    return engine.generate(video, video.prompt, PICTURE, distilled=files, watcher=Quiet(), stop=Stop())
+    return engine.generate(given(engine, video, PICTURE, distilled=files), watcher=Quiet(), stop=Stop())
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from worker.request.catalogue import ModelSpec
+from worker.request.parse import VideoRequest
 
 _FRAME_STRIDE = 4
 
@@ -22,6 +23,15 @@ class Shape:
     num_frames: int
     loras: int = 0
     step_cache: bool = False
+
+    @classmethod
+    def of(cls, request: VideoRequest, spec: ModelSpec) -> Shape:
+        """Of a request that `spec` serves. Raises ValueError where its size is not settled."""
+        if request.width is None or request.height is None:
+            raise ValueError("the size of the video must be settled first")
+        turbo = request.quality_preset == "turbo"
+        loras = len(request.loras) + (turbo and bool(spec.distilled))  # turbo adds LoRAs of its own
+        return cls(request.width, request.height, request.num_frames, loras, request.step_cache != "off" and not turbo)
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} with {self.num_frames} frames"

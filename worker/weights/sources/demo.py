@@ -10,11 +10,9 @@ from __future__ import annotations
 import string
 import threading
 import weakref
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import (
@@ -32,7 +30,6 @@ from worker.request.catalogue import with_distilled_fused
 from worker.weights.sources import demo_trained
 
 VERSION = "demo"
-_ANY: Mapping[str, Literal["i2v-any", "t2v-any"]] = MappingProxyType({"i2v": "i2v-any", "t2v": "t2v-any"})
 _SEED = 22
 _TEXT_DIM = 32
 # A VAE that works on 2 x 2 patches of pixels (as the 5B model's does) costs a quarter of one that does not; with two
@@ -63,7 +60,7 @@ def catalogue(*, trained: bool = False, weights: Path = demo_trained.WEIGHTS) ->
     own = [spec for spec in plain if trained and demo_trained.has(spec, weights)]
     fused = [with_distilled_fused(spec) for spec in own if demo_trained.has_distilled(spec, weights)]
     limited = [replace(spec, turbo=spec.fused, extent=demo_trained.EXTENT) for spec in (*own, *fused)]
-    return (*(replace(spec, key=_ANY[spec.key]) if spec in own else spec for spec in plain), *limited)
+    return (*(replace(spec, variant="any") if spec in own else spec for spec in plain), *limited)
 
 
 class DemoSource:
