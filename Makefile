@@ -4,7 +4,7 @@ BIN := .venv/bin
 need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON): install it \
 	with venv, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help setup setup-dev run test check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
+.PHONY: help setup setup-dev run test test-all check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,8 +21,14 @@ setup-dev:           ## the same, and what tests and checks need
 run: setup           ## make the video of test_input.json with the small built-in model
 	@$(BIN)/python handler.py
 
-test: setup-dev      ## run all tests
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+# One worker for each core. Worksteal gives each a run of neighbours, so most modules build their engine once.
+PYTEST := $(BIN)/python -m pytest -q -n $$(nproc) --dist worksteal
+
+test: setup-dev      ## run the tests of a change: all but the slow ones, minutes on two cores
+	@$(PYTEST) -m "not gpu and not slow"
+
+test-all: setup-dev  ## run all tests
+	@$(PYTEST)
 
 check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/ruff format --check .

@@ -6,11 +6,20 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when transformers is first imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the workers, which share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here and in the processes of tests
 
 from worker.base.settings import Settings, variables_of
+
+pytest_plugins = ["tests.kits.no_orphans"]
+hypothesis.settings.register_profile(
+    "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, database=None
+)
+hypothesis.settings.load_profile("project")
 
 # A shell has what it runs in the background ignore Ctrl-C, and every child inherits that; CI is no terminal either.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

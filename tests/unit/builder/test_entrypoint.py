@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folde
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that every user can reach: pytest's own are closed to all but their owner."""
-    folder = Path(tempfile.mkdtemp(prefix="entrypoint-"))
+    """A folder that every user can reach: pytest's own are closed to all but their owner, and TMPDIR may be."""
+    folder = Path(tempfile.mkdtemp(prefix="entrypoint-", dir="/tmp"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
@@ -49,12 +50,12 @@ def enter(
 
 
 def _python() -> str:
-    """An interpreter that uid 1000 may execute; that of a virtual environment under /root is not one."""
-    candidates = (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3")
-    for candidate in candidates:
-        if Path(candidate).exists() and not str(Path(candidate).resolve()).startswith("/root"):
-            return candidate
-    pytest.skip("the only Python here lies where no other user can execute it")
+    """An interpreter that uid 1000 can execute: not the virtual environment's, which may be in a closed home."""
+    for candidate in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        path = Path(candidate).resolve()
+        if path.exists() and all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents)):
+            return str(path)
+    pytest.skip("no other user can execute a Python of this machine")
 
 
 def owner(path: Path) -> int:

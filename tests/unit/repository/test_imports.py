@@ -1,4 +1,4 @@
-"""Which module may load what: judged in a fresh interpreter, and by reading the source."""
+"""Which module may load what, and what the face of a room is: judged in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -6,44 +6,92 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("torch", "diffusers", "transformers", "runpod", "accelerate", "peft")
-LIGHT_MODULES = ("base.settings", "base.timing", "net", "request", "request.schema", "media", "delivery", "cli.submit")
-REPORT = """
+HEAVY = {"torch", "diffusers", "transformers", "runpod", "accelerate", "peft"}
+LIGHT_ROOMS = ("base", "net", "request", "media", "delivery")
+# What each import added to what was loaded before it, and after the last one the packages that are loaded.
+PROBE = """
 import importlib, json, sys
-importlib.import_module(sys.argv[1])
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+def loaded():
+    return {name.partition(".")[0] for name in sys.modules}
+added = {}
+for module in sys.argv[1:]:
+    before = loaded()
+    importlib.import_module(module)
+    added[module] = sorted(loaded() - before)
+print(json.dumps(added))
+"""
+# Of each room of the worker: its public names that are no modules, in the order of dir().
+FACES = """
+import importlib, json, sys, types
+faces = {}
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    names = [each for each in dir(package) if not each.startswith("_") and each != "annotations"]
+    shown = [each for each in names if not isinstance(getattr(package, each), types.ModuleType)]
+    faces[name] = {"public": shown, "all": list(getattr(package, "__all__", ()))}
+print(json.dumps(faces))
 """
 
 
-def loaded_by(module: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT, module], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
-    )
-    return set(json.loads(done.stdout))
+def report(script: str, *arguments: str) -> Any:
+    command = [sys.executable, "-c", script, *arguments]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.parametrize("module", LIGHT_MODULES)
-def test_light_modules_load_no_model_library(module: str) -> None:
-    assert loaded_by(f"worker.{module}") & set(HEAVY) == set()
+def modules(folder: Path) -> list[str]:
+    """Every module below a folder of the repository."""
+    paths = (path.relative_to(ROOT).with_suffix("") for path in sorted(folder.rglob("*.py")))
+    return [".".join(path.parts).removesuffix(".__init__") for path in paths if path.stem != "__main__"]
+
+
+def test_light_rooms_load_no_model_library() -> None:
+    """One process for all of them: the first module that loads one is named."""
+    light = [module for room in LIGHT_ROOMS for module in modules(ROOT / "worker" / room)]
+    assert len(light) > 50
+    added = report(PROBE, *light)
+    assert {module: found for module, names in added.items() if (found := HEAVY & set(names))} == {}
 
 
 def test_request_loads_no_network_and_no_imaging_either() -> None:
     unwanted = {"requests", "urllib3", "boto3", "botocore", "numpy", "PIL", "av"}
-    assert loaded_by("worker.request.parse") & unwanted == set()
+    assert set(report(PROBE, "worker.request.parse")["worker.request.parse"]) & unwanted == set()
 
 
 def test_importing_the_handler_loads_no_model_and_not_the_sdk() -> None:
-    assert loaded_by("handler") & set(HEAVY) == set()
+    assert set(report(PROBE, "handler")["handler"]) & HEAVY == set()
 
 
 def test_the_probe_sees_what_a_heavy_module_loads() -> None:
-    assert "torch" in loaded_by("torch")
+    assert "torch" in report(PROBE, "json", "torch")["torch"]
+
+
+ROOMS = sorted(path.parent for path in (ROOT / "worker").glob("*/__init__.py"))
+
+
+@cache
+def faces() -> Mapping[str, Mapping[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = report(FACES, *(f"worker.{room.name}" for room in ROOMS))
+    return found
+
+
+def test_a_room_s_face_is_what_its_all_says() -> None:
+    assert len(ROOMS) == 10
+    for name, face in faces().items():
+        assert sorted(set(face["all"])) == sorted(face["all"]), name
+        assert set(face["public"]) == set(face["all"]), name
+
+
+def test_no_face_exports_a_name_that_one_of_its_files_has() -> None:
+    """Importing the file would replace the name, or the name the file: which one depends on the order."""
+    for room in ROOMS:
+        files = {path.stem for path in room.iterdir()}
+        assert set(faces()[f"worker.{room.name}"]["all"]) & files == set(), room.name
 
 
 def imports(file: Path) -> Iterator[str]:
