@@ -228,7 +228,7 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
     """Seconds from the engine's first wish for weights until its first step is done, and until the last."""
     import functools
 
-    from tests.unit.engine.test_engine import request
+    from tests.kits.engine_kit import request
     from worker.base.settings import Settings
     from worker.base.stop import Stop
     from worker.engine import Engine

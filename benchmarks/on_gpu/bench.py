@@ -78,7 +78,7 @@ class Bench:
         """An expert on the device, its hooks still on."""
         request = gpu_rows.request(self.row("exact"), self.rig.scale, take=0)
         studio = self.studio
-        loaded = studio.engine.models.use(studio.spec, studio.engine.plan_for(request), Stop())
+        loaded = studio.engine.models.use(studio.spec, studio.engine.video(request).plan, Stop())
         return loaded.experts[number]
 
     def inputs(self, scale: Any) -> dict[str, torch.Tensor]:

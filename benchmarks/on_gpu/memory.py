@@ -63,7 +63,7 @@ def fp8(bench: Bench) -> None:
     with mock.patch.object(loading, "_places", places):
         studio = gpu_videos.Studio(row, bench.rig)
         request = gpu_rows.request(row, bench.small, take=0, steps=2, even=True)
-        plan = studio.engine.plan_for(request)
+        plan = studio.engine.video(request).plan
         began = time.perf_counter()
         loaded = studio.engine.models.use(studio.spec, plan, Stop())
         experts = loaded.experts
@@ -147,7 +147,7 @@ def _smaller(bench: Bench, stage: str, gib: float) -> None:
     with mock.patch.object(bench.rig, "_planner", lambda settings: on(bench.device, settings)):
         studio = gpu_videos.Studio(bench.row("exact"), bench.rig)
         request = gpu_rows.request(bench.row("exact"), bench.small, take=1, steps=4 if bench.tiny else 2, even=True)
-        plan = studio.engine.plan_for(request)
+        plan = studio.engine.video(request).plan
         add(stage, "plan", str(plan.rung), estimate_GB=plan.estimated_peak_bytes / GB, host_GB=plan.host_bytes / GB)
         before = psutil.virtual_memory().available
         made = studio.make(request, bench.home)

@@ -181,4 +181,4 @@ def compile720(bench: Bench) -> None:
 
 
 def _plan(bench: Bench) -> Any:
-    return bench.studio.engine.plan_for(gpu_rows.request(bench.row("exact"), bench.small, take=0))
+    return bench.studio.engine.video(gpu_rows.request(bench.row("exact"), bench.small, take=0)).plan

@@ -36,7 +36,7 @@ def facts(bench: Bench) -> None:
         row = bench.row("exact")
         work = duration.forward_flop(scale.size, scale.shape) / 1e12
         add("facts", f"floor of a guided step, {scale.name}, s", bench.floor(scale, bench.rates, 2), TFLOP_pass=work)
-        plan = bench.studio.engine.plan_for(gpu_rows.request(row, scale, take=0))
+        plan = bench.studio.engine.video(gpu_rows.request(row, scale, take=0)).plan
         add("facts", f"plan, {scale.name}", str(plan.rung), estimate_GB=plan.estimated_peak_bytes / GB)
 
 
@@ -45,7 +45,7 @@ def _job(bench: Bench, stage: str, scale: Any, steps: int) -> None:
     bench.take_scale(scale)
     bench.reset()
     request = gpu_rows.request(bench.row("exact"), scale, take=1, steps=steps, even=True)
-    plan = bench.studio.engine.plan_for(request)
+    plan = bench.studio.engine.video(request).plan
     made = bench.studio.make(request, bench.home)
     steps_s = made.steps_s
     add = bench.notes.add
@@ -93,7 +93,7 @@ def decode(bench: Bench) -> None:
     """The VAE's decode: in fp32 (TF32 convolutions), in bf16, and with cuDNN choosing by trial."""
 
     studio = bench.studio
-    plan = studio.engine.plan_for(gpu_rows.request(bench.row("exact"), bench.small, take=0))
+    plan = studio.engine.video(gpu_rows.request(bench.row("exact"), bench.small, take=0)).plan
     loaded = studio.engine.models.use(studio.spec, plan, Stop())
     vae = loaded.components.shared.vae
     loaded.residency.bring(vae)

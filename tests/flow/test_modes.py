@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Runner, small
 from tests.flow.test_job import probe
-from tests.unit.engine.test_engine import ExpertCounter
+from tests.kits.engine_kit import ExpertCounter
 from worker.media import encode
 
 

@@ -20,11 +20,11 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
+from tests.kits.engine_kit import FixedPlanner, plan
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.webhook_receiver import Handler, Received
 from tests.kits.webhook_receiver import Receiver as LateReceiver
 from tests.unit.base.test_metrics import Sample, scrape, value
-from tests.unit.engine.test_residency import FixedPlanner, plan
 from worker.base import log, metrics
 from worker.base.metrics import Server
 from worker.base.settings import Settings

@@ -15,8 +15,7 @@ from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 from tests.kits import lora_kit
-from tests.unit.engine.test_engine import PLANNER, pixels, render, request
-from tests.unit.engine.test_residency import plan
+from tests.kits.engine_kit import PLANNER, pixels, plan, render, request
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.kits.videos import given
+from tests.kits.engine_kit import PLANNER, pixels, render, request
 from worker.base.settings import Settings
-from worker.base.stop import Stop
-from worker.engine import Engine, Rendering
+from worker.engine import Engine
 from worker.engine.device import Planner
 from worker.engine.techniques import compile as compiling
-from worker.request import VideoRequest
-from worker.request.parse import parse
 from worker.request.plan import MemoryPlan
 from worker.weights.sources import demo
 
@@ -69,13 +63,14 @@ def in_a_new_process(volume: Path, inductor: Path) -> list[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=True,
     )
     return found.stdout.split()
 
 
-@pytest.mark.timeout(480)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_next_start_finds_what_this_one_compiled(tmp_path: Path) -> None:
     volume = tmp_path / "compiled"
     assert in_a_new_process(volume, tmp_path / "first") == ["False", "16.0", "0", "1", "True"]
@@ -92,48 +87,24 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path, caplog: pytest.LogCaptu
     assert "compiled anew" in caplog.text
 
 
-class Quiet:
-    def loading(self, fraction: float) -> None: ...
-
-    def generating(self, fraction: float) -> None: ...
-
-
-def render(engine: Engine, video: VideoRequest) -> Rendering:
-    return engine.generate(given(engine, video), watcher=Quiet(), stop=Stop())
-
-
-def request(**fields: Any) -> VideoRequest:
-    payload = {"prompt": "a cat", "seed": 3, "num_frames": 5, "num_inference_steps": 4, **fields}
-    return replace(parse(payload, default_job_id="j").videos[0], width=64, height=64)
-
-
-@pytest.fixture
-def sources() -> Iterator[demo.DemoSource]:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_blocks_step_aside_for_the_step_cache(tmp_path: Path) -> None:
     source = demo.DemoSource(blocks=2)
-    yield source
+    settings = Settings(enable_torch_compile=True, model_cache_dir=tmp_path / "models")
+    compiled = Engine(source, demo.catalogue(), Planner.here(settings))
+    plain = Engine(source, demo.catalogue(), PLANNER)
+    assert render(compiled, request()).parameters["torch_compile"] is True
+    assert list((tmp_path / "models" / compiling.FOLDER).iterdir())
+    video = request(step_cache="balanced", num_inference_steps=4)
+    cached = render(compiled, video)
+    assert cached.parameters["torch_compile"] is False
+    assert np.array_equal(pixels(cached), pixels(render(plain, video)))
     source.close()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-def test_compiled_blocks_make_the_same_video_and_step_aside_for_the_step_cache(
-    sources: demo.DemoSource, tmp_path: Path
-) -> None:
-    settings = Settings(enable_torch_compile=True, model_cache_dir=tmp_path / "models")
-    compiled = Engine(sources, demo.catalogue(), Planner.here(settings))
-    plain = Engine(sources, demo.catalogue(), Planner.here(Settings()))
-    made, want = render(compiled, request()), render(plain, request())
-    assert made.parameters["torch_compile"] is True
-    assert want.parameters["torch_compile"] is False
-    assert np.abs(np.stack(list(made.frames())).astype(int) - np.stack(list(want.frames()))).max() <= 1
-    assert list((tmp_path / "models" / compiling.FOLDER).iterdir())
-    cached = render(compiled, request(step_cache="balanced"))
-    assert cached.parameters["torch_compile"] is False
-    want = render(plain, request(step_cache="balanced"))
-    assert np.array_equal(np.stack(list(cached.frames())), np.stack(list(want.frames())))
-
-
 def test_streamed_weights_run_uncompiled_and_the_log_says_so(
-    sources: demo.DemoSource, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from worker.engine.techniques.base import Setup
 

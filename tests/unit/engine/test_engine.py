@@ -11,28 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.kits.engine_kit import PICTURE, PLANNER, ExpertCounter, Quiet, image_request, pixels, render, request
 from tests.kits.videos import given
 from worker.base.errors import Cancelled, Unsupported
-from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine, Rendering
-from worker.engine.device import Planner
-from worker.request import CATALOGUE, ModelSpec, VideoRequest
-from worker.request.parse import parse
+from worker.engine import Conditioning, Engine, decode
+from worker.engine.modes import schedules
+from worker.request import CATALOGUE, ModelSpec
 from worker.weights.sources import demo
-
-PLANNER = Planner.here(Settings())
-PICTURE = Conditioning(image=Image.linear_gradient("L").resize((64, 64)).convert("RGB"))
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.generated: list[float] = []
-
-    def loading(self, fraction: float) -> None: ...
-
-    def generating(self, fraction: float) -> None:
-        self.generated.append(fraction)
 
 
 @pytest.fixture(scope="module")
@@ -42,78 +28,39 @@ def engine() -> Iterator[Engine]:
     source.close()
 
 
-def request(**fields: Any) -> VideoRequest:
-    """A request of 64 x 64 pixels: smaller than a caller may ask for, enough for the engine."""
-    video = parse(
-        {"prompt": "a cat", "seed": 3, "num_frames": 5, "num_inference_steps": 2, **fields}, default_job_id="j"
-    )
-    return replace(video.videos[0], width=64, height=64)
-
-
-def image_request(**fields: Any) -> VideoRequest:
-    return request(reference_image_url="https://example.com/a.png", **fields)
-
-
-def render(
-    engine: Engine, video: VideoRequest, conditioning: Conditioning = PICTURE, stop: Stop | None = None
-) -> Rendering:
-    return engine.generate(
-        given(engine, video, conditioning), watcher=Quiet(), stop=stop if stop is not None else Stop()
-    )
-
-
-def pixels(rendering: Rendering) -> np.ndarray:
-    return np.stack(list(rendering.frames()))
-
-
-class ExpertCounter:
-    """Counts the forward passes of each expert and the timesteps at which they ran."""
-
-    def __init__(self, engine: Engine, key: str) -> None:
-        parts = engine.models[key].components
-        self.high: list[float] = []
-        self.low: list[float] = []
-        self._hooks = [
-            parts.transformer.register_forward_pre_hook(self._into(self.high), with_kwargs=True),
-        ]
-        if parts.transformer_2 is not None:
-            self._hooks.append(parts.transformer_2.register_forward_pre_hook(self._into(self.low), with_kwargs=True))
-
-    def _into(self, kept: list[float]) -> Any:
-        def hook(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
-            kept.append(float(kwargs["timestep"].flatten()[-1]))
-
-        return hook
-
-    def __enter__(self) -> ExpertCounter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
 @pytest.mark.parametrize(
-    ("fields", "key", "boundary", "split"),
+    ("fields", "key", "split"),
     [
         # Source of the figures: Wan's own sampling at its official shift, 40 steps.
-        ({"flow_shift": 12.0}, "t2v", 875.0, (26, 14)),
-        ({}, "t2v", 875.0, (26, 14)),
-        ({"flow_shift": 3.0}, "t2v", 875.0, (13, 27)),
-        ({"reference_image_url": "https://example.com/a.png"}, "i2v", 900.0, None),
+        ({"flow_shift": 12.0}, "t2v", (26, 14)),
+        ({}, "t2v", (26, 14)),
+        ({"flow_shift": 3.0}, "t2v", (13, 27)),
+        ({"reference_image_url": "https://example.com/a.png"}, "i2v", (15, 25)),
     ],
 )
-def test_each_expert_runs_on_its_side_of_the_boundary(
-    engine: Engine, fields: dict[str, Any], key: str, boundary: float, split: tuple[int, int] | None
+def test_each_expert_has_the_steps_on_its_side_of_the_boundary(
+    engine: Engine, fields: dict[str, Any], key: str, split: tuple[int, int]
 ) -> None:
-    video = request(num_inference_steps=40, guidance_scale=1.0, **fields)
-    render(engine, request(**fields))
+    """Counted on the schedule; the next test sees which expert runs at which timestep."""
+    engine.preload([key], Stop())
+    components = engine.models[key].components
+    spec = next(spec for spec in demo.catalogue() if spec.key == key)
+    scheduler = schedules.choose(request(**fields), spec, components.scheduler_config).scheduler
+    scheduler.set_timesteps(40)
+    assert components.boundary_ratio == spec.boundary_ratio == {"t2v": 0.875, "i2v": 0.9}[key]
+    high = int((scheduler.timesteps >= components.boundary_ratio * 1000).sum())
+    assert (high, 40 - high) == split
+
+
+@pytest.mark.parametrize(("key", "boundary"), [("t2v", 875.0), ("i2v", 900.0)])
+def test_each_expert_runs_on_its_side_of_the_boundary(engine: Engine, key: str, boundary: float) -> None:
+    make = request if key == "t2v" else image_request
+    video = make(num_inference_steps=6, guidance_scale=1.0)
+    render(engine, video)
     with ExpertCounter(engine, key) as ran:
         render(engine, video)
-    assert len(ran.high) + len(ran.low) == 40
+    assert len(ran.high) + len(ran.low) == 6
     assert min(ran.high) >= boundary > max(ran.low)
-    if split is not None:
-        assert (len(ran.high), len(ran.low)) == split
 
 
 @pytest.mark.parametrize(
@@ -138,11 +85,28 @@ def test_an_unguided_step_counts_the_prompt_alone(engine: Engine) -> None:
     assert np.abs(exact - by_two_passes).max() <= 1
 
 
-def test_the_low_noise_experts_guidance_is_applied(engine: Engine) -> None:
-    video = request(num_inference_steps=6, guidance_scale=1.0)
-    plain = pixels(render(engine, replace(video, guidance_scale_2=1.0)))
-    guided = pixels(render(engine, replace(video, guidance_scale_2=8.0)))
-    assert (plain != guided).any()
+def test_the_low_noise_experts_guidance_is_applied_by_its_amount(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three steps the last is the low-noise expert's: its latents are a straight line over its guidance scale."""
+
+    def latents(scale: float) -> torch.Tensor:
+        video = request(num_inference_steps=3, guidance_scale=1.0, guidance_scale_2=scale)
+        caught: list[torch.Tensor] = []
+
+        def catching(_vae: object, latents: torch.Tensor, **_: object) -> Iterator[np.ndarray]:
+            caught.append(latents)
+            yield from ()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(decode, "frames", catching)
+            list(render(engine, video).frames())
+        return caught[0]
+
+    at = {scale: latents(scale) for scale in (1.0, 2.0, 5.0)}
+    step = at[2.0] - at[1.0]
+    assert float(step.abs().max()) > 1e-4
+    torch.testing.assert_close(at[5.0] - at[1.0], 4 * step, rtol=1e-3, atol=1e-4)
 
 
 def test_turbo_runs_at_the_four_trained_timesteps_two_on_each_expert(engine: Engine) -> None:
@@ -173,7 +137,8 @@ def test_equal_seeds_give_equal_frames(engine: Engine) -> None:
     assert (pixels(render(engine, request())) != pixels(render(engine, request(seed=4)))).any()
 
 
-def test_the_first_frame_follows_the_reference_image(engine: Engine) -> None:
+def test_the_reference_image_reaches_the_frames(engine: Engine) -> None:
+    """That they follow it is for a trained model to show: tests/flow/test_quality."""
     other = Conditioning(image=Image.new("RGB", (64, 64), "red"))
     assert (pixels(render(engine, image_request())) != pixels(render(engine, image_request(), other))).any()
 

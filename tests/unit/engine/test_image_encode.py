@@ -10,8 +10,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.unit.engine.test_engine import PICTURE, PLANNER, image_request, pixels, render, request
-from tests.unit.engine.test_residency import BOTH_ENDS, VIDEO, FixedPlanner, plan
+from tests.kits.engine_kit import (
+    BOTH_ENDS,
+    PICTURE,
+    PLANNER,
+    VIDEO,
+    FixedPlanner,
+    image_request,
+    pixels,
+    plan,
+    render,
+    request,
+)
 from worker.base.settings import Settings
 from worker.engine import Conditioning, Engine
 from worker.engine.techniques import decode_dtype
@@ -78,20 +88,6 @@ def test_the_video_is_the_same_with_less_encoding(engine: Engine, without: Engin
     assert 0 < rendering.parameters["image_encode_share"] < 1
     assert whole.parameters["image_encode_reuse"] == "off"
     assert "image_encode_share" not in whole.parameters
-
-
-@pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
-def test_every_memory_plan_encodes_the_same(engine: Engine, residency: Any) -> None:
-    rendering = render(made(plan(residency)), *CASES["image"])
-    assert rendering.parameters["image_encode_share"] > 0
-    assert (pixels(rendering) == pixels(render(engine, *CASES["image"]))).all()
-
-
-@pytest.mark.parametrize("case", OTHERS)
-def test_other_modes_encode_as_before(engine: Engine, without: Engine, case: str) -> None:
-    rendering = render(engine, *OTHERS[case])
-    assert not {name for name in rendering.parameters if name.startswith("image_encode")}
-    assert (pixels(rendering) == pixels(render(without, *OTHERS[case]))).all()
 
 
 def test_a_single_picture_has_nothing_to_leave_out_and_that_is_said_once(

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kits.engine_kit import MODES, PICTURE, PLANS, Quiet, engine_with, image_request, pixels, plan, render
 from tests.kits.videos import given
-from tests.unit.engine.test_engine import PICTURE, Quiet, image_request, pixels, render
-from tests.unit.engine.test_residency import MODES, PLANS, engine_with, plan
 from worker.base.errors import Cancelled, JobTimeout, ModelUnavailable
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine

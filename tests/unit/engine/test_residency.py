@@ -1,103 +1,26 @@
-"""Every memory plan that a CPU can run makes the same frames as everything resident."""
+"""Who has its turn on the device, and what happens where memory runs out. test_same_frames has the frames."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.unit.engine.test_engine import PICTURE, PLANNER, image_request, pixels, render, request
+from tests.kits.engine_kit import MODES, PLANNER, engine_with, pixels, plan, render
 from worker.base.errors import OutOfMemory
-from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine
-from worker.engine.device import Planner
-from worker.request import ModelSpec, VideoRequest
-from worker.request.plan import Gpu, MemoryPlan, Shape
+from worker.engine import Engine
+from worker.request.plan import Gpu
 from worker.weights.sources import demo
-
-VIDEO = Conditioning(video=[PICTURE.image] * 5)  # type: ignore[list-item]
-BOTH_ENDS = replace(PICTURE, last_image=PICTURE.image)
-
-
-def plan(
-    residency: Literal["resident", "swap", "group_offload", "sequential"],
-    precision: Literal["fp32", "fp8", "int8"] = "fp32",
-    *,
-    text_encoder: Literal["resident", "offloaded"] = "offloaded",
-    vae_tiling: bool = False,
-    peak: int = 0,
-) -> MemoryPlan:
-    return MemoryPlan(precision, residency, text_encoder, vae_tiling, peak, 0, ())
-
-
-@dataclass(frozen=True)
-class FixedPlanner(Planner):
-    """Plans what the test says instead of what a GPU would need."""
-
-    fixed: MemoryPlan | None = None
-    below: MemoryPlan | None = None
-
-    def plan(self, spec: ModelSpec, shape: Shape, *, path: str | None = None) -> MemoryPlan:
-        assert self.fixed is not None
-        return self.fixed
-
-    def lower(self, plan: MemoryPlan, spec: ModelSpec, shape: Shape) -> MemoryPlan | None:
-        return self.below
-
-
-def engine_with(
-    fixed: MemoryPlan, *, below: MemoryPlan | None = None, gpu: Gpu | None = None, host_bytes: int | None = None
-) -> Engine:
-    planner = FixedPlanner(torch.device("cpu"), gpu, host_bytes, Settings(), fixed, below)
-    return Engine(demo.DemoSource(), demo.catalogue(), planner)
-
-
-MODES: dict[str, tuple[VideoRequest, Conditioning]] = {
-    "text": (request(num_inference_steps=4), Conditioning()),
-    "image": (image_request(num_inference_steps=4), PICTURE),
-    "both ends": (image_request(num_inference_steps=4, last_image_url="https://example.com/b.png"), BOTH_ENDS),
-    "video": (request(num_inference_steps=4, reference_video_url="https://example.com/a.mp4"), VIDEO),
-    "5b text": (request(model="5b"), Conditioning()),
-    "5b image": (image_request(model="5b"), PICTURE),
-}
-PLANS = {
-    "text encoder offloaded": plan("resident"),
-    "swap": plan("swap"),
-    "group offload": plan("group_offload"),
-    "sequential": plan("sequential"),
-}
 
 
 @pytest.fixture(scope="module")
-def resident() -> dict[str, np.ndarray]:
-    engine = Engine(demo.DemoSource(), demo.catalogue(), PLANNER)
-    return {name: pixels(render(engine, video, conditioning)) for name, (video, conditioning) in MODES.items()}
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_every_mode_makes_equal_frames_under_every_plan(name: str, resident: dict[str, np.ndarray]) -> None:
-    engine = engine_with(PLANS[name])
-    for mode, (video, conditioning) in MODES.items():
-        rendering = render(engine, video, conditioning)
-        assert (pixels(rendering) == resident[mode]).all(), mode
-        assert PLANS[name].residency in rendering.parameters["memory_plan"]
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp8", 40), ("int8", 25)])
-@pytest.mark.parametrize("residency", ["resident", "swap", "group_offload"])
-def test_quantised_weights_make_similar_frames(
-    precision: Any, tolerance: int, residency: Any, resident: dict[str, np.ndarray]
-) -> None:
-    engine = engine_with(plan(residency, precision))
-    for mode in ("text", "image"):
-        video, conditioning = MODES[mode]
-        frames = pixels(render(engine, video, conditioning)).astype(int)
-        difference = np.abs(frames - resident[mode].astype(int)).max()
-        assert 0 < difference <= tolerance
+def resident() -> np.ndarray:
+    """The text mode's video with everything resident."""
+    return pixels(render(Engine(demo.DemoSource(), demo.catalogue(), PLANNER), *MODES["text"]))
 
 
 def test_the_experts_take_turns_and_swap_once_a_video() -> None:
@@ -124,6 +47,33 @@ def test_the_experts_take_turns_and_swap_once_a_video() -> None:
     turns.clear()
     list(render(engine, replace(video, prompt="another"), conditioning).frames())
     assert turns == ["text", "high", "low", "vae"]
+
+
+def test_a_part_leaves_the_device_when_another_has_its_turn() -> None:
+    """The device is the host here: a copy of each weight, put in its place, stands for what is on the device."""
+    engine = engine_with(plan("swap"))
+    engine.preload(["t2v"], Stop())
+    residency, parts = engine.models["t2v"].residency, engine.models["t2v"].components
+    order = [parts.shared.text_encoder, *parts.modules, parts.shared.vae]
+    for module in order:  # waits for its weights
+        residency.bring(module)
+    residency.take_cost()
+    hosted = {module: addresses(module) for module in order}
+    for module in order:
+        residency.bring(module)
+        assert residency.current is module
+        for tensor in module.parameters():
+            tensor.data = tensor.data.clone()
+        away = [other for other in order if other is not module]
+        assert {other: addresses(other) for other in away} == {other: hosted[other] for other in away}
+        assert set(addresses(module)) & set(hosted[module]) == set()
+    assert residency.take_cost()[0] == len(order)
+    residency.leave()
+    assert {module: addresses(module) for module in order} == hosted
+
+
+def addresses(module: torch.nn.Module) -> list[int]:
+    return [tensor.data_ptr() for tensor in module.parameters()]
 
 
 def test_models_that_do_not_fit_together_make_room_for_each_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -164,20 +114,20 @@ def fail_once(engine: Engine, key: str, times: int) -> None:
     engine.models[key].components.transformer.forward = forward.__get__(engine.models[key].components.transformer)
 
 
-def test_out_of_memory_is_tried_once_more_under_the_next_plan(resident: dict[str, np.ndarray]) -> None:
+def test_out_of_memory_is_tried_once_more_under_the_next_plan(resident: np.ndarray) -> None:
     engine = engine_with(plan("resident"), below=plan("swap"))
     fail_once(engine, "t2v", 1)
     rendering = render(engine, *MODES["text"])
     assert "swap" in rendering.parameters["memory_plan"]
-    assert (pixels(rendering) == resident["text"]).all()
+    assert (pixels(rendering) == resident).all()
 
 
-def test_out_of_memory_without_a_lower_plan_is_told_and_the_next_video_runs(resident: dict[str, np.ndarray]) -> None:
+def test_out_of_memory_without_a_lower_plan_is_told_and_the_next_video_runs(resident: np.ndarray) -> None:
     engine = engine_with(plan("resident"))
     fail_once(engine, "t2v", 1)
     with pytest.raises(OutOfMemory):
         render(engine, *MODES["text"])
-    assert (pixels(render(engine, *MODES["text"])) == resident["text"]).all()
+    assert (pixels(render(engine, *MODES["text"])) == resident).all()
 
 
 def test_out_of_memory_while_decoding_goes_on_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

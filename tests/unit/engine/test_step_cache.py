@@ -13,9 +13,19 @@ import torch
 from diffusers.hooks.first_block_cache import _FBC_LEADER_BLOCK_HOOK
 
 from tests.kits import lora_kit
+from tests.kits.engine_kit import (
+    BOTH_ENDS,
+    PICTURE,
+    PLANNER,
+    VIDEO,
+    FixedPlanner,
+    image_request,
+    pixels,
+    plan,
+    render,
+    request,
+)
 from tests.kits.videos import given
-from tests.unit.engine.test_engine import PICTURE, PLANNER, image_request, pixels, render, request
-from tests.unit.engine.test_residency import BOTH_ENDS, VIDEO, FixedPlanner, plan
 from worker.base.errors import Cancelled, OutOfMemory
 from worker.base.settings import Settings
 from worker.base.stop import Stop
@@ -134,14 +144,6 @@ def test_a_video_without_the_cache_is_the_same_before_and_after_one_with_it(engi
     cached = [pixels(render(engine, replace(video, step_cache="fast"), conditioning)) for _ in range(2)]
     assert (cached[0] == cached[1]).all()  # no state of one run reaches the next
     assert (pixels(render(engine, video, conditioning)) == exact).all()
-
-
-def test_a_threshold_of_nothing_is_exact(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_cache, "THRESHOLDS", {"balanced": 0.0})
-    video = request(num_inference_steps=STEPS)
-    rendering = render(engine, replace(video, step_cache="balanced"))
-    assert rendering.parameters["step_cache_share"] == 0.0
-    assert (pixels(rendering) == pixels(render(engine, video))).all()
 
 
 def test_the_passes_with_and_without_the_prompt_keep_their_own_residuals(engine: Engine) -> None:

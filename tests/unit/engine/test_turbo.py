@@ -12,10 +12,20 @@ import pytest
 import torch
 
 from tests.kits import distilled_kit, lora_kit, weights_kit
+from tests.kits.engine_kit import (
+    PICTURE,
+    PLANNER,
+    VIDEO,
+    ExpertCounter,
+    FixedPlanner,
+    Quiet,
+    image_request,
+    pixels,
+    plan,
+    request,
+)
 from tests.kits.hub_server import Fault, HubServer
 from tests.kits.videos import given
-from tests.unit.engine.test_engine import PICTURE, PLANNER, ExpertCounter, Quiet, image_request, pixels, request
-from tests.unit.engine.test_residency import VIDEO, FixedPlanner, plan
 from worker.base.errors import Cancelled, ModelUnavailable, Unsupported
 from worker.base.settings import Settings
 from worker.base.stop import Stop
@@ -99,22 +109,33 @@ def test_each_expert_carries_its_own_lora(
     assert adapters_of(engine) == [set(), set()]
 
 
+def twin(*changes: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]) -> Engine:
+    """The engine without LoRAs, whose two experts have the given differences added to their weights."""
+    made = Engine(demo.DemoSource(), demo.catalogue(), PLANNER)
+    made.preload(["i2v", "t2v"], Stop())
+    parts = made.models["t2v"].components
+    for deltas in changes:
+        for expert, own in zip((parts.transformer, parts.transformer_2), deltas, strict=True):
+            for name, delta in own.items():
+                with torch.no_grad():
+                    expert.get_parameter(name).add_(delta)
+    return made
+
+
+def distilled_deltas(engine: Engine) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    experts = engine.models["t2v"].components.modules
+    high, low = (
+        lora_kit.deltas(lora_kit.factors(expert, *lora_kit.ORIGINAL, seed=seed), scale=0.5)  # alpha 1, rank 2
+        for seed, expert in enumerate(experts)
+    )
+    return high, low
+
+
 def test_the_loras_are_those_of_their_expert(engine: Engine, files: DistilledFiles) -> None:
     """A changed weight in place of the LoRA gives the same video."""
     got = pixels(render(engine, TURBO, files)).astype(int)
-    source = demo.DemoSource()
-    twin = Engine(source, demo.catalogue(), PLANNER)
-    twin.preload(["i2v", "t2v"], Stop())
-    parts = twin.models["t2v"].components
-    for seed, expert in enumerate((parts.transformer, parts.transformer_2)):
-        pairs = lora_kit.factors(expert, *lora_kit.ORIGINAL, seed=seed)
-        with torch.no_grad():
-            for name, delta in lora_kit.deltas(pairs, scale=0.5).items():  # alpha 1, rank 2
-                expert.get_parameter(name).add_(delta)
-    assert np.abs(pixels(render(twin, TURBO)).astype(int) - got).max() <= 1
-    plain = Engine(source, demo.catalogue(), PLANNER)
-    plain.preload(["i2v", "t2v"], Stop())
-    assert np.abs(pixels(render(plain, TURBO)).astype(int) - got).max() > 5
+    assert np.abs(pixels(render(twin(distilled_deltas(engine)), TURBO)).astype(int) - got).max() <= 1
+    assert np.abs(pixels(render(twin(), TURBO)).astype(int) - got).max() > 5
 
 
 def test_the_result_names_variant_and_weights(engine: Engine, files: DistilledFiles) -> None:
@@ -151,15 +172,16 @@ def test_a_stopped_turbo_leaves_nothing_on_the_experts(engine: Engine, files: Di
 
 
 def test_the_callers_loras_go_on_top(engine: Engine, files: DistilledFiles, tmp_path: Path) -> None:
+    """Both sets of differences in the weights give the same video."""
     pairs = lora_kit.factors(engine.models["t2v"].components.transformer, "blocks.0.ffn.net.2", seed=9)
     style = lora_kit.saved(tmp_path, lora_kit.as_diffusers(pairs), "style")
     video = request(quality_preset="turbo", loras=[{"source": "style.safetensors", "scale": 3.0}])
-    own = (LoraFile(style, "", style.name),)
-    alone = pixels(render(engine, TURBO, files))
-    styled = pixels(render(engine, video, files, loras=own))
-    undistilled = pixels(render(engine, video, None, loras=own))
-    assert (styled != alone).any()
-    assert (styled != undistilled).any()
+    alone = pixels(render(engine, TURBO, files)).astype(int)
+    styled = pixels(render(engine, video, files, loras=(LoraFile(style, "", style.name),))).astype(int)
+    own = lora_kit.deltas(pairs, scale=3.0)
+    wanted = pixels(render(twin(distilled_deltas(engine), (own, own)), TURBO)).astype(int)
+    assert np.abs(styled - wanted).max() <= 1
+    assert np.abs(styled - alone).max() > 5
     assert (pixels(render(engine, TURBO, files)) == alone).all()
 
 

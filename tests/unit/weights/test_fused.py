@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from builder.prepare import main, prepare_model, prepare_turbo
 from tests.kits import distilled_kit, lora_kit, weights_kit
+from tests.kits.engine_kit import PICTURE, PLANNER, Quiet, pixels, request
 from tests.kits.hub_server import HubServer
 from tests.kits.videos import given
-from tests.unit.engine.test_engine import PICTURE, PLANNER, Quiet, pixels, request
 from worker.base.errors import ModelUnavailable
 from worker.base.settings import Settings
 from worker.base.stop import Stop

@@ -1,0 +1,250 @@
+"""What a mutant is, and those of the engine and of what a request may ask for. `benchmarks.mutants` runs them.
+
+Each is one small text of one file, so that it outlives a move of lines. Where the text is gone the mutant is an error
+that names it: write it against the new code, or remove it together with the rule that it guarded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`old` is found once in `file` and becomes `new`. `tests` are arguments of pytest, one of which must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+_ENGINE = "tests/unit/engine"
+_MODES = f"{_ENGINE}/test_modes.py"
+_VIDEO = "worker/engine/modes/video_to_video.py"
+_SCHEDULES = "worker/engine/modes/schedules.py"
+_PARSE, _TEST_PARSE = "worker/request/parse.py", "tests/unit/request/test_request.py"
+_GATE, _TEST_NET = "worker/net/gate.py", "tests/unit/net/test_net.py tests/faults/test_hostile_urls.py"
+_PLAN, _TEST_PLAN = "worker/request/plan/plan.py", "tests/unit/request/test_memory.py"
+_DEVICE = "worker/engine/device.py"
+_INPUTS, _TEST_INPUTS = "worker/media/inputs.py", "tests/unit/media/test_inputs.py"
+
+_OF_THE_ENGINE = (
+    Mutant("the source video ignored", _VIDEO, "latents=(1 - sigma) * source + sigma * noise", "latents=noise", _MODES),
+    Mutant("latents normalised by + mean", _VIDEO, "(latents - mean) / std", "(latents + mean) / std", _MODES),
+    Mutant("pixels by / 255", _VIDEO, "/ 127.5 - 1", "/ 255", _MODES),
+    Mutant(
+        "strength ignored", _VIDEO, "max(int(len(self.timesteps) * self.strength), 1)", "len(self.timesteps)", _MODES
+    ),
+    Mutant(
+        "first and last image swapped in the pipeline",
+        "worker/engine/modes/pipelines.py",
+        "image=conditioning.image, last_image=conditioning.last_image",
+        "image=conditioning.last_image, last_image=conditioning.image",
+        _MODES,
+    ),
+    Mutant(
+        "the request's shift ignored",
+        _SCHEDULES,
+        "spec.flow_shift if request.flow_shift is None else request.flow_shift",
+        "spec.flow_shift",
+        f"{_ENGINE}/test_engine.py -k each_expert_has",
+    ),
+    Mutant(
+        "another distilled timestep",
+        _SCHEDULES,
+        "SIGMAS = (1.0, 0.75, 0.5, 0.25)",
+        "SIGMAS = (1.0, 0.75, 0.5, 0.2)",
+        f"{_ENGINE}/test_engine.py -k turbo_runs",
+    ),
+    Mutant(
+        "UniPC's history crosses the boundary",
+        _SCHEDULES,
+        "if sigma > _shifted(SIGMAS[2]) + 1e-4:",
+        "if sigma > 0:",
+        f"{_ENGINE}/test_turbo.py -k last_step_before",
+    ),
+    Mutant(
+        "guidance by the high-noise expert's scale alone",
+        "worker/engine/modes/base.py",
+        "(high if bool(self._current_timestep >= boundary) else low) > 1",
+        "high > 1",
+        f"{_ENGINE}/test_engine.py -k guidance",
+    ),
+    Mutant(
+        "the second guidance scale dropped",
+        "worker/engine/denoise.py",
+        "boundary_ratio is None else request.guidance_scale_2",
+        "boundary_ratio is None else request.guidance_scale",
+        f"{_ENGINE}/test_engine.py -k guidance",
+    ),
+    Mutant(
+        "NaN becomes a video",
+        "worker/engine/denoise.py",
+        "if not bool(torch.isfinite(latents).all()):",
+        "if False:",
+        f"{_ENGINE}/test_engine.py -k not_numbers",
+    ),
+    Mutant(
+        "no second try after out of memory",
+        "worker/engine/engine.py",
+        "rendering = self._try(given, lower)",
+        "rendering = None",
+        f"{_ENGINE}/test_residency.py -k out_of_memory",
+    ),
+    Mutant(
+        "frames once more after out of memory",
+        "worker/engine/engine.py",
+        "if number >= given:",
+        "if number >= 0:",
+        f"{_ENGINE}/test_residency.py -k while_decoding",
+    ),
+    Mutant("levels cut, not rounded", "worker/engine/decode.py", ".round_()", "", f"{_ENGINE}/test_decode.py"),
+    Mutant(
+        "latents decoded by - mean",
+        "worker/engine/decode.py",
+        "latents / inverse_std + mean",
+        "latents / inverse_std - mean",
+        f"{_ENGINE}/test_decode.py",
+    ),
+    Mutant(
+        "swap parks nothing",
+        "worker/engine/models/residency.py",
+        "self._parked[self._current].park()\n            self._current = None\n        if (parked",
+        "self._current = None\n        if (parked",
+        f"{_ENGINE}/test_residency.py -k leaves_the_device",
+    ),
+    Mutant(
+        "every step may be left out",
+        "worker/engine/techniques/step_cache.py",
+        "margin = max(1, round(FULL_SHARE * steps))",
+        "margin = 0",
+        f"{_ENGINE}/test_step_cache.py -k tenth",
+    ),
+    Mutant(
+        "the step cache stays on",
+        "worker/engine/techniques/step_cache.py",
+        "expert.disable_cache()",
+        "pass",
+        f"{_ENGINE}/test_step_cache.py -k same_before_and_after",
+    ),
+    Mutant(
+        "the high LoRA on the low-noise expert",
+        "worker/engine/techniques/turbo.py",
+        'files.high.name, 1.0, "high", path',
+        'files.high.name, 1.0, "low", path',
+        f"{_ENGINE}/test_turbo.py -k 'carries or those_of_their'",
+    ),
+    Mutant(
+        "a LoRA for one expert on both",
+        "worker/engine/techniques/lora.py",
+        'if adapter.expert != "low"]',
+        "if adapter.expert]",
+        f"{_ENGINE}/test_lora_apply.py",
+    ),
+    Mutant(
+        "a LoRA's scale ignored",
+        "worker/engine/techniques/lora.py",
+        "[fit.scale for fit in loaded]",
+        "[1.0 for fit in loaded]",
+        f"{_ENGINE}/test_lora_apply.py",
+    ),
+    Mutant(
+        "int8 cut, not rounded",
+        "worker/engine/models/precision.py",
+        "(rows.float() / scale).round()",
+        "(rows.float() / scale)",
+        f"{_ENGINE}/test_scaled_linear.py {_ENGINE}/test_quantized_compute.py",
+    ),
+    Mutant(
+        "host memory not divided among the GPUs",
+        _DEVICE,
+        "share // crew_size(settings, torch.cuda.device_count())",
+        "share",
+        "tests/unit/engine tests/unit/request -k 'planner or host or memory_limit or device'",
+    ),
+    Mutant(
+        "the container's memory limit ignored",
+        _DEVICE,
+        "min(total, int(limit)) if limit.isdigit() else total",
+        "total",
+        "tests/unit/engine tests/unit/request -k 'planner or host or memory_limit or device'",
+    ),
+)
+
+_OF_THE_REQUEST = (
+    Mutant(
+        "a number of frames that is not 4k + 1",
+        _PARSE,
+        "frames = (video.num_frames - 1) // spec.frame_stride * spec.frame_stride + 1",
+        "frames = video.num_frames",
+        _TEST_PARSE,
+    ),
+    Mutant("a side off the stride", _PARSE, "sides.append(side // stride * stride)", "sides.append(side)", _TEST_PARSE),
+    Mutant(
+        "twice the pixels allowed",
+        _PARSE,
+        "width * height > limits.max_pixels:",
+        "width * height > 2 * limits.max_pixels:",
+        _TEST_PARSE,
+    ),
+    Mutant(
+        "hybrid's own steps dropped",
+        _PARSE,
+        "steps, guidance, guidance_2 = HYBRID",
+        "pass",
+        f"{_TEST_PARSE} {_ENGINE}/test_turbo.py",
+    ),
+    Mutant("the negative prompt dropped", _PARSE, "video.negative_prompt.strip()", '""', _TEST_PARSE),
+    Mutant(
+        "a given seed ignored", _PARSE, "new_seed() if video.seed is None else video.seed", "new_seed()", _TEST_PARSE
+    ),
+    Mutant("a plan that does not fit", _PLAN, "if gpu is None or peak <= gpu.budget_bytes:", "if True:", _TEST_PLAN),
+    Mutant(
+        "the text encoder off the GPU first",
+        "worker/request/plan/ladder.py",
+        '("resident", "resident"),\n        ("resident", "offloaded"),',
+        '("resident", "offloaded"),\n        ("resident", "resident"),',
+        _TEST_PLAN,
+    ),
+    Mutant(
+        "a long prompt loses its camera move",
+        "worker/request/prompt.py",
+        "_ENCODER_BUDGET_TOKENS = 450",
+        "_ENCODER_BUDGET_TOKENS = 4500",
+        "tests/unit/request/test_prompt.py",
+    ),
+    Mutant(
+        "a user name in a URL",
+        _GATE,
+        'if "@" in parts.netloc:',
+        "if False:",
+        _TEST_NET,
+    ),
+    Mutant(
+        "every port of an allowlisted host",
+        _GATE,
+        "if self.port is not None and self.port != target.port:",
+        "if False:",
+        _TEST_NET,
+    ),
+    Mutant("nearest instead of Lanczos", _INPUTS, "Resampling.LANCZOS", "Resampling.NEAREST", _TEST_INPUTS),
+    Mutant("loose base64", _INPUTS, "b64decode(text, validate=True)", "b64decode(text)", _TEST_INPUTS),
+    Mutant(
+        "a settled size off the stride",
+        _INPUTS,
+        "return width // stride * stride, height // stride * stride",
+        "return width, height",
+        _TEST_INPUTS,
+    ),
+    Mutant(
+        "a size beyond the area",
+        _INPUTS,
+        "min(highest, area // lowest))",
+        "highest)",
+        _TEST_INPUTS,
+    ),
+)
+
+MUTANTS = (*_OF_THE_ENGINE, *_OF_THE_REQUEST)

@@ -1,0 +1,135 @@
+"""Every way to make a video makes the frames of the plain one, exactly or nearly; each line below says how nearly.
+
+Plain is everything resident, torch's own attention, and no technique. Turbo and fused weights have twins of their own:
+test_turbo and tests/unit/weights/test_fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+from tests.kits.engine_kit import MODES, FixedPlanner, pixels, plan, render
+from worker.base.settings import Settings
+from worker.engine import Engine
+from worker.engine.techniques import attention, step_cache
+from worker.request.plan import MemoryPlan
+from worker.weights.sources import demo
+
+RESIDENT = plan("resident", text_encoder="resident")
+
+
+@dataclass(frozen=True)
+class Way:
+    """`settings` of the worker and `change` of the request; `patches` are (module, name, value).
+
+    off: the least and the most by which the level that differs most may differ, of 0 to 255. said: parameters of each
+    result. modes: of `engine_kit.MODES`.
+    """
+
+    plan: MemoryPlan = RESIDENT
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    change: Mapping[str, Any] = field(default_factory=dict)
+    patches: tuple[tuple[object, str, object], ...] = ()
+    off: tuple[int, int] = (0, 0)
+    said: Mapping[str, object] = field(default_factory=dict)
+    modes: tuple[str, ...] = tuple(MODES)
+
+
+REUSE: Mapping[str, Any] = {"enable_image_encode_reuse": True}
+PICTURES = ("image", "both ends")
+WAYS = {
+    "text encoder offloaded": Way(plan("resident"), said={"memory_plan": str(plan("resident").rung)}),
+    **{
+        residency: Way(plan(residency), said={"memory_plan": str(plan(residency).rung)})  # type: ignore[arg-type]
+        for residency in ("swap", "group_offload", "sequential")
+    },
+    **{
+        f"{precision} {residency}": Way(
+            plan(residency, precision),  # type: ignore[arg-type]
+            off=(1, most),
+            said={"memory_plan": str(plan(residency, precision).rung)},  # type: ignore[arg-type]
+            modes=("text", "image"),
+        )
+        for precision, most in (("fp8", 40), ("int8", 25))
+        for residency in ("resident", "swap", "group_offload")
+    },
+    "image encode": Way(settings=REUSE, said={"image_encode_reuse": "on"}, modes=PICTURES),
+    "image encode, group_offload": Way(plan("group_offload"), REUSE, said={"image_encode_reuse": "on"}, modes=PICTURES),
+    "image encode, other modes": Way(settings=REUSE, modes=("text", "video", "5b text")),
+    "step cache": Way(
+        change={"step_cache": "balanced"},
+        patches=((step_cache, "THRESHOLDS", {"balanced": 0.0}),),
+        said={"step_cache": "balanced", "step_cache_share": 0.0},
+        modes=("text", "image", "video"),
+    ),
+    "attention": Way(
+        patches=((attention, "BACKENDS", (attention.Backend("_native_math"),)),),
+        off=(0, 1),
+        said={"attention_backend": "_native_math"},
+    ),
+    "compile": Way(settings={"enable_torch_compile": True}, off=(0, 1), said={"torch_compile": True}, modes=("text",)),
+}
+MARKS = {
+    "compile": [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")],  # of torch's own compiler
+    "sequential": [pytest.mark.slow],
+    "image encode, group_offload": [pytest.mark.slow],
+}
+
+
+def engine_for(way: Way, source: demo.DemoSource, cache: Path) -> Engine:
+    settings = Settings(**{"enable_image_encode_reuse": False, "model_cache_dir": cache, **way.settings})
+    planner = FixedPlanner(torch.device("cpu"), None, None, settings, way.plan, None)
+    return Engine(source, demo.catalogue(), planner)
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[demo.DemoSource]:
+    """Experts of two blocks: what works across blocks needs more than one."""
+    made = demo.DemoSource(blocks=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def plain(source: demo.DemoSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """uint8 [F, h, w, 3] of every mode."""
+    engine = engine_for(Way(), source, tmp_path_factory.mktemp("models"))
+    return {name: pixels(render(engine, *video)) for name, video in MODES.items()}
+
+
+@pytest.fixture
+def attention_as_before() -> Iterator[None]:
+    active = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry._active_backend = active
+
+
+@pytest.mark.usefixtures("attention_as_before")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in WAYS])
+def test_it_makes_the_frames_of_the_plain_way(
+    name: str, plain: dict[str, np.ndarray], source: demo.DemoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = WAYS[name]
+    for module, attribute, value in way.patches:
+        monkeypatch.setattr(module, attribute, value)
+    engine = engine_for(way, source, tmp_path)
+    for mode in way.modes:
+        video, conditioning = MODES[mode]
+        rendering = render(engine, replace(video, **way.change), conditioning)
+        found, wanted = pixels(rendering).astype(int), plain[mode].astype(int)
+        assert found.shape == wanted.shape
+        least, most = way.off
+        assert least <= np.abs(found - wanted).max() <= most, mode
+        assert {key: rendering.parameters.get(key) for key in way.said} == dict(way.said), mode
+        assert wanted.std() > 1, "a grey video would be like any other"
+    if way.change:  # what one request asks for is gone for the next
+        video, conditioning = MODES[way.modes[0]]
+        assert (pixels(render(engine, video, conditioning)) == plain[way.modes[0]]).all()
