@@ -25,6 +25,8 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kill]:
     return {kill.stage: kill for kill in campaign(1, tmp_path_factory.mktemp("kills"))}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
 def test_a_job_whose_worker_was_killed_is_done_again_and_everything_is_there_once(
     kills: dict[str, Kill], stage: str
@@ -69,6 +71,7 @@ def test_what_a_killed_worker_could_not_tell_is_told_by_the_next_one_without_the
     assert hashlib.sha256(stored).hexdigest() == event["data"]["sha256"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_left_on_the_disk_goes_with_a_later_one(tmp_path: Path) -> None:
     """Its temporary folders, and the half-written file of a video in the local storage, once they are a day old."""
     video = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 33, "num_inference_steps": 2}

@@ -122,6 +122,7 @@ def lines_of(worker: WorkerProcess, job_id: str) -> str:
     return "\n".join(line for line in worker.log.splitlines() if line.endswith(f"job={job_id}"))
 
 
+@pytest.mark.slow
 def test_an_answer_that_the_platform_loses_is_found_by_webhook_file_and_journal(site: Site) -> None:
     payload = site.job(small(seed=None))
     site.platform.result_status = 500
@@ -181,6 +182,7 @@ def test_odd_values_are_answered_in_valid_json(site: Site, odd: dict[str, object
     assert ("error" in result) == (status == "failed")
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_long_job_to_another_worker_behind_its_last_finished_video(
     platform: Platform, receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_sigterm_lets_a_job_finish_that_fits_into_the_grace(platform: Platform, 
     assert platform.queued == [waiting]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_an_idle_worker_though_its_polls_are_held(platform: Platform, tmp_path: Path) -> None:
     platform.poll_s = 300.0
     with WorkerProcess(platform, tmp_path, fresh=True) as worker:
@@ -227,6 +230,7 @@ def test_sigterm_ends_an_idle_worker_though_its_polls_are_held(platform: Platfor
     assert platform.pings
 
 
+@pytest.mark.slow
 def test_the_end_of_a_worker_waits_for_what_it_owes_and_for_nothing_else(platform: Platform, tmp_path: Path) -> None:
     """Python would take every module apart at the end, which lasts seconds with torch loaded."""
     site = tmp_path / "site"

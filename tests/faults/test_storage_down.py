@@ -302,6 +302,7 @@ print(Spool(state).drain(storage, Journal(state)))
 """
 
 
+@pytest.mark.slow
 def test_two_workers_that_wake_together_upload_every_video_once(double: Double, tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     journal, spool, day = Journal(folder), Spool(folder), datetime.now(UTC).date()
@@ -341,6 +342,8 @@ def test_two_workers_that_wake_together_upload_every_video_once(double: Double, 
     assert list((tmp_path / "state" / "spool").iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_in_bad_weather_every_video_is_stored_whole_and_once(run: Runner, tmp_path: Path) -> None:
     report = measure(run.worker, tmp_path / "state", count=10, seed=3, attempts=3)
     assert report.good, report

@@ -79,6 +79,7 @@ def total_bytes(hub: HubServer) -> int:
     return sum(len(files[path].content) for path in integrity.wanted(files))
 
 
+@pytest.mark.slow
 def test_three_workers_on_an_empty_volume_download_once(hub: HubServer, cache: Path) -> None:
     hub.bytes_per_s = 4_000_000
     (cache.parent / "go").unlink()
@@ -94,6 +95,8 @@ def test_three_workers_on_an_empty_volume_download_once(hub: HubServer, cache: P
     assert verify(Path(results[0][0]["path"])) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_downloader_killed_at_ten_moments_is_continued_by_the_next(hub: HubServer, cache: Path) -> None:
     hub.bytes_per_s = 4_000_000
     moments = random.Random()
@@ -130,6 +133,7 @@ def test_a_waiting_worker_takes_over_from_a_killed_one(hub: HubServer, cache: Pa
     assert verify(Path(result["path"])) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["flipped bit", "zero-filled tail", "truncated shard", "stale incomplete"])
 def test_damage_between_two_starts_is_caught_and_mended(hub: HubServer, cache: Path, harm: str) -> None:
     folder = Path(outcome(start(hub, cache))[0]["path"])
@@ -166,12 +170,14 @@ def mounted(cache: Path, options: str) -> tuple[str, ...]:
     return wrapper
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told(hub: HubServer, cache: Path) -> None:
     result, _ = outcome(start(hub, cache, *mounted(cache, "-t tmpfs -o size=3m tmpfs")))
     assert result["error"].startswith(f"{REPO}: the disk of MODEL_CACHE_DIR is full: ")
     assert str(cache) not in result["error"]
 
 
+@pytest.mark.slow
 def test_an_empty_read_only_volume_is_told(hub: HubServer, cache: Path) -> None:
     result, _ = outcome(start(hub, cache, *mounted(cache, "-t tmpfs -o ro tmpfs")))
     assert result["error"].startswith(f"{REPO}: the volume of MODEL_CACHE_DIR is read-only: ")

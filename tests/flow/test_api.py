@@ -19,7 +19,8 @@ from tests.flow.conftest import Receiver
 from tests.flow.test_job import SECRET, probe
 
 ROOT = Path(__file__).resolve().parents[2]
-START_WITHIN_S = 90.0
+START_WITHIN_S = 400.0
+pytestmark = pytest.mark.timeout(900)
 
 
 def free_port() -> int:
@@ -86,8 +87,8 @@ def test_the_contracts_example_through_runpods_local_api(
             {"prompt": "A calm sea", "height": 256, "width": 256, "num_frames": 81, "num_inference_steps": 1},
         ],
     }
-    job = requests.post(f"{url}/run", json={"input": payload}, timeout=10).json()
-    answer = requests.post(f"{url}/status/{job['id']}", timeout=200).json()
+    job = requests.post(f"{url}/run", json={"input": payload}, timeout=100).json()
+    answer = requests.post(f"{url}/status/{job['id']}", timeout=400).json()
     assert answer["status"] == "COMPLETED"
     first, second = answer["output"]["videos"]
     assert probe(first["video_url"]) == ("h264", "yuv420p", 16.0, 832, 480, 17)
@@ -103,10 +104,11 @@ def test_the_contracts_example_through_runpods_local_api(
     assert "job=abc-123" in log
 
 
+@pytest.mark.slow
 def test_a_bad_payload_fails_the_job_with_a_json_string(serve: Callable[..., str]) -> None:
     url = serve(PYTHONPATH=str(ROOT))
     answer = requests.post(
-        f"{url}/runsync", json={"input": {"prompt": "a", "num_infrence_steps": 3}}, timeout=30
+        f"{url}/runsync", json={"input": {"prompt": "a", "num_infrence_steps": 3}}, timeout=200
     ).json()
     assert answer["status"] == "FAILED"
     assert '"path": "num_infrence_steps"' in answer["error"]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)
 # The signature that Diffusers calls; the six functions that it imports.
 PACKAGE = """
 import os
@@ -70,7 +71,7 @@ def run_jobs(
         env=variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=True,
     )
     lines = done.stdout.splitlines()
@@ -97,6 +98,7 @@ def test_sage_serves_self_attention_and_is_named(tmp_path: Path) -> None:
     assert "attention backend sage for self-attention, native for the rest" in log
 
 
+@pytest.mark.slow
 def test_a_broken_build_is_found_by_the_probe(tmp_path: Path, native_sha256: str) -> None:
     (video,), calls, log = run_jobs(tmp_path, "2.2.0", "nan")
     assert (video["parameters"]["attention_backend"], calls) == ("native", [1])
@@ -105,6 +107,7 @@ def test_a_broken_build_is_found_by_the_probe(tmp_path: Path, native_sha256: str
     assert "sage: its result is off by nan%" in log
 
 
+@pytest.mark.slow
 def test_nan_in_a_job_is_made_good_and_sage_given_up(tmp_path: Path, native_sha256: str) -> None:
     (first, second), calls, log = run_jobs(tmp_path, "2.2.0", "nan beyond the probe", jobs=2)
     assert [video["status"] for video in (first, second)] == ["completed", "completed"]

@@ -46,12 +46,14 @@ def made(studio: Studio, name: str, prompts: int) -> list[Clip]:
     return studio.clips(case(name), asked_scenes(prompts), _STEPS)
 
 
+@pytest.mark.slow
 def test_the_exact_path_shows_what_was_asked(exact: list[Clip]) -> None:
     found = figures(exact, None)
     assert found["colour"] == 1
     assert found["motion"] >= 0.6
 
 
+@pytest.mark.slow
 def test_turbo_shows_what_was_asked_in_four_steps(studio: Studio) -> None:
     found = figures(made(studio, "turbo", _PROMPTS), None)
     assert found["colour"] >= 0.6
@@ -62,11 +64,13 @@ def test_image_to_video_begins_with_the_picture(studio: Studio) -> None:
     assert figures(made(studio, "image", 1), None)["first_frame_db"] >= 28
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _COSTS)
 def test_a_shortcut_stays_near_the_exact_path(name: str, studio: Studio, exact: list[Clip]) -> None:
     assert figures(made(studio, name, 1), exact)["exact_db"] >= _COSTS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["experts swapped", "boundary 0.5"])
 def test_each_expert_is_needed_on_its_side(name: str, studio: Studio, exact: list[Clip]) -> None:
     spoilt = figures(made(studio, name, 1), exact)
@@ -74,6 +78,7 @@ def test_each_expert_is_needed_on_its_side(name: str, studio: Studio, exact: lis
     assert spoilt["flicker"] > figures(exact[:1], None)["flicker"]
 
 
+@pytest.mark.slow
 def test_the_style_restyles_by_its_scale_and_leaves_nothing_behind(studio: Studio, exact: list[Clip]) -> None:
     whole, half = (figures(made(studio, name, 1), exact) for name in ("style", "style at 0.3"))
     assert whole["sepia_db"] > half["sepia_db"] > figures(exact[:1], None)["sepia_db"] + 1

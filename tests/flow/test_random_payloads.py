@@ -24,7 +24,8 @@ from worker.request.contact import contact
 from worker.request.parse import DEFAULT_LIMITS, parse
 from worker.request.payload import JobInput, VideoInput, is_job_id
 
-PARSED = 10_000
+PARSED = 1_000
+PARSED_SLOWLY = 10_000
 COMPARED = 300
 ANSWERED = 130
 # A video takes seconds, a refusal milliseconds: payloads that would make more than these are left out.
@@ -33,8 +34,6 @@ MAX_VIDEOS_MADE = 6
 ROOT = Path(__file__).parents[2]
 LEAKS = ("Traceback", 'File "', "site-packages", str(ROOT), str(Path.home()), "pydantic", "Error(", " object at 0x")
 PROFILE = settings(
-    deadline=None,
-    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 
@@ -184,10 +183,11 @@ def check_job(job: Job) -> None:
             text.encode()
 
 
-def test_a_payload_becomes_a_job_or_a_refusal() -> None:
+@pytest.mark.parametrize("examples", [PARSED, pytest.param(PARSED_SLOWLY, marks=pytest.mark.slow)])
+def test_a_payload_becomes_a_job_or_a_refusal(examples: int) -> None:
     jobs, refusals = 0, 0
 
-    @settings(PROFILE, max_examples=PARSED)
+    @settings(PROFILE, max_examples=examples)
     @given(PAYLOADS)
     def parsed(payload: object) -> None:
         nonlocal jobs, refusals
@@ -207,7 +207,7 @@ def test_a_payload_becomes_a_job_or_a_refusal() -> None:
 
     parsed()
     # Of either kind enough, or the payloads have become too wild or too tame to show anything.
-    assert min(jobs, refusals) > PARSED / 20, (jobs, refusals)
+    assert min(jobs, refusals) > examples / 20, (jobs, refusals)
 
 
 @settings(PROFILE, max_examples=COMPARED)

@@ -38,7 +38,7 @@ ALWAYS_HERE = (
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800, check=False)
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -47,6 +47,8 @@ def results(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_row_but_compile_runs_at_a_tiny_size_and_is_written(tmp_path: Path) -> None:
     names = [row.name for row in ROWS if row.name != "compile"]
     done = run("--tiny", "--steps", "3", "--repeats", "1", "--rows", ",".join(names), "--output", str(tmp_path))
@@ -73,6 +75,8 @@ def test_every_row_but_compile_runs_at_a_tiny_size_and_is_written(tmp_path: Path
     assert all(rate > 0 for name, rate in found["rates_flop_s"].items() if name != "named")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_compiled_row_runs_compiled(tmp_path: Path) -> None:
     done = run("--tiny", "--steps", "3", "--no-stock", "--rows", "compile", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr

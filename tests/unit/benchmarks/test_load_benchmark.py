@@ -25,6 +25,7 @@ def test_every_way_reads_an_expert(folder: Path, way: str) -> None:
     assert (run.way, run.seconds > 0) == (way, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_paced_start_tells_its_first_step(folder: Path, overlap: bool) -> None:
     moments = load.start(folder, 1e9, overlap=overlap)

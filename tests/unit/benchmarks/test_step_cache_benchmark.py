@@ -13,6 +13,7 @@ from benchmarks.step_cache import MODES, main, psnr_db, ssim
 TINY = ("--width", "64", "--height", "64", "--frames", "5", "--steps", "8", "--videos", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "kinds"),
     [

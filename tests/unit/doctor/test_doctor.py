@@ -123,6 +123,7 @@ def test_many_failures_at_once_each_have_their_line_and_their_advice(tmp_path: P
     assert "not base64!" not in output
 
 
+@pytest.mark.slow
 def test_a_storage_and_a_hub_that_hang_do_not_hang_the_doctor(tmp_path: Path) -> None:
     began = time.monotonic()
     with Server(lambda *_: silent.hold()) as silent:
@@ -148,6 +149,7 @@ def test_a_storage_and_a_hub_that_hang_do_not_hang_the_doctor(tmp_path: Path) ->
     assert seconds < WITHIN_S
 
 
+@pytest.mark.slow
 def test_every_byte_of_the_weights_is_read_on_demand(tmp_path: Path) -> None:
     status, output, _ = doctor(tmp_path, "--json", "--verify-weights")
     assert (status, list(by_name(output))) == (0, ["weights i2v", "weights t2v", "weights 5b"])

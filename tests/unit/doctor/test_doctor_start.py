@@ -142,6 +142,7 @@ def refused(platform: Platform, home: Path, **environment: str) -> tuple[str, di
     return worker.log, parse_qs(urlsplit(ping).query)
 
 
+@pytest.mark.slow
 def test_the_platform_learns_why_a_worker_without_a_gpu_does_not_start(platform: Platform, tmp_path: Path) -> None:
     log, told = refused(platform, tmp_path, MODEL_PROFILE="wan2.2")
     assert "the worker cannot start: no CUDA GPU is visible to this worker" in log

@@ -6,8 +6,9 @@ test_turbo and tests/unit/weights/test_fused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from tests.kits.engine_kit import MODES, FixedPlanner, pixels, plan, render
 from worker.base.settings import Settings
-from worker.engine import Engine
+from worker.engine import Conditioning, Engine
 from worker.engine.techniques import attention, step_cache
+from worker.request import VideoRequest
 from worker.request.plan import MemoryPlan
 from worker.weights.sources import demo
 
@@ -30,8 +32,8 @@ RESIDENT = plan("resident", text_encoder="resident")
 class Way:
     """`settings` of the worker and `change` of the request; `patches` are (module, name, value).
 
-    off: the least and the most by which the level that differs most may differ, of 0 to 255. said: parameters of each
-    result. modes: of `engine_kit.MODES`.
+    num_frames: of both videos, in place of the mode's own. off: the least and the most by which the level that differs
+    most may differ, of 0 to 255. said: parameters of each result. modes: of `engine_kit.MODES`.
     """
 
     plan: MemoryPlan = RESIDENT
@@ -41,6 +43,11 @@ class Way:
     off: tuple[int, int] = (0, 0)
     said: Mapping[str, object] = field(default_factory=dict)
     modes: tuple[str, ...] = tuple(MODES)
+    num_frames: int | None = None
+
+    def plain(self, mode: str) -> tuple[VideoRequest, Conditioning]:
+        video, conditioning = MODES[mode]
+        return (video if self.num_frames is None else replace(video, num_frames=self.num_frames)), conditioning
 
 
 REUSE: Mapping[str, Any] = {"enable_image_encode_reuse": True}
@@ -61,8 +68,10 @@ WAYS = {
         for precision, most in (("fp8", 40), ("int8", 25))
         for residency in ("resident", "swap", "group_offload")
     },
-    "image encode": Way(settings=REUSE, said={"image_encode_reuse": "on"}, modes=PICTURES),
-    "image encode, group_offload": Way(plan("group_offload"), REUSE, said={"image_encode_reuse": "on"}, modes=PICTURES),
+    "image encode": Way(settings=REUSE, said={"image_encode_reuse": "on"}, modes=PICTURES, num_frames=33),
+    "image encode, group_offload": Way(
+        plan("group_offload"), REUSE, said={"image_encode_reuse": "on"}, modes=PICTURES, num_frames=33
+    ),
     "image encode, other modes": Way(settings=REUSE, modes=("text", "video", "5b text")),
     "step cache": Way(
         change={"step_cache": "balanced"},
@@ -99,10 +108,15 @@ def source() -> Iterator[demo.DemoSource]:
 
 
 @pytest.fixture(scope="module")
-def plain(source: demo.DemoSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """uint8 [F, h, w, 3] of every mode."""
+def plain(source: demo.DemoSource, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Way, str], np.ndarray]:
+    """Makes a mode's video in the plain way, once: uint8 [F, h, w, 3]."""
     engine = engine_for(Way(), source, tmp_path_factory.mktemp("models"))
-    return {name: pixels(render(engine, *video)) for name, video in MODES.items()}
+
+    @cache
+    def made(mode: str, num_frames: int | None) -> np.ndarray:
+        return pixels(render(engine, *Way(num_frames=num_frames).plain(mode)))
+
+    return lambda way, mode: made(mode, way.num_frames)
 
 
 @pytest.fixture
@@ -115,21 +129,25 @@ def attention_as_before() -> Iterator[None]:
 @pytest.mark.usefixtures("attention_as_before")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in WAYS])
 def test_it_makes_the_frames_of_the_plain_way(
-    name: str, plain: dict[str, np.ndarray], source: demo.DemoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    plain: Callable[[Way, str], np.ndarray],
+    source: demo.DemoSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     way = WAYS[name]
+    wanted = {mode: plain(way, mode).astype(int) for mode in way.modes}
     for module, attribute, value in way.patches:
         monkeypatch.setattr(module, attribute, value)
     engine = engine_for(way, source, tmp_path)
     for mode in way.modes:
-        video, conditioning = MODES[mode]
+        video, conditioning = way.plain(mode)
         rendering = render(engine, replace(video, **way.change), conditioning)
-        found, wanted = pixels(rendering).astype(int), plain[mode].astype(int)
-        assert found.shape == wanted.shape
-        least, most = way.off
-        assert least <= np.abs(found - wanted).max() <= most, mode
         assert {key: rendering.parameters.get(key) for key in way.said} == dict(way.said), mode
-        assert wanted.std() > 1, "a grey video would be like any other"
+        found = pixels(rendering).astype(int)
+        assert found.shape == wanted[mode].shape
+        least, most = way.off
+        assert least <= np.abs(found - wanted[mode]).max() <= most, mode
+        assert wanted[mode].std() > 1, "a grey video would be like any other"
     if way.change:  # what one request asks for is gone for the next
-        video, conditioning = MODES[way.modes[0]]
-        assert (pixels(render(engine, video, conditioning)) == plain[way.modes[0]]).all()
+        assert (pixels(render(engine, *way.plain(way.modes[0]))) == wanted[way.modes[0]]).all()

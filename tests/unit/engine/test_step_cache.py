@@ -157,6 +157,7 @@ def test_the_passes_with_and_without_the_prompt_keep_their_own_residuals(engine:
     assert off < np.abs(unguided - exact).mean() / 2
 
 
+@pytest.mark.slow
 def test_fast_leaves_out_more_than_balanced(engine: Engine) -> None:
     video = request(num_inference_steps=40)
     shares = [
@@ -236,6 +237,7 @@ def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
     assert (pixels(rendering) == wanted).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
 def test_the_cache_gives_the_same_under_every_plan(engine: Engine, residency: Any) -> None:
     planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan(residency), None)

@@ -46,6 +46,8 @@ BUILDERS = {
     "real depth": _real_depth,
     "real depth 5b": _real_depth_5b,
 }
+SLOW = ("real depth 5b",)
+QUICK = tuple(name for name in BUILDERS if name not in SLOW)
 
 
 def _built(name: str) -> AutoencoderKLWan:
@@ -53,7 +55,7 @@ def _built(name: str) -> AutoencoderKLWan:
     return BUILDERS[name]().eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module", params=BUILDERS)
+@pytest.fixture(scope="module", params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
     return _built(request.param)
 
@@ -80,7 +82,7 @@ def _both(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["picture", "both ends"])
-@pytest.mark.parametrize("num_frames", [1, 5, 17, 33, 81])
+@pytest.mark.parametrize("num_frames", [1, 5, 17, 33, pytest.param(81, marks=pytest.mark.slow)])
 def test_latents_are_those_of_the_whole_encode_bit_for_bit(vae: AutoencoderKLWan, num_frames: int, last: bool) -> None:
     whole, reusing, passes = _both(vae, _video(num_frames, last=last))
     assert same_bits(whole, reusing)
@@ -112,6 +114,7 @@ def _calls(vae: AutoencoderKLWan, video: torch.Tensor) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.slow
 def test_layers_stand_still_as_soon_as_the_picture_is_behind_what_they_see(real_depth: AutoencoderKLWan) -> None:
     """Of 81 frames in 21 chunks; a layer of the fullest size sees ten frames back, the deepest more than there are."""
     counts = _calls(real_depth, _video(81))
@@ -126,6 +129,7 @@ def test_layers_stand_still_as_soon_as_the_picture_is_behind_what_they_see(real_
     assert both_ends["conv_out"] == 21
 
 
+@pytest.mark.slow
 def test_in_a_long_video_the_whole_encoder_stands_still(real_depth: AutoencoderKLWan) -> None:
     assert _calls(real_depth, _video(161))["conv_out"] == _calls(real_depth, _video(129))["conv_out"] == 30
 
@@ -137,6 +141,7 @@ def test_a_moving_video_is_computed_in_full(vae: AutoencoderKLWan) -> None:
     assert passes.computed == passes.all
 
 
+@pytest.mark.slow
 def test_chunks_that_change_and_stand_again_are_followed(real_depth: AutoencoderKLWan) -> None:
     video = _video(97)
     video[:, :, 41:45] = 0.5
@@ -154,6 +159,7 @@ def test_other_types_and_batches(dtype: torch.dtype) -> None:
     assert passes.share_left_out > 0
 
 
+@pytest.mark.slow
 def test_several_threads_give_the_same(real_depth: AutoencoderKLWan) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
@@ -164,6 +170,7 @@ def test_several_threads_give_the_same(real_depth: AutoencoderKLWan) -> None:
     assert same_bits(whole, reusing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True], ids=["picture", "both ends"])
 def test_no_more_memory_than_the_whole_encode(vae: AutoencoderKLWan, last: bool) -> None:
     """So that the memory plan need not know of it. At this size the answers of comparisons count: 512 bytes each."""

@@ -77,6 +77,7 @@ def test_decoding_has_the_published_work(shape: Shape, tflop: float) -> None:
     assert duration.decode_flop(T2V_A14B, shape) / 1e12 == pytest.approx(tflop, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [Shape(832, 480, 17), Shape(1280, 704, 33)], ids=str)
 @pytest.mark.parametrize("spec", [I2V_A14B, TI2V_5B], ids=lambda spec: spec.key)
 def test_the_vae_is_what_torch_counts(spec: ModelSpec, shape: Shape) -> None:
@@ -99,6 +100,7 @@ def real_width_vae() -> AutoencoderKLWan:
     return memory_on_meta.real_vae("i2v")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_image", [False, True])
 @pytest.mark.parametrize("frames", [5, 33, 81])
 def test_the_encode_of_a_picture_is_what_torch_counts(

@@ -73,6 +73,7 @@ def test_activations_of_a_forward_pass(key, shape, loras):
     assert close(denoise_bytes(SIZES[key], asked, "bf16"), memory_on_meta.denoise_peak(key, asked))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [Shape(832, 480, 81), Shape(1280, 704, 121), Shape(256, 256, 17)], ids=str)
 @pytest.mark.parametrize("key", ["i2v", "5b"])
 def test_activations_of_the_vae(key, shape):
@@ -81,6 +82,7 @@ def test_activations_of_the_vae(key, shape):
     assert close(encode_bytes(size, shape, tiled=False), memory_on_meta.encode_peak(key, shape, tiled=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["i2v", "5b"])
 def test_activations_of_a_tiled_vae(key):
     shape, size = Shape(384, 256, 17), SIZES[key]
@@ -89,6 +91,7 @@ def test_activations_of_a_tiled_vae(key):
     assert decode_bytes(size, shape, tiled=True) < decode_bytes(size, shape, tiled=False)
 
 
+@pytest.mark.slow
 def test_a_tiny_model_run_for_real_grows_as_estimated():
     estimated, counted = memory.tiny_growth()
     assert close(estimated, counted, above=1.1)

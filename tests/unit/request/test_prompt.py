@@ -459,7 +459,7 @@ PROMPTS = st.one_of(
 MOTION_OR_NONE = st.sampled_from([None, *MOTIONS])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(prompt=PROMPTS, camera_motion=MOTION_OR_NONE, enhance=st.booleans())
 @example(prompt="there will be no -", camera_motion="handheld", enhance=False)
 @example(prompt="\ud800 the lone surrogate", camera_motion="pan_left", enhance=True)
@@ -471,14 +471,12 @@ def test_words_are_kept_and_composing_again_changes_nothing(prompt: str, camera_
     assert compose(result, camera_motion=camera_motion, enhance=enhance) == result
 
 
-@settings(deadline=None)
 @given(prompt=PROMPTS)
 @example(prompt="  A cat \n")
 def test_without_enhancement_or_motion_the_prompt_is_untouched(prompt: str):
     assert compose(prompt, camera_motion=None, enhance=False) == prompt
 
 
-@settings(deadline=None)
 @given(
     prompt=st.text(alphabet=st.characters(min_codepoint=0x0400, max_codepoint=0xD7FF), max_size=120),
     name=MOTION_OR_NONE,

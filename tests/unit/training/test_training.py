@@ -52,6 +52,7 @@ def encoded(pixels: torch.Tensor) -> torch.Tensor:
     return latents
 
 
+@pytest.mark.slow
 def test_the_set_encoder_is_the_block_transform(frames: np.ndarray) -> None:
     by_network = encoded(vae.to_pixels(frames))[0].numpy()
     directly = encoder.latents_of(frames)
@@ -59,6 +60,7 @@ def test_the_set_encoder_is_the_block_transform(frames: np.ndarray) -> None:
     assert np.abs(by_network - directly).max() < 0.02 * np.abs(directly).max()
 
 
+@pytest.mark.slow
 def test_the_untrained_decoder_paints_the_blocks_back(frames: np.ndarray) -> None:
     latents = torch.from_numpy(encoder.latents_of(frames))[None]
     with torch.no_grad():
@@ -68,6 +70,7 @@ def test_the_untrained_decoder_paints_the_blocks_back(frames: np.ndarray) -> Non
     assert float((blocks - painted_blocks).abs().mean()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True])
 def test_conditions_are_what_the_pipeline_encodes(frames: np.ndarray, *, last: bool) -> None:
     pixels = vae.to_pixels(frames)
@@ -137,6 +140,7 @@ def test_each_side_trains_on_its_own_sigmas(side: experts.Side, low: float, high
     assert high - 0.01 < float(drawn.max()) <= high
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path: Path, data: Data) -> None:
     run = Run("part", tmp_path)
     model = experts.new(experts.IMAGE_CHANNELS)
@@ -157,6 +161,7 @@ def test_the_clock_ends_a_run(tmp_path: Path) -> None:
     assert list(run.steps(100, {})) == [0]
 
 
+@pytest.mark.slow
 def test_the_text_encoder_reads_captions_with_a_tokenizer_of_whole_words(tmp_path: Path) -> None:
     words, model = text.train(Run("text", tmp_path), text.TextPlan(steps=2, batch=4, corpus=200))
     pieces = words.convert_ids_to_tokens(words("A red ball rolls.").input_ids)
@@ -167,6 +172,7 @@ def test_the_text_encoder_reads_captions_with_a_tokenizer_of_whole_words(tmp_pat
     assert [len(states) for states in known][2] == 1
 
 
+@pytest.mark.slow
 def test_a_lora_is_saved_under_the_names_that_the_worker_reads(tmp_path: Path, data: Data) -> None:
     model = expert()
     pairs = lora.Pairs(
@@ -186,6 +192,7 @@ def test_turbo_is_distilled_at_the_sigmas_that_the_worker_stops_at() -> None:
     assert lora.turbo_sigmas() == pytest.approx([1.0, 0.9375, 0.8333, 0.625, 0.0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_teacher_runs_each_expert_on_its_side(data: Data) -> None:
     high, low = expert(), expert()
     called: list[str] = []

@@ -67,6 +67,7 @@ def load(source: demo.DemoSource, spec: ModelSpec) -> Components:
     return engine.models[spec.key].components
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "channels"), [(T2V_A14B, 16), (I2V_A14B, 36)])
 def test_each_task_gets_the_experts_with_its_channels(source: demo.DemoSource, spec: ModelSpec, channels: int) -> None:
     parts = load(source, trained(spec))
@@ -78,6 +79,7 @@ def test_each_task_gets_the_experts_with_its_channels(source: demo.DemoSource, s
         assert torch.equal(weight, stored["patch_embedding.weight"][:, :channels].float())
 
 
+@pytest.mark.slow
 def test_distilled_loras_are_merged_into_the_experts_of_turbo(source: demo.DemoSource) -> None:
     plain, fused = load(source, trained(T2V_A14B)), load(source, trained(with_distilled_fused(T2V_A14B)))
     before, after = plain.transformer.state_dict(), fused.transformer.state_dict()

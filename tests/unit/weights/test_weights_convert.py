@@ -273,6 +273,7 @@ def test_float8_saturates_where_a_plain_cast_would_give_nan() -> None:
     assert values.tolist() == [448.0, -448.0, 448.0, 1.0]
 
 
+@pytest.mark.slow
 def test_memory_stays_at_a_tensor_not_at_a_shard(cache: Path, tmp_path: Path) -> None:
     """Two shards of 100 MB, of 8 tensors each: the conversion may grow by a few tensors, not by a shard."""
     folder = cache / PLAIN / "transformer"
