@@ -1,1 +1,1 @@
-"""Repeatable measurements, each a module to be run; docs/speed.md and docs/reliability.md have the figures."""
+"""Repeatable measurements, one a file; README.md beside them says how to run each."""

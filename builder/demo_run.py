@@ -1,8 +1,9 @@
-"""Renews what README.md shows of a real run: `python -m builder.demo_run`.
+"""Renews the pictures and the example of the docs from a real run: `python -m builder.demo_run`.
 
-Runs the worker's entry with the job of test_input.json on the demo model, as `make run` does. Writes eight frames of
-each of its two videos on a sheet, docs/images/demo.png and docs/images/demo-from-picture.png, and the result of the
-first as the example `json video-result`, with the URLs that a bucket gives.
+Runs the worker's entry on the demo model with two jobs. From that of `make run` (test_input.json): eight frames of each
+video, docs/images/demo.png and docs/images/demo-from-picture.png, and the result of the first as the example
+`json video-result` of docs/answer.md, with the URLs that a bucket gives. From the job `CLIPS`: the moving picture of
+README.md, docs/images/demo.gif, both clips side by side.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import imageio_ffmpeg
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+ANSWER = ROOT / "docs" / "answer.md"
 IMAGES = ROOT / "docs" / "images"
 PICTURES = ("demo.png", "demo-from-picture.png")
 JOB_ID = "abc-123"
@@ -30,12 +32,14 @@ COLUMNS, ROWS = 4, 2
 FRAME_WIDTH = 224
 # A palette is what keeps the file small.
 COLOURS = 128
+# What the demo model draws best: see docs/demo-model.md.
+CLIPS = ("A white box moves up at night", "A green star moves down at night")
+_CLIP = {"height": 256, "width": 256, "num_frames": 17, "num_inference_steps": 30, "guidance_scale": 3.0, "fps": 8}
 
 
-def run(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The videos of the job, under `folder`, each with its result as the journal keeps it."""
-    job = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
-    job["input"]["job_id"] = JOB_ID
+def run(folder: Path, payload: Mapping[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+    """The videos of the job `payload`, written under `folder`, each with its result as the journal keeps it."""
+    job = {"input": {**payload, "job_id": JOB_ID}}
     state = folder / "state"
     places = {"OUTPUT_DIR": str(folder), "STATE_DIR": str(state)}
     command = [sys.executable, str(ROOT / "handler.py"), "--test_input", json.dumps(job)]
@@ -59,13 +63,23 @@ def contact_sheet(video: Path, target: Path, *, num_frames: int) -> None:
             image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-def with_example(readme: str, result: dict[str, Any]) -> str:
-    """`readme` with `result` as its example. Raises ValueError where the example is not there once."""
+def moving_picture(videos: Sequence[Path], target: Path) -> None:
+    """Write a GIF that shows `videos` side by side, endlessly, with one palette for all frames."""
+    inputs = [argument for video in videos for argument in ("-i", str(video))]
+    beside = (
+        f"hstack=inputs={len(videos)},split[a][b];[a]palettegen=max_colors={COLOURS}[p];[b][p]paletteuse=dither=none"
+    )
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    subprocess.run([*ffmpeg, *inputs, "-filter_complex", beside, "-loop", "0", str(target)], check=True)
+
+
+def with_example(page: str, result: dict[str, Any]) -> str:
+    """`page` with `result` as its example. Raises ValueError where the example is not there once."""
     shown = {key: _public(value) if key.endswith("_url") else value for key, value in result.items()}
     text = json.dumps(shown, indent=2, ensure_ascii=False)
-    pieces = re.split(r"(?<=^```json video-result\n).*?(?=^```$)", readme, flags=re.DOTALL | re.MULTILINE)
+    pieces = re.split(r"(?<=^```json video-result\n).*?(?=^```$)", page, flags=re.DOTALL | re.MULTILINE)
     if len(pieces) != 2:
-        raise ValueError("README.md must hold one example `json video-result`")
+        raise ValueError("docs/answer.md must hold one example `json video-result`")
     return f"{pieces[0]}{text}\n{pieces[1]}"
 
 
@@ -76,15 +90,20 @@ def _public(url: str) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(prog="python -m builder.demo_run", description=__doc__).parse_args()
+    payload = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))["input"]
     with tempfile.TemporaryDirectory() as folder:
-        made = run(Path(folder))
+        made = run(Path(folder), payload)
         for name, (video, result) in zip(PICTURES, made, strict=True):
             contact_sheet(video, IMAGES / name, num_frames=result["num_frames"])
             print(f"wrote {name}, {(IMAGES / name).stat().st_size / 1000:.0f} kB")
+    with tempfile.TemporaryDirectory() as folder:
+        clips = run(Path(folder), {"job_request_params": [{**_CLIP, "prompt": clip, "seed": 7} for clip in CLIPS]})
+        moving_picture([video for video, _ in clips], IMAGES / "demo.gif")
+        print(f"wrote demo.gif, {(IMAGES / 'demo.gif').stat().st_size / 1000:.0f} kB")
     shown = made[0][1]
     shown.pop("cold_start", None)  # of the first video of a process only
-    README.write_text(with_example(README.read_text(encoding="utf-8"), shown), encoding="utf-8")
-    print("wrote the example of README.md")
+    ANSWER.write_text(with_example(ANSWER.read_text(encoding="utf-8"), shown), encoding="utf-8")
+    print("wrote the example of docs/answer.md")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The reference pages and the generated parts of README.md, written from the code: `python -m builder.docs`.
 
-docs/configuration.md   from worker/base/settings.py
-docs/request.md         from the payload's JSON Schema (worker/request/schema.py), the presets and the camera motions
-docs/errors.md          from worker/base/errors.py
-README.md               what stands between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
-docs/operations.md      the same, the table of costs from worker/request/plan/duration.py
+docs/configuration.md         from worker/base/settings.py
+docs/request.md               from the payload's JSON Schema (worker/request/schema.py), presets and camera motions
+docs/errors.md                from worker/base/errors.py
+README.md                     the parts between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
+docs/monitoring-and-cost.md   the same: the table of costs, from worker/request/plan/duration.py
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ PAGES: Mapping[str, Callable[[], str]] = {
 }
 PARTS: Mapping[str, Callable[[], str]] = {
     "served": readme.served,
-    "presets": readme.presets,
-    "camera motions": readme.camera_motions,
     "gpus": readme.gpus,
     "rooms": readme.rooms,
 }
 # Pages that are written by hand but for these parts of them.
 PARTS_OF: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": PARTS,
-    "docs/operations.md": {"costs": costs.render},
+    "docs/monitoring-and-cost.md": {"costs": costs.render},
 }
 
 

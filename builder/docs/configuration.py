@@ -41,7 +41,7 @@ with every problem listed at once. Where a variable has second names, the first 
 """
 _STORAGE = """
 With endpoint, key id, key and bucket set, videos are uploaded; with none of them they are written to `OUTPUT_DIR`. With
-some but not all of them the worker does not start. How S3-compatible servers are addressed is told in
+some but not all of them the worker does not start. How S3-compatible servers are addressed:
 [adding a storage](adding-a-storage.md#how-spaces-behaves).
 """
 

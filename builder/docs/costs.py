@@ -1,4 +1,4 @@
-"""What a video takes and costs on each GPU: the table of docs/operations.md, from the worker's own estimate.
+"""What a video takes and costs on each GPU: the table of docs/monitoring-and-cost.md, from the worker's own estimate.
 
 python -m builder.docs.costs                             the table
 python -m builder.docs.costs --price "H100 80GB=2.49"    the same with your own prices, in USD an hour
@@ -51,10 +51,14 @@ def render(prices: Mapping[str, float] = USD_PER_HOUR) -> str:
 
 
 def _row(gpu: Gpu, price: float) -> list[str]:
-    made = [estimated(gpu, payload) for payload in SHOWN.values()]
-    loading = next((each.load for each in made if each is not None), None)
-    spans = [*(None if each is None else each.total for each in made), loading]
-    return [gpu.name, f"{price:.2f}", *(_cell(span, price) for span in spans)]
+    loading = next((made.load for payload in SHOWN.values() if (made := estimated(gpu, payload)) is not None), None)
+    return [gpu.name, f"{price:.2f}", *(cell(gpu, payload, price) for payload in SHOWN.values()), _cell(loading, price)]
+
+
+def cell(gpu: Gpu, payload: Mapping[str, Any], price: float) -> str:
+    """Seconds and USD of one video on a worker whose model is loaded; `price` is USD an hour."""
+    made = estimated(gpu, payload)
+    return _cell(None if made is None else made.total, price)
 
 
 def estimated(gpu: Gpu, payload: Mapping[str, Any]) -> duration.Estimate | None:

@@ -9,10 +9,10 @@ from worker.base import errors as tree
 from worker.base.errors import WorkerError
 
 _DO: Mapping[str, str] = {
-    "invalid_request": "Mend the fields that the message names; all problems are reported at once.",
+    "invalid_request": "Correct the fields that the message names; all problems are reported at once.",
     "unsupported": "Use another mode, model or preset; the message says what this worker serves.",
     "input_blocked": "Use a public http(s) address; for a private network set `PRIVATE_URL_ALLOWLIST`.",
-    "input_failed": "See that the URL answers from outside, in time and below the size limit; then send the job again.",
+    "input_failed": "Check that the URL opens from outside, in time and below the size limit; then send the job again.",
     "input_invalid": "Send a file of a format that the message names.",
     "cancelled": "Send the job again, if it was not you who stopped it.",
     "internal": "Send the job again; if it fails again, look up the job id in the worker's log.",
@@ -23,9 +23,9 @@ _DO: Mapping[str, str] = {
     "out_of_memory": "Ask for fewer frames or a smaller size, or use a larger GPU.",
 }
 _INTRODUCTION = """
-A failure is told in three places, each time with the same object: in the video's entry of the answer; in the `failed`
-webhook; and, where no video was delivered, as a JSON string in the answer's `error`, which makes RunPod mark the job as
-FAILED.
+A failure is reported in three places, each time with the same object: in the video's entry of the answer; in the
+`failed` webhook; and, where no video was delivered, as a JSON string in the answer's `error`, which makes RunPod mark
+the job as FAILED.
 
 ```json error
 {

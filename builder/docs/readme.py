@@ -1,4 +1,4 @@
-"""The generated parts of README.md, each a function that answers Markdown."""
+"""The generated parts of README.md, each a function that returns Markdown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
+from builder.docs import costs
 from builder.docs.markdown import table
 from worker.base.settings import Settings, variables_of
 from worker.cli.plans import table as memory_table
 from worker.request import CATALOGUE, Mode
 from worker.request.catalogue import ModelName, find
 from worker.request.parse import PRESETS
+from worker.request.plan.gpus import GPUS
 from worker.request.prompt import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,8 +44,8 @@ _USES = {
     "ultra": "maximum quality, at twice the steps of standard",
     "turbo": "4 steps with distilled weights, without guidance",
 }
-# The table's left edge, GPU, VRAM and the two sizes of the A14B models; docs/memory-plan.md has the rest.
-_GPU_COLUMNS = 5
+# The GPUs of README.md, one of each memory class, under the names of RunPod's prices; docs/ has all of them.
+_GPUS = ("RTX 4090", "L40S", "A100 80GB", "H100 80GB", "H200")
 # What makes a request one of each mode.
 SENT: Mapping[Mode, str] = {
     "text_to_video": "`prompt` alone",
@@ -95,9 +97,22 @@ def camera_motions() -> str:
 
 
 def gpus() -> str:
-    """The plans of `python -m worker.cli plans` under default settings, whatever the environment of this process."""
-    lines = memory_table(Settings.model_construct()).strip().splitlines()
-    return "\n".join("|".join(line.split("|")[:_GPU_COLUMNS]) + "|" for line in lines)
+    """How the A14B models are placed on one GPU of each class, and what two presets take and cost there, estimated."""
+    plans = {cells[1].strip(): cells for line in _plans() if len(cells := line.split("|")) > 4}
+    standard, turbo = "a14b 832x480x81, `standard`", "a14b 832x480x81, `turbo`"
+    rows = []
+    for gpu in GPUS:
+        if gpu.name in _GPUS:
+            price, (_, _, vram, small, large, *_) = costs.USD_PER_HOUR[gpu.name], plans[gpu.name]
+            spans = (costs.cell(gpu, costs.SHOWN[shown], price) for shown in (standard, turbo))
+            rows.append((gpu.name, f"{vram.strip()} GiB", small.strip(), large.strip(), f"${price:.2f}", *spans))
+    heads = ("GPU", "VRAM", "832x480, 81 frames", "1280x720, 81 frames", "USD an hour", "50 steps", "`turbo`")
+    return table(heads, rows)
+
+
+def _plans() -> list[str]:
+    """The table of `python -m worker.cli plans` under default settings, whatever the environment of this process."""
+    return memory_table(Settings.model_construct()).splitlines()
 
 
 def rooms() -> str:

@@ -34,7 +34,36 @@ A job of a single video may be written flat: an `input` with `prompt` at its top
 """
 _MODES = """
 `last_image_url` needs `reference_image_url`; `reference_video_url` cannot stand beside an image. The
-[README](../README.md#served-today) tells which modes the worker serves; the others are answered with `unsupported`.
+[README](../README.md#supported-modes) lists the modes of each model; any other fails with `unsupported`.
+"""
+_LORA = """
+`source` is one of three:
+
+| Sent as | What it is |
+| --- | --- |
+| `https://example.com/style.safetensors` | fetched as every URL of a request, at most 1 GB, kept for 15 minutes |
+| `OWNER/REPO/PATH/style.safetensors` | a file of a repository on the hub, verified and kept on the volume |
+| `style.safetensors` | a file that you put into `{MODEL_CACHE_DIR}/loras` |
+
+The keys may be in Diffusers', PEFT's, musubi's or the original Wan's form. A file with a key that fits nothing in the
+model is refused with `unsupported`, and its first keys are named. After the video the LoRA is removed, bit for bit.
+"""
+_EXAMPLES = """
+```json payload
+{
+  "job_id": "order-7781",
+  "webhook_url": "https://api.example.com/webhook",
+  "webhook_events": ["completed", "failed"],
+  "job_request_params": [
+    {"prompt": "Waves break over a lighthouse in a storm", "quality_preset": "draft", "seed": 7},
+    {"prompt": "The same lighthouse on a calm morning", "num_frames": 49, "thumbnail": false}
+  ]
+}
+```
+
+The videos of a job are made in order. Each is delivered while the next one is made, and one that fails does not stop
+the others. `job_id` makes a job safe to send twice: within 7 days the same `job_id` with the same payload returns the
+videos that exist, and with another payload it is refused.
 """
 _CORRECTIONS = """
 Two things are corrected, each with a line in the result's `warnings`: `num_frames` goes down to the next 4k + 1;
@@ -58,10 +87,12 @@ def render() -> str:
         "## The job",
         _fields(schema["anyOf"][0]["properties"], required=("job_request_params",)),
         _FLAT,
+        _EXAMPLES,
         "## The video request",
         _fields(definitions[VideoInput.__name__]["properties"], required=("prompt",)),
         "## A LoRA",
         _fields(definitions[LoraInput.__name__]["properties"], required=("source",)),
+        _LORA,
         "## Quality presets",
         "A preset overrules `num_inference_steps`, `guidance_scale` and `guidance_scale_2` beside it.",
         presets(),

@@ -1,4 +1,4 @@
-"""Every example of README.md: payloads are read, answers and events are those of a real run, code runs."""
+"""Every example of README.md and its pages: payloads are read, answers and events are those of a run, code runs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ from worker.weights.sources import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join(
+    (ROOT / page).read_text(encoding="utf-8")
+    for page in ("README.md", "docs/request.md", "docs/answer.md", "docs/webhooks.md")
+)
 # What an example shows of itself but cannot share with another run of the same job.
 OF_THE_RUN = ("video_url", "thumbnail_url", "size_bytes", "sha256", "timings")
 
 
 def blocks(kind: str) -> list[str]:
     """The fenced blocks whose info string is `kind`."""
-    return re.findall(rf"^ *```{re.escape(kind)}\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^ *```{re.escape(kind)}\n(.*?)^ *```$", PAGES, re.DOTALL | re.MULTILINE)
 
 
 def example(name: str) -> Any:
@@ -76,9 +80,9 @@ def two_videos(
 
 
 def test_every_json_example_is_of_a_kind_that_is_tested() -> None:
-    tested = {"payload", "video-result", "answer", "video-failure"}
+    tested = {"payload", "response", "video-result", "answer", "video-failure"}
     tested |= {f"webhook-{kind}" for kind in ("completed", "failed", "progress")}
-    assert set(re.findall(r"```json ?(.*)", README)) == tested
+    assert set(re.findall(r"```json ?(.*)", PAGES)) == tested
 
 
 @pytest.mark.parametrize("text", blocks("json payload"))
@@ -96,6 +100,9 @@ def test_the_answer_is_that_of_the_first_video_of_test_input(run: Runner, test_i
     assert shape(shown) == shape(answer)
     (video,), (shown_video,) = answer["videos"], shown["videos"]
     assert shown_video == {**video, **{key: shown_video[key] for key in OF_THE_RUN}}
+    (shortened,) = example("response")["videos"]
+    assert all(field in shape(video) for field in shape(shortened))
+    assert {**example("response"), "videos": []}.keys() == answer.keys()
     for key in ("video_url", "thumbnail_url"):
         assert shown_video[key].split("/")[-2:] == video[key].split("/")[-2:]
 
@@ -161,5 +168,5 @@ def test_what_is_said_to_be_served_is_what_the_engine_serves() -> None:
 def test_loras_are_answered_as_the_readme_says(run: Runner) -> None:
     answer = run(small(loras=[{"source": "no-such-file.safetensors"}]))
     error = json.loads(answer["error"])
-    assert "{MODEL_CACHE_DIR}/loras" in README
+    assert "{MODEL_CACHE_DIR}/loras" in PAGES
     assert (error["code"], error["path"]) == ("unsupported", "loras[0].source")

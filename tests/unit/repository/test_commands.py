@@ -21,7 +21,10 @@ import pytest
 from standardwebhooks import Webhook
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = [ROOT / "README.md", ROOT / "THIRD_PARTY_NOTICES.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "THIRD_PARTY_NOTICES.md", "benchmarks/README.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 SHELL = ("shell", "bash", "sh")
 # How code in a sentence begins where it is a command.
 INLINE = re.compile(
@@ -84,6 +87,7 @@ NOT_RUN: Mapping[str, str] = {
     "find /workspace/models": "a tool of the system, on a volume of RunPod",
     "git clone": "needs the repository's address",
     "make bench": "takes half an hour, and measures the machine",
+    "make bench-faults": "takes hours; tests/faults runs a sample of each",
     "python -m benchmarks.encode --presets": "minutes, and measures the machine",
     "python -m benchmarks.load": "minutes, and writes 10 GB; unit/benchmarks/test_load_benchmark.py runs its parts",
     "python -m benchmarks.overhead": "minutes, and measures the machine; flow/test_job.py tests the jobs that it times",

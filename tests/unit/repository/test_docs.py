@@ -23,7 +23,7 @@ from worker.request.payload import CameraMotion, JobInput, LoraInput, QualityPre
 from worker.request.prompt import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
-WRITTEN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+WRITTEN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 REQUEST = (ROOT / "docs" / "request.md").read_text(encoding="utf-8")
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
@@ -120,28 +120,33 @@ def test_the_error_example_is_what_a_bad_payload_is_told() -> None:
     assert json.loads(example) == caught.value.as_dict()
 
 
-@pytest.mark.parametrize("page", [REQUEST, README], ids=["request.md", "README.md"])
-def test_every_preset_and_camera_motion_is_documented(page: str) -> None:
+def test_every_preset_and_camera_motion_is_documented() -> None:
     for preset in get_args(QualityPreset):
         steps, guidance = request_module.PRESETS[preset]
-        _, *values, use = row_of(section(page, "Quality presets"), preset)
+        _, *values, use = row_of(section(REQUEST, "Quality presets"), preset)
         assert values == [str(steps), f"{guidance:.1f}"]
         assert use
     for motion in get_args(CameraMotion):
-        assert row_of(section(page, "Camera motions"), motion)[1] == CAMERA_MOTIONS[motion]
+        assert row_of(section(REQUEST, "Camera motions"), motion)[1] == CAMERA_MOTIONS[motion]
 
 
 def test_every_mode_is_documented() -> None:
     assert set(readme.SENT) == set(get_args(Mode))
     for mode in get_args(Mode):
         assert f"| {readme.SENT[mode]} | `{mode}` |" in section(REQUEST, "Which mode a request is")
-        assert row_of(section(README, "Served today"), mode)[1] == readme.SENT[mode]
+        assert row_of(section(README, "Supported modes"), mode)[1] == readme.SENT[mode]
 
 
 def test_every_room_of_the_worker_has_its_line() -> None:
-    for path in (ROOT / "worker").iterdir():
-        if path.name not in ("__init__.py", "__pycache__"):
+    for path in ROOT.glob("worker/*.py"):
+        if path.name != "__init__.py":
             assert row_of(README, f"worker/{path.name}")[1]
+    for path in ROOT.glob("worker/*/__init__.py"):
+        assert row_of(README, f"worker/{path.parent.name}")[1]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.encode()) <= 12 * 1024
 
 
 def test_readme_names_no_variable_that_does_not_exist() -> None:
@@ -181,8 +186,8 @@ def test_check_names_what_is_stale_and_writes_nothing(
 
 
 def test_a_part_whose_markers_are_missing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'presets'"):
-        docs.with_parts(README.replace("<!-- end of presets -->", ""))
+    with pytest.raises(ValueError, match="'rooms'"):
+        docs.with_parts(README.replace("<!-- end of rooms -->", ""))
 
 
 def test_a_bar_in_a_cell_does_not_split_it() -> None:
@@ -211,6 +216,17 @@ def test_relative_links_resolve(page: Path, target: str) -> None:
     assert file.exists()
     if anchor:
         assert anchor in anchors_of(file)
+
+
+# Decisions and the changelog name files that have gone since.
+NAMING = [page for page in WRITTEN if page.parent.name != "decisions" and page.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", NAMING, ids=lambda page: page.name)
+def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:worker|builder|benchmarks|training|tests|examples)/[a-z_0-9./-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda path: path.name)

@@ -10,7 +10,7 @@ from tests.unit.repository.test_docs import section
 
 ROOT = Path(__file__).resolve().parents[3]
 # The tables whose first column holds what the worker writes: the page and its heading, "" for all of the page.
-SYMPTOMS = (("troubleshooting.md", ""), ("operations.md", "Logs"))
+SYMPTOMS = (("troubleshooting.md", ""), ("monitoring-and-cost.md", "Logs"))
 # What stands there in code and is written by RunPod, by a tool or by the browser.
 WRITTEN_BY_OTHERS = {"IN_QUEUE", "TIMED_OUT", "FAILED", "COMPLETED", ".venv", "outputs", "data:", "refresh_worker"}
 
