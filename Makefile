@@ -30,7 +30,7 @@ test: setup-dev      ## run the tests of a change: all but the slow ones, minute
 test-all: setup-dev  ## run all tests
 	@$(PYTEST)
 
-check: setup-dev     ## format, lint, types, import rules, generated docs
+check: setup-dev     ## format, lint, types, import rules, generated docs, words
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -40,6 +40,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/python -m builder.hub --check
 	@$(BIN)/python -m builder.notices --check
 	@$(BIN)/python -m builder.audit
+	@$(BIN)/python -m builder.words
 
 fix: setup-dev       ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .

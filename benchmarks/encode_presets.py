@@ -57,7 +57,7 @@ def clip(width: int, height: int, frames: int) -> Iterator[np.ndarray]:
 
 
 def measure(preset: str, threads: int, width: int, height: int, frames: int) -> Run:
-    """Encode the clip once, its frames being at hand, and hold the result against them."""
+    """Encode the clip once, its frames in memory, and hold the result against them."""
     from worker.media import encode
 
     encode.PRESET, encode.MAX_THREADS = preset, threads
@@ -90,7 +90,7 @@ def _ssim(source: list[np.ndarray], path: Path) -> float:
     )
     found = _SSIM.search(answer.stderr.decode())
     if found is None:
-        raise RuntimeError("ffmpeg told no SSIM")
+        raise RuntimeError("ffmpeg printed no SSIM")
     return float(found[1])
 
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` tells: each row beside the floor, Diffusers' pipeline and its targets; a table, and JSON."""
+"""What `benchmarks.gpu` reports: each row beside the floor, Diffusers' pipeline and its targets; a table, and JSON."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def write(folder: Path, scale: Scale, gpu: str, rates: Rates, lines: Sequence[Line], began: datetime) -> Path:
-    """`gpu-SIZE-DATE.json` in `folder`, written anew after every row: a run that is cut off leaves the rows before."""
+    """`gpu-SIZE-DATE.json` in `folder`, written again after every row: a run that is cut off leaves the rows before."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"gpu-{scale.name}-{began:%Y-%m-%dT%H%MZ}.json"
     result = {

@@ -70,7 +70,7 @@ class Rig:
             torch.cuda.synchronize(self.device)
 
     def reset_peak(self) -> None:
-        """Let go of what nobody holds, and count the peak anew from here."""
+        """Let go of what nobody holds, and count the peak from here."""
         gc.collect()
         device.reset_peak()
 

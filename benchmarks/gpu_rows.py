@@ -16,7 +16,7 @@ from worker.request.catalogue import with_distilled_fused
 from worker.request.parse import parse
 
 Kind = Literal["guided", "turbo", "decode", "encode"]
-# Half of an even number of steps lies on either side of the boundary at 0.875, when the schedule is shifted so far.
+# Half of an even number of steps is on either side of the boundary at 0.875, when the schedule is shifted so far.
 _EVEN_SHIFT = 6.9
 _PROMPT = "A red fox walks through deep snow towards the camera, pine trees behind it, morning light, take {}"
 

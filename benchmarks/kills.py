@@ -53,7 +53,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Stage:
-    """`hold` is where the worker is kept waiting; `reached` tells when it is at the stage, which lasts `lasts_s`."""
+    """`hold` is where the worker waits; `reached` returns whether it is at the stage, which lasts `lasts_s`."""
 
     name: str
     lasts_s: float
@@ -165,9 +165,9 @@ def _problems(site: Site, job_id: str, answer: dict[str, Any], arrived: list[dic
             yield f"video {video['index']} has other bytes than the answer says"
         told = [event for event in arrived if event["index"] == video["index"]]
         if len({event["event_id"] for event in told}) != 1 or any(event["data"] != video for event in told):
-            yield f"video {video['index']} was told as {told}"
+            yield f"video {video['index']} was reported as {told}"
     if any(event["type"] != "completed" for event in arrived):
-        yield "a failure was told"
+        yield "a failure was reported"
     if left := [path.name for path in (site.home / "state" / "outbox").glob("*.json")]:
         yield f"still in the outbox: {left}"
     if site.bucket.uploads or [name for name in site.bucket.objects if not name.startswith(f"/{BUCKET}/videos/")]:
@@ -197,7 +197,7 @@ def main() -> int:
     for stage in STAGES:
         mine = [kill for kill in kills if kill.stage == stage.name]
         twice = sum(kill.arrivals > VIDEOS for kill in mine)
-        print(f"{stage.name:<13} {len(mine)} kills, {bad[stage.name]} with problems, {twice} with an event told twice")
+        print(f"{stage.name:<13} {len(mine)} kills, {bad[stage.name]} with problems, {twice} with an event sent twice")
     for kill in kills:
         for problem in kill.problems:
             print(f"{kill.stage}, video {kill.video}, {kill.after_s} s in: {problem}")

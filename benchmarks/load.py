@@ -5,7 +5,7 @@
     python -m benchmarks.load --quick            a few MB, to see that it works
 
 Every run is a process of its own over files that the page cache was made to forget; the ways take turns, and medians
-are told. "from_pretrained" is followed by a copy of every weight, as `.to("cuda")` would read it: alone it returns
+are printed. "from_pretrained" is followed by a copy of every weight, as `.to("cuda")` would read it: alone it returns
 before anything was read. "through staging" leaves out the fresh host memory, which weights for a GPU do not need:
 everything is read, into memory that is used again and again, as a GPU's staging blocks are.
 

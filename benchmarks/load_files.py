@@ -16,7 +16,7 @@ _RANDOM_ELEMENTS = 170_000_000  # more than the largest tensor has
 
 
 def write_expert(folder: Path, *, blocks: int, dtype: torch.dtype = torch.bfloat16, in_channels: int = 16) -> int:
-    """A cut-down A14B expert: 0.6 GB and 0.7 GB for each block in bf16. Answers its bytes."""
+    """A cut-down A14B expert: 0.6 GB and 0.7 GB for each block in bf16. Returns its bytes."""
     from diffusers import WanTransformer3DModel
 
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def write_vae(folder: Path) -> int:
 
 
 def write_model(folder: Path, *, blocks: int) -> int:
-    """A text-to-video model of two cut-down experts, in the type that a CPU computes in. Answers its bytes."""
+    """A text-to-video model of two cut-down experts, in the type that a CPU computes in. Returns its bytes."""
     from tests.kits.lora_kit import spec_of
     from worker.weights.sources import demo
 

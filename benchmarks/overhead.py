@@ -4,7 +4,7 @@
     python -m benchmarks.overhead --quick      one small job of each, to see that it works
 
 Every job takes the way of a real one: parsing, a reference image over HTTP, the pipe to ffmpeg, upload to an S3 server,
-webhooks; all over loopback, to doubles that check what they are given. The seconds beside the model are told in two
+webhooks; all over loopback, to doubles that check what they are given. The seconds beside the model are reported in two
 parts: what the encoder adds to the decoding that it runs beside, and all the rest. Prints a table of medians and writes
 `benchmarks/results/overhead-DATE.json`; ends with 1 where the rest grows with the frames.
 """

@@ -77,7 +77,7 @@ class Case:
 def asked_scenes(count: int, *, moves: bool = False) -> list[Scene]:
     """Held-out scenes, the same for every run; the camera stands, so that the object's motion is the clip's.
 
-    With `moves` it pans and zooms in turn instead, over the ground from which its move can be told.
+    With `moves` it pans and zooms in turn instead, over the ground from which its move can be read.
     """
     random = np.random.default_rng(SCENES_SEED)
     asked: list[Scene] = []

@@ -4,7 +4,7 @@
 
 Jobs of every mode, bad payloads, redeliveries and stops at random moments, while the storage answers 503 or resets, the
 webhook receiver fails, and images are missing. At the end the faults stop and what waits is delivered. Then: every
-answer was of the contract's shape, every delivered video lies in the storage with its hash, every final event arrived
+answer was of the contract's shape, every delivered video is in the storage with its hash, every final event arrived
 under one id, resident memory and open files did not grow. Exits 1 where one of these is not so. All on loopback.
 """
 

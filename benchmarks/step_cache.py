@@ -7,7 +7,7 @@
 
 The demo model gives frames: PSNR and SSIM against the exact ones. Full-size experts without a VAE give latents: the
 norm of their difference, as a share of the norm of the exact ones. What a pass takes does not depend on the weights;
-which passes may be left out does, and so does the error: the real weights have to be measured anew. Prints a Markdown
+which passes may be left out does, and so does the error: the real weights have to be measured. Prints a Markdown
 table and writes `step-cache-DATE.json` beside the others.
 """
 

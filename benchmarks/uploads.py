@@ -58,7 +58,7 @@ PART_BYTES = 32 * 1024
 
 @dataclass(frozen=True)
 class Report:
-    """What became of `count` jobs of one video each. `failed_at_first` were told upload_failed, retryable.
+    """What became of `count` jobs of one video each. `failed_at_first` received upload_failed, retryable.
 
     `empty_uploads` were begun without the client ever hearing of it, its answer being lost: they hold no parts.
     """

@@ -23,7 +23,7 @@ NONE = "none"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 when the folders are there, 1 when a model could not be had or does not fit."""
+    """Exit status 0 when the folders exist, 1 when a model could not be downloaded or does not fit."""
     options = _parser().parse_args(arguments)
     for number in range(PARTS):
         (options.into / str(number)).mkdir(parents=True, exist_ok=True)

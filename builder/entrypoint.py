@@ -3,7 +3,7 @@
     python -I -S entrypoint.py COMMAND...
 
 A RunPod volume belongs to root, and serverless lets nobody choose the container's user. So the image starts as root;
-this gives the worker's own folders to uid 1000, gives up root for good and executes the command, which keeps the
+this gives the worker's own folders to uid 1000, drops root for good and executes the command, which keeps the
 process id. Where a folder cannot be given away it says why and goes on as root. Where it is not root to begin with it
 only says what that user cannot write to. Nothing but the standard library: it costs some 20 ms. The reasons are in
 docs/decisions/0012.
@@ -137,7 +137,7 @@ def _unprivileged_can_write(folder: Path) -> bool:
 
 
 def become_unprivileged() -> str | None:
-    """Give up root for good, setuid programs included; or answer why that cannot be."""
+    """Drop root for good, setuid programs included; or return why that cannot be done."""
     try:
         os.setgroups([])
         os.setgid(GID)

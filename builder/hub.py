@@ -89,7 +89,7 @@ def hub() -> dict[str, Any]:
         "category": "video",
         "config": {
             "runsOn": "GPU",
-            # Without a network volume the weights lie here: 126 GB of one A14B model, beside the image.
+            # Without a network volume the weights are stored here: 126 GB of one A14B model, beside the image.
             "containerDiskInGb": 150,
             "gpuCount": 1,
             "gpuIds": "ADA_80_PRO,AMPERE_80,ADA_48_PRO,ADA_24,-NVIDIA L4",

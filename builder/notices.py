@@ -64,8 +64,8 @@ CUDA: Mapping[str, str] = {
 _INTRODUCTION = """
 The worker is licensed under Apache-2.0 ([LICENSE](LICENSE)). This repository carries no code of others. The image
 that `make image` builds does: it installs what is listed here. Whoever publishes an image passes all of it on, and
-must keep to these licences. The texts lie in the image, in `site-packages/*.dist-info` of its virtual environment.
-Many wheels carry libraries of their own, such as OpenBLAS in numpy; their licences lie there too. This page is a
+must keep to these licences. The texts are in the image, in `site-packages/*.dist-info` of its virtual environment.
+Many wheels carry libraries of their own, such as OpenBLAS in numpy; their licences are there too. This page is a
 list, not legal advice.
 """
 _FFMPEG = """
@@ -74,9 +74,9 @@ imageio-ffmpeg itself is BSD-2-Clause, but the program in it, FFmpeg `{version}`
 worker starts it as a program of its own and talks to it through pipes; it links nothing of it. What follows:
 
 - Running the image, also as a service, asks for nothing.
-- Who gives the image to others, a public registry included, gives them a GPL program. They must be told so, be given
+- Who gives the image to others, a public registry included, gives them a GPL program. They must be informed, be given
   the text of the licence, and be able to get the source of this very build and of the libraries in it;
-  `ffmpeg -version` tells its exact version and configuration.
+  `ffmpeg -version` prints its exact version and configuration.
 - To leave it out, delete `imageio_ffmpeg/binaries` in the stage `packages` of the Dockerfile (deleted later it stays
   in a layer), install another ffmpeg in the last stage and name it with `IMAGEIO_FFMPEG_EXE`. The worker encodes with
   `libx264`, which is GPL in every ffmpeg, unless you hold a commercial licence of x264.
@@ -85,7 +85,7 @@ H.264 is covered by patents in some countries, whichever program writes it.
 """
 _CUDA_TEXT = """
 Only in an image with torch's CUDA build. Those marked as proprietary are under NVIDIA's end user licence agreements,
-such as that of the CUDA Toolkit; each package has the text of its own. Whether and how they may be passed on is told
+such as that of the CUDA Toolkit; each package has the text of its own. Whether and how they may be passed on is said
 there: read it before you publish an image.
 """
 _REST = """
@@ -141,12 +141,12 @@ def cuda_rows(pins: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Raises ValueError where the table and the lock name different packages."""
     if set(pins) != set(CUDA):
         different = ", ".join(sorted(set(pins) ^ set(CUDA)))
-        raise ValueError(f"builder/notices.py and {CUDA_LOCK} differ in {different}: mend the table CUDA")
+        raise ValueError(f"builder/notices.py and {CUDA_LOCK} differ in {different}: correct the table CUDA")
     return [(f"`{name}`", version, CUDA[name]) for name, version in sorted(pins.items())]
 
 
 def ffmpeg_version() -> str:
-    """The version of imageio-ffmpeg's program. Raises ValueError where it is another build than the page tells of."""
+    """The version of imageio-ffmpeg's program. Raises ValueError where it is another build than the page describes."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-version"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     missing = [

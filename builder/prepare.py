@@ -127,7 +127,7 @@ def prepare_turbo(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> ModelFolder:
-    """Prepared weights with the first of `sets` that can be had fused in, made unless they are there.
+    """Prepared weights with the first of `sets` that is available fused in, made unless they exist.
 
     `endpoint` is the hub that has the LoRAs, the hub client's own where None. Raises ModelUnavailable.
     """
@@ -160,7 +160,7 @@ def prepare_turbo(
 
 @contextmanager
 def _shown(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, to be told the bytes that are written and those of all."""
+    """A progress bar: a function of the bytes that are written and of all bytes."""
     with tqdm(unit="B", unit_scale=True, desc=doing) as bar:
 
         def show(written: int, total: int) -> None:

@@ -1,6 +1,6 @@
 """Tries a built image as a careful operator would run it: `make image-test`, or `python -m builder.try_image IMAGE`.
 
-Needs docker or podman, and nothing but the standard library here. Each check runs the image anew, with a read-only root
+Needs docker or podman, and only the standard library here. Each check runs the image again, with a read-only root
 and a volume as the only place to write to beside /tmp:
 
     video      as uid 1000 without any capability: the demo job makes its video, and nothing else can be written
@@ -117,7 +117,7 @@ def volume_of_root(engine: Engine) -> str:
 
 
 def terminate(engine: Engine) -> str:
-    """`kill -TERM 1` inside, as RunPod's own signal would arrive. 143 is the status of a start that was given up."""
+    """`kill -TERM 1` inside, as RunPod's own signal would arrive. 143 is the status of a start that was stopped."""
     long = {"prompt": "a boat", "height": 256, "width": 448, "num_frames": 161, "num_inference_steps": 100}
     with Platform() as platform:
 

@@ -43,7 +43,7 @@ job id.
 
 
 def classes() -> list[type[WorkerError]]:
-    """Every error that a caller can be told, in the order of the module."""
+    """Every error that a caller can receive, in the order of the module."""
     return [kind for kind in vars(tree).values() if isinstance(kind, type) and WorkerError in kind.__bases__]
 
 

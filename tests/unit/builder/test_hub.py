@@ -296,6 +296,6 @@ def test_the_hub_s_jobs_are_good_payloads(empty_environment: pytest.MonkeyPatch)
     assert loaded.model_profile == "demo"
     limits = Limits(loaded.max_videos_per_job, loaded.max_pixels, loaded.max_frames)
     for test in TESTS["tests"]:
-        job = parse.parse(test["input"], default_job_id="hub-1", limits=limits)
+        job = parse(test["input"], default_job_id="hub-1", limits=limits)
         assert job.videos
         assert all(not video.warnings for video in job.videos)
