@@ -97,9 +97,8 @@ class Denoiser:
             latents = self._steps(video, loaded, schedule, _sampling(video, embeds, negative, on_step))
         stop.check()
         generate_s = time.perf_counter() - began
-        moves, swap_s = loaded.residency.take_cost()
-        if moves:
-            logger.info("weights moved to the device %d times in %.1f s", moves, swap_s)
+        if moves := loaded.residency.take_moves():
+            logger.info("weights were sent to the device %d times", moves)
         return Denoised(
             latents,
             {"text": text_s, "generate": generate_s},

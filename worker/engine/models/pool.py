@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -70,6 +71,10 @@ class Loaded:
     @property
     def failed(self) -> bool:
         return any(part.failed for part in self.components.parts)
+
+    def can_become(self, plan: MemoryPlan) -> bool:
+        """Whether the weights in memory serve `plan` too. What is streamed stays so: see `residency`."""
+        return self.plan.residency not in _STREAMED and self.plan.precision == plan.precision
 
     def needed_first(self) -> list[Part]:
         """What no video can begin without: all but the low-noise expert, and but the VAE where a text may be enough."""
@@ -177,6 +182,26 @@ class LoadedModels:
             del found
             gc.collect()  # parts and their loader refer to each other, and would hold the weights
 
+    def rearrange(self, spec: ModelSpec, plan: MemoryPlan, stop: Stop) -> None:
+        """Arrange a loaded model as `plan` says, from the weights in memory: what a lower plan needs after memory ran
+        out. Where they must be read again the model is dropped, and the next `use` reads it.
+
+        Raises the reason of `stop` while the last weights are waited for.
+        """
+        found = self._models.get(spec.key)
+        if found is None:
+            return
+        components = None
+        if not found.failed and found.can_become(plan):
+            with suppress(torch.OutOfMemoryError):
+                components = self._moved(found, plan, Progress(stop))
+        if components is None:
+            self.drop(spec.key)
+            return
+        self._arrange(spec, plan, components)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _wait(self, loaded: Loaded, progress: Progress) -> None:
         parts = loaded.needed_first() if self._overlap else list(loaded.components.parts)
         wait_for(parts, progress)
@@ -194,16 +219,20 @@ class LoadedModels:
             found.residency.resume()
             self._evicted.discard(spec.key)
             return found
-        if found is not None and found.plan.residency not in _STREAMED and found.plan.precision == plan.precision:
+        components = None
+        if found is not None and found.can_become(plan):
             components = self._moved(found, plan, progress)
-        else:
-            if found is not None:
-                wait_for(found.components.parts, progress)
-                found.residency.leave()
-                del self._models[spec.key]
+        elif found is not None:
+            wait_for(found.components.parts, progress)
+            found.residency.leave()
+            self.drop(spec.key)
+        if components is None:
             components = self._load(spec, plan, shared, progress)
         if plan.residency in _STREAMED:
             wait_for(components.parts, progress)
+        return self._arrange(spec, plan, components)
+
+    def _arrange(self, spec: ModelSpec, plan: MemoryPlan, components: Components) -> Loaded:
         loaded = Loaded(spec, plan, components, Residency(components, plan, self._device))
         self._models[spec.key] = loaded
         self._evicted.discard(spec.key)
@@ -261,12 +290,12 @@ class LoadedModels:
 
     def _evict(self, other: Loaded) -> None:
         began = time.perf_counter()
-        waiting = sum(each.expert_bytes for each in self._models.values() if not self._holds_device(each))
-        # What is still on its way would arrive on the device.
+        models = [each for each in self._models.values() if each is not other]
+        waiting = sum(each.expert_bytes for each in models if each.residency.has_experts_on_host)
+        # What is still being read would be stored on the device.
         stays = other.is_whole and (self._host_bytes is None or waiting + other.expert_bytes <= self._host_bytes)
         if stays:
-            for expert in other.experts:
-                expert.to("cpu")
+            other.residency.evict()
             self._evicted.add(other.spec.key)
         else:
             self.drop(other.spec.key)

@@ -9,7 +9,6 @@ is left takes turns.
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +54,6 @@ class Residency:
         self._unplaced: set[nn.Module] = set()
         self._current: nn.Module | None = None
         self._hooks: list[Any] = []
-        self._seconds = 0.0
         self._moves = 0
         for module in streamed:
             _stream(module, device, by_block=plan.residency == "group_offload")
@@ -74,7 +72,6 @@ class Residency:
         self._components.wait_for(module)
         if module in self._unplaced:
             self._place(module)
-        began = time.perf_counter()
         if self._current is not None:
             self._parked[self._current].park()
             self._current = None
@@ -82,13 +79,23 @@ class Residency:
             parked.load()
             self._current = module
             self._moves += 1
-        self._seconds += time.perf_counter() - began
 
-    def take_cost(self) -> tuple[int, float]:
-        """How often weights came to the device since the last call, and the seconds that this took."""
-        moves, seconds = self._moves, self._seconds
-        self._moves, self._seconds = 0, 0.0
-        return moves, seconds
+    def take_moves(self) -> int:
+        """How often weights were sent to the device since the last call. The copies are asynchronous: their seconds
+        are within those of the steps."""
+        moves, self._moves = self._moves, 0
+        return moves
+
+    @property
+    def has_experts_on_host(self) -> bool:
+        """Whether host memory holds the experts' weights, also while the device does."""
+        return any(expert in _PARKED or expert in _STREAMED for expert in self._experts)
+
+    def evict(self) -> None:
+        """Send the experts to host memory until `resume`. They stay there too, so that it copies nothing again."""
+        self.leave()
+        for expert in self._experts:
+            _parked(expert, self._device).park()
 
     def resume(self) -> None:
         """Put everything in its place, after `leave` or for the first time."""
@@ -113,6 +120,8 @@ class Residency:
     def _place(self, module: nn.Module) -> None:
         if (parked := self._parked.get(module)) is not None:
             parked.park()
+        elif module in _PARKED:
+            _parked(module, self._device).load()
         else:
             module.to(self._device)
         self._unplaced.discard(module)
@@ -132,7 +141,8 @@ class _Parked:
     def load(self) -> None:
         self._keep()
         for tensor in self._tensors():
-            tensor.data = self._host[tensor].to(self._device, non_blocking=True)
+            if tensor.device.type != self._device.type:
+                tensor.data = self._host[tensor].to(self._device, non_blocking=True)
 
     def park(self) -> None:
         self._keep()
@@ -175,9 +185,11 @@ def _stream(module: nn.Module, device: torch.device, *, by_block: bool) -> None:
     if module in _STREAMED:
         return
     _STREAMED[module] = True
+    _parked(module, device).park()  # into locked memory: Diffusers then makes no copy of its own
     options: dict[str, Any] = {"offload_type": "leaf_level"}
     if by_block:
         options = {"offload_type": "block_level", "num_blocks_per_group": 1}
+    # Without a stream every layer would be copied back to host memory after its use.
     apply_group_offloading(
-        module, onload_device=device, offload_device=_HOST, use_stream=by_block and device.type == "cuda", **options
+        module, onload_device=device, offload_device=_HOST, use_stream=device.type == "cuda", **options
     )

@@ -77,18 +77,29 @@ class VideoMode(Protocol):
 
 
 class _OurRun:
-    """Two departures from Diffusers' pipelines.
+    """Three departures from Diffusers' pipelines.
 
     Guidance runs on the expert that asks for it: Diffusers looks at the high-noise expert's scale only. It would drop
     `guidance_scale_2` = 3.5 beside `guidance_scale` = 1 without a word, and the other way round make a second pass at
-    every low-noise step whose result counts nothing. And the device is given, not guessed from the first part, which
-    may wait in host memory.
+    every low-noise step whose result counts nothing. The device is given, not guessed from the first part, which
+    may wait in host memory. And the timestep is fetched from the device once, at the beginning of a step, where
+    Diffusers waits for the device too: in the midst of it, the device would be idle until the next pass is queued.
     """
 
     run_device: torch.device = torch.device("cpu")
     _guidance_scale: float
     _guidance_scale_2: float | None
-    _current_timestep: torch.Tensor | None = None
+    _timestep: torch.Tensor | None = None
+    _timestep_on_host: float | None = None
+
+    @property
+    def _current_timestep(self) -> torch.Tensor | None:
+        return self._timestep
+
+    @_current_timestep.setter
+    def _current_timestep(self, timestep: torch.Tensor | None) -> None:
+        self._timestep = timestep
+        self._timestep_on_host = None if timestep is None else float(timestep)
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -96,12 +107,12 @@ class _OurRun:
         high = self._guidance_scale
         low = high if self._guidance_scale_2 is None else self._guidance_scale_2
         boundary_ratio = self.config.boundary_ratio  # type: ignore[attr-defined]
-        if self._current_timestep is None:
+        if self._timestep_on_host is None:
             return max(high, low) > 1
         if boundary_ratio is None:
             return high > 1
         boundary = boundary_ratio * self.scheduler.config.num_train_timesteps  # type: ignore[attr-defined]
-        return (high if bool(self._current_timestep >= boundary) else low) > 1
+        return (high if self._timestep_on_host >= boundary else low) > 1
 
     @property
     def _execution_device(self) -> torch.device:
