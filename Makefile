@@ -4,7 +4,7 @@ BIN := .venv/bin
 need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON): install it \
 	with venv, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help setup setup-dev run test test-all check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
+.PHONY: help setup setup-dev run test test-all test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,11 @@ test-all: setup-dev  ## run all tests
 	@$(PYTEST)
 
 check: setup-dev     ## format, lint, types, import rules, generated docs, words
+
+test-gpu: setup-dev  ## run the tests that need a GPU (Hopper: under 3 minutes)
+	@$(BIN)/python -m pytest -q -n0 -m gpu tests/gpu tests/unit/engine/test_vram.py
+
+check: setup-dev     ## format, lint, types, import rules, generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

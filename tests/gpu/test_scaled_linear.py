@@ -1,0 +1,49 @@
+"""Quantised linear layers on the matrix units, against float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from worker.engine.models.precision import Format, ScaledLinear
+
+GPU = torch.device("cuda", 0)
+TOLERANCE: dict[Format, float] = {"fp8": 0.05, "int8": 0.02}
+
+
+def needs(format: Format) -> None:
+    if format == "fp8" and torch.cuda.get_device_capability(GPU) < (8, 9):
+        pytest.skip("this GPU has no fp8")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [17, 512, 20_001])
+@pytest.mark.parametrize("format", ["fp8", "int8"])
+@torch.no_grad()
+def test_products_by_rows_are_near_the_exact_ones(format: Format, rows: int, bias: bool) -> None:
+    needs(format)
+    torch.manual_seed(0)
+    linear = nn.Linear(5120, 5120, bias=bias, device=GPU, dtype=torch.bfloat16).requires_grad_(False)
+    given = torch.randn(1, rows, 5120, device=GPU, dtype=torch.bfloat16)
+    given[0, 3] *= 1000  # a token far larger than the others does not drown them
+    exact = nn.functional.linear(
+        given.float(), linear.weight.float(), None if linear.bias is None else linear.bias.float()
+    )
+    found = ScaledLinear.of(linear, format, "quantized")(given)
+    assert (found.shape, found.dtype) == (exact.shape, torch.bfloat16)
+    others = [*range(3), *range(4, rows)]
+    for part in ([3], others):
+        error = (found[0, part].float() - exact[0, part]).norm() / exact[0, part].norm()
+        assert float(error) < TOLERANCE[format]
+
+
+@torch.no_grad()
+def test_weights_prepared_as_fp8_compute_like_their_bf16_twins() -> None:
+    needs("fp8")
+    linear = nn.Linear(512, 1024, device=GPU, dtype=torch.bfloat16).requires_grad_(False)
+    linear.weight.data = linear.weight.data.to(torch.float8_e4m3fn)
+    rows = torch.randn(64, 512, device=GPU, dtype=torch.bfloat16)
+    found = ScaledLinear.of(linear, "fp8", "quantized")(rows)
+    linear.weight.data = linear.weight.data.to(torch.bfloat16)
+    assert torch.equal(found, ScaledLinear.of(linear, "fp8", "quantized")(rows))
