@@ -30,12 +30,10 @@ test: setup-dev      ## run the tests of a change: all but the slow ones, minute
 test-all: setup-dev  ## run all tests
 	@$(PYTEST)
 
-check: setup-dev     ## format, lint, types, import rules, generated docs, words
-
 test-gpu: setup-dev  ## run the tests that need a GPU (Hopper: under 3 minutes)
 	@$(BIN)/python -m pytest -q -n0 -m gpu tests/gpu tests/unit/engine/test_vram.py
 
-check: setup-dev     ## format, lint, types, import rules, generated docs
+check: setup-dev     ## format, lint, types, import rules, generated docs, words
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -173,7 +173,7 @@ def measure(worker: Services, state_dir: Path, *, count: int, seed: int, attempt
                     part_bytes=PART_BYTES,
                     renew=connect,
                 ),
-                spool=Spool(StateFolder(state_dir)),
+                spool=Spool(StateFolder(state_dir), Journal(StateFolder(state_dir))),
                 journal=Journal(StateFolder(state_dir)),
             )
             for _ in range(2)

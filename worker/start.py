@@ -78,7 +78,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
         storage=target,
         journal=journal.Journal(state),
         outbox=outbox.Outbox(state),
-        spool=spool.Spool(state),
+        spool=spool.Spool(state, journal.Journal(state)),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         shutdown=Shutdown(settings.shutdown_grace_s),
     )

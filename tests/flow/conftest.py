@@ -110,7 +110,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
                 storage=storage.open_storage(loaded),
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),
-                spool=spool.Spool(state),
+                spool=spool.Spool(state, journal.Journal(state)),
                 gpu=pools[-1],
                 shutdown=Shutdown(loaded.shutdown_grace_s),
             )

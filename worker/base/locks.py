@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from worker.base.errors import Cancelled
 
@@ -79,24 +80,26 @@ def locked(path: Path, *, wait_s: float, poll_s: float = 0.02) -> Iterator[None]
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bytes]:
-    """The content of `path`, which nobody else may claim meanwhile.
+def claim(path: Path) -> Iterator[BinaryIO]:
+    """The file `path`, open to be read, which nobody else may claim meanwhile.
 
     A file system without locks counts as used by one worker. Raises BlockingIOError where somebody else holds the
     file, FileNotFoundError where it is gone, other OSErrors. The file may be replaced or removed inside.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if not _taken_or_lockless(handle):
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CLOEXEC), "rb") as file:
+        if not _taken_or_lockless(file.fileno()):
             raise BlockingIOError(errno.EWOULDBLOCK, "claimed by another worker")
         # Between the opening and the lock the file may have been removed or replaced: then the lock means nothing.
-        if not os.path.samestat(os.fstat(handle), path.stat()):
+        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError(errno.EWOULDBLOCK, "replaced by another worker")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            content = file.read()
-        yield content
-    finally:
-        os.close(handle)
+        yield file
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bytes]:
+    """The content of `path`, else as `claim`."""
+    with claim(path) as file:
+        yield file.read()
 
 
 @contextmanager

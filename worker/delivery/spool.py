@@ -1,46 +1,47 @@
 """The spool: finished videos that the storage would not take, kept on STATE_DIR until it does.
 
-A video is kept with its poster and the result that it will have, so that nothing of it is made again: a job that is
-delivered again stores it from here, and so does the next job or any worker that shares the folder. Such a late upload
-records the result in the journal and sends no webhook: the receiver was told `failed`, retryable, as the final event of
-that delivery, and the job that it sends again is answered `completed` from the journal.
+A video and its poster are kept as they are, beside the journal, whose entry has the result of the video under
+`unstored`; so nothing of it is made again. A job that is delivered again stores it from here, and so does the next job
+or any worker that shares the folder. Such a late upload records the result and sends no webhook: the receiver got
+`failed`, retryable, as the final event of that delivery, and the job that it sends again gets `completed` from the
+journal.
 
-No more than `BOUNDS` is kept, the oldest goes first, and nothing longer than 7 days. Two workers never upload one video
-at the same time: who does holds a lock on its entry (`worker.delivery.spool_entry` writes and reads them). An
-unwritable or full volume costs this protection and nothing else."""
+No more than `BOUNDS` is kept, the oldest is removed first, and nothing for longer than its job's entry, 7 days. Two
+workers never upload one video at the same time: the one that does holds a lock on its file. An unwritable or full
+volume costs this protection and nothing else.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from worker.base import files as statefiles
-from worker.base import locks, timing
+from worker.base import files, locks, timing
 from worker.base.errors import UploadFailed
 from worker.base.log import job_scope
-from worker.delivery import spool_entry as kept_files
-from worker.delivery.spool_entry import ENTRY, Damaged, Kept
-from worker.delivery.storage.base import Delivery
+from worker.delivery import spool_before, spool_files
+from worker.delivery.journal import Entry, Journal, stem_of
+from worker.delivery.storage.base import POSTER_SUFFIX, VIDEO_SUFFIX, Delivery, video_key
 from worker.media import VideoFile
 
 if TYPE_CHECKING:
-    from worker.delivery.journal import Entry
     from worker.delivery.storage import Storage
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _FOLDER = "spool"
 _LOCK_WAIT_S = 5.0
 _POLL_S = 0.2
-# What has no JSON after this long belongs to a worker that died.
-_HALF_WRITTEN_KEEP_S = 3600.0
+# A file that is older and of no entry was left by a worker that died, or its job has expired.
+_UNKNOWN_KEEP_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,86 +55,68 @@ class Bounds:
 BOUNDS = Bounds()
 
 
-class Results(Protocol):
-    """The part of the journal that a late upload needs."""
-
-    def entry(self, job_id: str) -> Entry | None: ...
-
-    def record_result(
-        self, job_id: str, index: int, result: Mapping[str, Any], *, replacing: Mapping[str, Any] | None = None
-    ) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A kept video and the place of its entry."""
+    """A kept video, its file, and its result but for the URLs."""
 
-    place: Path
-    kept: Kept
+    job_id: str
+    index: int
+    video: VideoFile
+    result: Mapping[str, Any] = field(repr=False)
 
 
 class Spool:
-    """The kept videos of every job. Thread-safe; blocks, so call it from a thread."""
+    """The kept videos of every job in `journal`. Thread-safe; blocks, so call it from a thread. Usage:
+
+    spool.keep(video, entry, index, result)     # after an upload that failed
+    found = spool.find(job_id, index)           # when the job comes again
+    result = spool.upload(found, storage, stop=stop)
+    spool.drain(storage)                        # beside any job
+    """
 
     def __init__(
-        self, state: statefiles.StateFolder, *, bounds: Bounds = BOUNDS, now: Callable[[], float] = time.time
+        self,
+        state: files.StateFolder,
+        journal: Journal,
+        *,
+        bounds: Bounds = BOUNDS,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._state = state
+        self._journal = journal
         self._bounds = bounds
         self._now = now
 
-    def keep(
-        self, video: VideoFile, *, job_id: str, payload_digest: str, index: int, key: str, result: Mapping[str, Any]
-    ) -> bool:
-        """Keep a copy of `video` for a later upload to `key`; `result` is its result, whose URLs do not matter.
+    def keep(self, video: VideoFile, entry: Entry, index: int, result: Mapping[str, Any]) -> None:
+        """Keep a copy of `video`, which is number `index` of the job of `entry`, for a later upload.
 
-        What is kept of a video already stays. True where it is kept now; raises nothing.
+        `result` is its result, whose URLs do not matter. What is kept of a video already stays. Raises nothing.
         """
         if video.size_bytes > self._bounds.size_bytes:
-            _log.warning("video %d is too large to be kept for a later upload: %d bytes", index, video.size_bytes)
-            return False
-        kept = Kept(
-            job_id=job_id,
-            payload_digest=payload_digest,
-            index=index,
-            key=key,
-            result=with_links(result, Delivery("", None)),
-            width=video.width,
-            height=video.height,
-            num_frames=video.num_frames,
-            fps=video.fps,
-            size_bytes=video.size_bytes,
-            sha256=video.sha256,
-        )
+            logger.warning("video %d is too large to be kept for a later upload: %d bytes", index, video.size_bytes)
+            return
         try:
-            self._put(kept, video)
-        except Damaged:
-            _log.warning("video %d was damaged on the worker's disk and is not kept for a later upload", index)
-            return False
+            kept = self._put(video, entry, index, with_links(result, Delivery("", None)))
         except (OSError, ValueError) as failure:
             self._state.cannot(failure)
-            return False
-        _log.info("video %d is kept for a later upload, %d bytes", index, video.size_bytes)
-        return True
+            return
+        if kept:
+            logger.info("video %d is kept for a later upload, %d bytes", index, video.size_bytes)
 
-    def find(self, *, job_id: str, payload_digest: str, index: int, key: str) -> Found | None:
-        """The kept video of just this payload and key, every byte checked, or None. Raises nothing."""
+    def find(self, job_id: str, index: int) -> Found | None:
+        """The kept video of a job in the journal, every byte checked, or None. Raises nothing."""
         try:
-            for place in kept_files.places_of(self._folder(), job_id, index):
-                with suppress(FileNotFoundError):
-                    kept = kept_files.read(place)
-                    if kept is None or (kept.payload_digest, kept.key) != (payload_digest, key) or self._expired(place):
-                        continue
-                    if kept_files.file_of(place, kept) is not None:
-                        return Found(place, kept)
+            self._take_over()
+            entry = self._journal.named(stem_of(job_id))
+            result = None if entry is None else entry.unstored.get(index)
+            video = None if result is None else spool_files.whole(self._place(job_id, index), result)
         except OSError as failure:
             self._state.cannot(failure)
-        return None
+            return None
+        return None if result is None or video is None else Found(job_id, index, video, result)
 
-    def upload(
-        self, found: Found, storage: Storage, journal: Results, *, stop: threading.Event, wait_s: float = 120.0
-    ) -> dict[str, Any]:
-        """Store a video that `find` found, record its result, forget the copy; answers the result as delivered.
+    def upload(self, found: Found, storage: Storage, *, stop: threading.Event, wait_s: float = 120.0) -> dict[str, Any]:
+        """Store a video that `find` found, record its result, remove the copy; returns the result as delivered.
 
         Where another worker is storing it, waits for that one: at most `wait_s`, and until `stop`. Raises UploadFailed
         with the copy kept.
@@ -142,7 +125,7 @@ class Spool:
         result = None
         while True:
             try:
-                result = self._forward(found.place, storage, journal)
+                result = self._forward(found.video.path, storage)
             except BlockingIOError:
                 if time.monotonic() < deadline and not stop.wait(_POLL_S):
                     continue
@@ -153,148 +136,136 @@ class Spool:
                 self._state.cannot(failure)
             break
         if result is None:
-            entry = journal.entry(found.kept.job_id)
-            result = entry.finished.get(found.kept.index) if entry is not None else None
+            entry = self._journal.entry(found.job_id)
+            result = entry.finished.get(found.index) if entry is not None else None
         if result is None:
             raise UploadFailed("the video that was kept for a later upload is gone: send the job again")
         return dict(result)
 
-    def drain(
-        self, storage: Storage, journal: Results, *, budget_s: float = 60.0, stop: threading.Event | None = None
-    ) -> int:
-        """Sweep, then store what is kept, in random order, up to the first failure; answers how many were stored.
+    def drain(self, storage: Storage, *, budget_s: float = 60.0, stop: threading.Event | None = None) -> None:
+        """Remove what is of no use any more, then store what is kept, in random order, up to the first failure.
 
         No upload begins after `budget_s` or `stop`. Raises nothing.
         """
         deadline = time.monotonic() + budget_s
-        stored = 0
-        self.sweep()
         try:
-            places = sorted(self._folder().glob(f"*{ENTRY}"))
+            self._take_over()
+            self._sweep()
+            places = sorted(self._folder().glob(f"*{VIDEO_SUFFIX}"))
             random.shuffle(places)  # several workers that wake together should not queue for the same videos
             for place in places:
                 if time.monotonic() >= deadline or (stop is not None and stop.is_set()):
                     break
                 with suppress(BlockingIOError, FileNotFoundError):
-                    kept = kept_files.read(place)
-                    # A job that the journal does not know could not be answered: its video waits for the job.
-                    if kept is not None and journal.entry(kept.job_id) is not None:
-                        with job_scope(kept.job_id):
-                            stored += self._forward(place, storage, journal) is not None
+                    self._forward(place, storage)
         except UploadFailed:
-            _log.info("the storage does not take kept videos yet")
+            logger.info("the storage does not take kept videos yet")
         except OSError as failure:
             self._state.cannot(failure)
-        return stored
 
     def held(self) -> tuple[int, int]:
         """How many videos are kept, by every worker, and the bytes of all files there. Raises nothing."""
         try:
-            files = kept_files.sizes(self._folder())
+            sizes = spool_files.sizes(self._folder())
         except OSError as failure:
             self._state.cannot(failure)
             return 0, 0
-        return sum(path.suffix == ENTRY for path in files), sum(status.st_size for status in files.values())
+        return len(spool_files.videos(sizes)), sum(status.st_size for status in sizes.values())
 
-    def sweep(self) -> int:
-        """Remove entries older than 7 days and what was never finished; answers how many files went. Raises nothing."""
-        removed = 0
+    def _put(self, video: VideoFile, entry: Entry, index: int, result: Mapping[str, Any]) -> bool:
+        place = self._place(entry.job_id, index)
+        copy = place.with_name(f"{spool_files.TEMPORARY}{secrets.token_hex(8)}{VIDEO_SUFFIX}")
         try:
-            files = kept_files.sizes(self._folder())
-            for path, status in files.items():
-                if path.suffix == ENTRY:
-                    with suppress(FileNotFoundError):
-                        if self._expired(path) and self._evict(path):
-                            removed += 1
-                elif path.with_suffix(ENTRY) not in files and self._now() - status.st_mtime > _HALF_WRITTEN_KEEP_S:
-                    path.unlink(missing_ok=True)
-                    removed += 1
-        except OSError as failure:
-            self._state.cannot(failure)
-        return removed
-
-    def _put(self, kept: Kept, video: VideoFile) -> None:
-        place = kept_files.new_place(self._folder(), kept.job_id, kept.index)
-        published = False
-        try:
-            kept_files.copy_files(video, place)
+            if spool_files.copy(video.path, copy) != video.sha256:
+                logger.warning("video %d was damaged on the worker's disk and is not kept for a later upload", index)
+                return False
+            if video.poster is not None:
+                spool_files.copy(video.poster, copy.with_suffix(POSTER_SUFFIX))
             with locks.locked(self._state.folder("locks") / "spool.lock", wait_s=_LOCK_WAIT_S):
-                if not self._is_kept(kept):
-                    self._make_room()
-                    kept_files.publish(place, kept)
-                    published = True
+                known = self._journal.named(stem_of(entry.job_id))
+                if known is not None and index in known.unstored and place.exists():
+                    return False
+                self._make_room()
+                # The record first: the video counts once its own file is in place.
+                if not self._journal.record_unstored(entry, index, result):
+                    return False
+                if video.poster is not None:
+                    copy.with_suffix(POSTER_SUFFIX).replace(place.with_suffix(POSTER_SUFFIX))
+                copy.replace(place)
         finally:
-            if not published:
-                kept_files.remove(place)
-
-    def _is_kept(self, kept: Kept) -> bool:
-        """Whether just this video is kept already; entries of its job's id that no longer serve go."""
-        for place in kept_files.places_of(self._folder(), kept.job_id, kept.index):
-            with suppress(FileNotFoundError):
-                known = kept_files.read(place)
-                if known is None:
-                    continue
-                if (known.payload_digest, known.key) == (kept.payload_digest, kept.key):
-                    return True
-                self._evict(place)
-        return False
-
-    def _make_room(self) -> None:
-        """Let the oldest entries go until all files together, and one entry more than there are, fit the bounds."""
-        files = kept_files.sizes(self._folder())
-        entries = sorted((path for path in files if path.suffix == ENTRY), key=lambda path: files[path].st_mtime_ns)
-        size_bytes, videos = sum(status.st_size for status in files.values()), len(entries) + 1
-        for place in entries:
-            if size_bytes <= self._bounds.size_bytes and videos <= self._bounds.videos:
-                return
-            if self._evict(place):
-                _log.warning("the kept video %s goes: newer ones need its room", place.stem)
-                size_bytes -= sum(files[path].st_size for path in kept_files.files_of(place) if path in files)
-                videos -= 1
-
-    def _evict(self, place: Path) -> bool:
-        """Remove an entry; False where a worker is storing it."""
-        try:
-            with locks.claimed(place):
-                kept_files.remove(place)
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            return True
+            spool_files.remove(copy)
         return True
 
-    def _forward(self, place: Path, storage: Storage, journal: Results) -> dict[str, Any] | None:
-        """Store one entry, record it and remove it; answers its result, None where the entry was of no use.
+    def _make_room(self) -> None:
+        """Remove the oldest videos until all files together, and one video more than there are, fit the bounds."""
+        sizes = spool_files.sizes(self._folder())
+        oldest = sorted(spool_files.videos(sizes), key=lambda place: sizes[place].st_mtime_ns)
+        size_bytes, videos = sum(status.st_size for status in sizes.values()), len(oldest) + 1
+        for place in oldest:
+            if size_bytes <= self._bounds.size_bytes and videos <= self._bounds.videos:
+                return
+            # The video that a worker is storing stays.
+            with suppress(BlockingIOError, FileNotFoundError), locks.claim(place):
+                spool_files.remove(place)
+                logger.warning("the kept video %s goes: newer ones need its room", place.stem)
+                size_bytes -= sum(sizes[path].st_size for path in spool_files.files_of(place) if path in sizes)
+                videos -= 1
 
-        Raises UploadFailed with the entry kept, BlockingIOError where another worker has it, other OSErrors.
+    def _forward(self, place: Path, storage: Storage) -> dict[str, Any] | None:
+        """Store one video, record it and remove it; returns its result, None where the file was of no use.
+
+        Raises UploadFailed with the video kept, BlockingIOError where another worker has it, other OSErrors.
         """
-        with locks.claimed(place) as content:
-            kept = kept_files.parse(place, content)
-            if kept is None:
-                return None
-            entry = journal.entry(kept.job_id)
-            if self._expired(place) or (entry is not None and entry.payload_digest != kept.payload_digest):
-                kept_files.remove(place)
-                return None
-            known = entry.finished.get(kept.index) if entry is not None else None
-            if known is not None and storage.holds(kept.key, sha256=known["sha256"]):
-                kept_files.remove(place)
-                return refreshed(known, kept.key, storage)
-            video = kept_files.file_of(place, kept)
+        with locks.claim(place):
+            name = spool_files.NAME.fullmatch(place.name)
+            entry = None if name is None else self._journal.named(name[1])
+            if name is None or entry is None or int(name[2]) not in entry.unstored:
+                return None  # left for `_sweep`
+            with job_scope(entry.job_id):
+                return self._store(place, entry, int(name[2]), storage)
+
+    def _store(self, place: Path, entry: Entry, index: int, storage: Storage) -> dict[str, Any] | None:
+        key, known = video_key(entry.job_id, index, entry.accepted_on), entry.finished.get(index)
+        if known is not None and storage.holds(key, sha256=known["sha256"]):
+            result = refreshed(known, key, storage)
+        else:
+            video = spool_files.whole(place, entry.unstored[index])
             if video is None:
                 return None
-            result = _store(kept, video, storage)
-            journal.record_result(kept.job_id, kept.index, result, replacing=known)
-            entry = journal.entry(kept.job_id)
-            if entry is not None and kept.index in entry.finished:
-                kept_files.remove(place)
-            return result
+            result = _stored(video, entry.unstored[index], key, storage)
+        self._journal.record_result(entry.job_id, index, result, replacing=known)
+        now = self._journal.entry(entry.job_id)
+        if now is not None and index in now.finished:
+            spool_files.remove(place)
+        return result
+
+    def _sweep(self) -> None:
+        """Remove what no entry of the journal has as unstored. Raises OSError."""
+        entries: dict[str, Entry | None] = {}
+        for path, status in spool_files.sizes(self._folder()).items():
+            age_s = self._now() - status.st_mtime
+            if age_s <= _UNKNOWN_KEEP_S:
+                continue
+            name = spool_files.NAME.fullmatch(path.name)
+            if name is None:
+                useless = path.name.startswith(spool_files.TEMPORARY) or age_s > files.KEEP_S
+            else:
+                if name[1] not in entries:
+                    entries[name[1]] = self._journal.named(name[1])
+                entry = entries[name[1]]
+                useless = entry is None or int(name[2]) not in entry.unstored
+            if useless:
+                path.unlink(missing_ok=True)
+
+    def _take_over(self) -> None:
+        spool_before.take_over(self._folder(), self._journal, self._place)
+
+    def _place(self, job_id: str, index: int) -> Path:
+        """The file of a kept video; its poster has the same stem."""
+        return self._folder() / f"{stem_of(job_id)}-{index:02d}{VIDEO_SUFFIX}"
 
     def _folder(self) -> Path:
         return self._state.folder(_FOLDER)
-
-    def _expired(self, place: Path) -> bool:
-        return self._now() - place.stat().st_mtime > statefiles.KEEP_S
 
 
 def with_links(result: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
@@ -303,17 +274,18 @@ def with_links(result: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
 
 
 def refreshed(result: Mapping[str, Any], key: str, storage: Storage) -> dict[str, Any]:
-    """The result of a video that lies in the storage, with URLs made anew: presigned ones expire before it does."""
+    """The result of a video in the storage, with new URLs: presigned ones expire before the video does."""
     return with_links(result, storage.links(key, poster=result["thumbnail_url"] is not None))
 
 
-def _store(kept: Kept, video: VideoFile, storage: Storage) -> dict[str, Any]:
+def _stored(video: VideoFile, result: Mapping[str, Any], key: str, storage: Storage) -> dict[str, Any]:
+    """Store `video`; returns `result` with its URLs and seconds. Raises UploadFailed."""
     began = time.perf_counter()
-    with timing.timed(kept.index, "upload", size_bytes=video.size_bytes):
-        delivery = storage.store(video, kept.key)
+    with timing.timed(result["index"], "upload", size_bytes=video.size_bytes):
+        delivery = storage.store(video, key)
     seconds = time.perf_counter() - began
-    timings = dict(kept.result["timings"])
+    timings = dict(result["timings"])
     for stage in ("upload", "total"):  # the attempts that failed stay counted, the time in the spool does not count
         timings[stage] = round(timings.get(stage, 0.0) + seconds, 3)
-    _log.info("a kept video is stored: %s", kept.key)
-    return with_links({**kept.result, "timings": timings}, delivery)
+    logger.info("a kept video is stored: %s", key)
+    return with_links({**result, "timings": timings}, delivery)

@@ -68,7 +68,7 @@ def find_earlier(index: int, *, entry: Entry, journal: Journal, spool: Spool, st
 def _find(index: int, entry: Entry, journal: Journal, spool: Spool, storage: Storage) -> Earlier | None:
     job_id = entry.job_id
     key = video_key(job_id, index, entry.accepted_on)
-    kept = spool.find(job_id=job_id, payload_digest=entry.payload_digest, index=index, key=key)
+    kept = spool.find(job_id, index)
     # Read after the spool: a kept video that some worker has stored meanwhile stands in the journal by now.
     now = journal.entry(job_id)
     result = (entry if now is None else now).finished.get(index)

@@ -74,7 +74,7 @@ class Deliveries:
             worker, stop = self._worker, self._stop.event
             try:
                 with report.lapped("upload"):
-                    left = await asyncio.to_thread(worker.spool.upload, left, worker.storage, worker.journal, stop=stop)
+                    left = await asyncio.to_thread(worker.spool.upload, left, worker.storage, stop=stop)
             except Exception as failure:
                 return await self.failed(index, failure, report, previous)
         await self._send(left, previous)
@@ -118,16 +118,8 @@ class Deliveries:
 
     async def _keep(self, made: Made, report: VideoReport) -> None:
         """Keep what the storage did not take, for the next delivery of the job or any worker's `tidy`."""
-        index = made.video.request.index
-        await asyncio.to_thread(
-            self._worker.spool.keep,
-            made.file,
-            job_id=self._job_id,
-            payload_digest=self._entry.payload_digest,
-            index=index,
-            key=self._key(index),
-            result=self._result(made, Delivery("", None), report),
-        )
+        result = self._result(made, Delivery("", None), report)
+        await asyncio.to_thread(self._worker.spool.keep, made.file, self._entry, made.video.request.index, result)
 
     async def _send(self, result: Outcome, previous: Previous) -> None:
         """Send the final event of a finished video, after that of the video before it."""

@@ -45,7 +45,7 @@ async def tidy(worker: Services) -> None:
     secrets = worker.settings.webhook_secrets
     try:
         await asyncio.gather(
-            asyncio.to_thread(worker.spool.drain, worker.storage, worker.journal, stop=stop),
+            asyncio.to_thread(worker.spool.drain, worker.storage, stop=stop),
             postman.redeliver(worker.outbox, opener=worker.opener, secrets=secrets, journal=worker.journal),
             asyncio.to_thread(worker.journal.sweep),
             asyncio.to_thread(worker.storage.sweep),

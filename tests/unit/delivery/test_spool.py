@@ -6,67 +6,55 @@ import datetime
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import random
-import resource
-import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.base import files as statefiles
+from tests.kits.delivery import make_video, no_file_above, result_of
+from worker.base import files, locks
 from worker.base.errors import UploadFailed
 from worker.base.files import StateFolder
-from worker.delivery.journal import Journal
+from worker.delivery.journal import Entry, Journal
 from worker.delivery.spool import BOUNDS, Bounds, Found, Spool, with_links
 from worker.delivery.storage import Storage, video_key
 from worker.delivery.storage.base import Delivery
 from worker.delivery.storage.local import LocalStorage
 from worker.media import VideoFile
 
-ROOT = Path(__file__).parents[3]
+FORK = multiprocessing.get_context("fork")
 DAY = datetime.date(2026, 11, 21)
 JOB, DIGEST = "abc-123", "d" * 64
 PROMPT = "a heron stands in the reeds"
 NEVER = threading.Event()
+TIGHT = Bounds(size_bytes=10_000, videos=2)
 
 
-class Times:
-    """A clock that stands at the real time until it is moved."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead_s
-
-
-@dataclass
 class Place:
-    """One STATE_DIR and one storage, as the workers of an endpoint share them."""
+    """One STATE_DIR and one storage, as the workers of an endpoint share them; its clock can be moved ahead."""
 
-    root: Path
-    times: Times = field(default_factory=Times)
-
-    def __post_init__(self) -> None:
-        self.storage = LocalStorage(self.root / "out")
-        self.state = StateFolder(self.root / "state")
-        self.journal = Journal(self.state, now=self.times)
+    def __init__(self, root: Path) -> None:
+        self.root, self.ahead_s = root, 0.0
+        self.storage = LocalStorage(root / "out")
+        self.journal = Journal(StateFolder(root / "state"), now=self.now)
         self.spool = self.another_worker()
 
-    def another_worker(self, **options: Any) -> Spool:
-        return Spool(StateFolder(self.root / "state"), now=self.times, **options)
+    def now(self) -> float:
+        return time.time() + self.ahead_s
 
-    def accept(self, job_id: str = JOB, digest: str = DIGEST) -> None:
-        self.journal.accept(job_id, digest, today=DAY, seeds=[1])
+    def another_worker(self, bounds: Bounds = BOUNDS) -> Spool:
+        state = StateFolder(self.root / "state")
+        return Spool(state, Journal(state, now=self.now), bounds=bounds, now=self.now)
+
+    def accept(self, job_id: str = JOB, digest: str = DIGEST) -> Entry:
+        return self.journal.accept(job_id, digest, today=DAY, seeds=[1])
 
     def storage_is_down(self) -> None:
         (self.root / "out").write_text("a file in the way")
@@ -75,65 +63,45 @@ class Place:
         (self.root / "out").unlink()
 
     @property
+    def folder(self) -> Path:
+        return self.root / "state" / "spool"
+
+    @property
     def files(self) -> list[str]:
-        folder = self.root / "state" / "spool"
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
 
-    def entries(self) -> list[Path]:
-        return sorted((self.root / "state" / "spool").glob("*.json"))
+    def kept(self) -> list[int]:
+        """The indexes of the videos that are kept."""
+        return sorted(int(name[-6:-4]) for name in self.files if name.endswith(".mp4") and name[0] != ".")
 
-    def stored(self, index: int = 0, job_id: str = JOB) -> bytes:
-        return (self.root / "out" / f"{video_key(job_id, index, DAY)}.mp4").read_bytes()
+    def stored(self, index: int = 0) -> bytes:
+        return (self.root / "out" / f"{video_key(JOB, index, DAY)}.mp4").read_bytes()
+
+    def keep(
+        self, content: bytes = b"video bytes", index: int = 0, *, spool: Spool | None = None, **options: Any
+    ) -> VideoFile:
+        video = make_video(self.root / "job", content, **options)
+        (self.spool if spool is None else spool).keep(video, self.accept(), index, result_of(video, index))
+        return video
+
+    def found(self, index: int = 0) -> Found:
+        kept = self.spool.find(JOB, index)
+        assert kept is not None
+        return kept
+
+    def upload(self, found: Found, storage: Storage | None = None, **options: Any) -> dict[str, Any]:
+        storage = self.storage if storage is None else storage
+        return self.spool.upload(found, storage, **{"stop": NEVER, **options})
+
+    def finished(self) -> dict[int, dict[str, Any]]:
+        entry = self.journal.entry(JOB)
+        assert entry is not None
+        return entry.finished
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def make_video(folder: Path, content: bytes = b"video bytes", poster: bytes | None = b"poster bytes") -> VideoFile:
-    folder.mkdir(parents=True, exist_ok=True)
-    path, poster_path = folder / "0.mp4", folder / "0.jpg"
-    path.write_bytes(content)
-    if poster is not None:
-        poster_path.write_bytes(poster)
-    digest = hashlib.sha256(content).hexdigest()
-    return VideoFile(path, poster_path if poster is not None else None, 64, 32, 9, 16, len(content), digest)
-
-
-def result_of(video: VideoFile, index: int = 0, job_id: str = JOB) -> dict[str, Any]:
-    return {
-        "index": index,
-        "status": "completed",
-        "job_id": job_id,
-        "video_url": "",
-        "thumbnail_url": None,
-        "prompt": PROMPT,
-        "seed": 7,
-        "sha256": video.sha256,
-        "timings": {"generate": 3.0, "upload": 1.5, "total": 5.0},
-    }
-
-
-def keep(place: Place, video: VideoFile, *, index: int = 0, job_id: str = JOB, spool: Spool | None = None) -> bool:
-    return (place.spool if spool is None else spool).keep(
-        video,
-        job_id=job_id,
-        payload_digest=DIGEST,
-        index=index,
-        key=video_key(job_id, index, DAY),
-        result=result_of(video, index, job_id),
-    )
-
-
-def find(place: Place, *, index: int = 0, job_id: str = JOB, digest: str = DIGEST, day: Any = DAY) -> Found | None:
-    return place.spool.find(job_id=job_id, payload_digest=digest, index=index, key=video_key(job_id, index, day))
-
-
-def found(place: Place, index: int = 0) -> Found:
-    kept = find(place, index=index)
-    assert kept is not None
-    return kept
 
 
 class Slow:
@@ -156,27 +124,23 @@ class Slow:
     def links(self, key: str, *, poster: bool) -> Delivery:
         return self._storage.links(key, poster=poster)
 
-    def describe(self) -> str:
-        return "slow"
-
 
 @pytest.fixture
-def background() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
-    """Runs something beside the test; the list that it answers gets the outcome, an exception too."""
+def background() -> Iterator[Callable[[Callable[[], object]], Callable[[], object]]]:
+    """Runs something beside the test; what it gives back waits for the result."""
     threads: list[threading.Thread] = []
 
-    def start(work: Callable[[], object]) -> list[object]:
+    def start(work: Callable[[], object]) -> Callable[[], object]:
         outcome: list[object] = []
+        threads.append(threading.Thread(target=lambda: outcome.append(work())))
+        thread = threads[-1]
+        thread.start()
 
-        def run() -> None:
-            try:
-                outcome.append(work())
-            except UploadFailed as failure:
-                outcome.append(failure)
+        def result() -> object:
+            thread.join(30)
+            return outcome[0]
 
-        threads.append(threading.Thread(target=run))
-        threads[-1].start()
-        return outcome
+        return result
 
     yield start
     for thread in threads:
@@ -187,219 +151,215 @@ def background() -> Iterator[Callable[[Callable[[], object]], list[object]]]:
 # --- a video through the spool
 
 
-def test_what_is_kept_is_stored_later_with_its_own_result(place: Place, tmp_path: Path) -> None:
-    place.accept()
-    video = make_video(tmp_path / "job")
-    assert keep(place, video)
-    assert len(place.files) == 3
-    for path in (tmp_path / "state" / "spool").iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_what_is_kept_is_stored_later_with_its_own_result(place: Place) -> None:
+    video = place.keep()
+    assert [name[-6:] for name in place.files] == ["00.jpg", "00.mp4"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in place.folder.iterdir()} == {0o600}
     assert video.path.read_bytes() == b"video bytes"  # the job's own copy stays
-    result = place.spool.upload(found(place), place.storage, place.journal, stop=NEVER)
+    result = place.upload(place.found())
     assert place.stored() == b"video bytes"
     assert place.files == []
     entry = place.journal.entry(JOB)
     assert entry is not None
-    assert entry.finished == {0: result}
-    delivery = place.storage.links(video_key(JOB, 0, DAY), poster=True)
-    timings = result.pop("timings")
-    expected = with_links(result_of(video), delivery)
-    assert {**result, "timings": expected["timings"]} == expected
-    assert list(result) == [name for name in expected if name != "timings"]
+    assert (entry.finished, entry.unstored) == ({0: result}, {})
+    expected = with_links(result_of(video), place.storage.links(video_key(JOB, 0, DAY), poster=True))
+    timings = result["timings"]
+    assert result == {**expected, "timings": timings}
+    assert list(result) == list(expected)
     assert timings["generate"] == 3.0
     assert timings["upload"] >= 1.5
     assert timings["total"] - timings["upload"] == pytest.approx(3.5)
 
 
-def test_a_storage_that_is_still_down_leaves_the_video_for_another_worker(place: Place, tmp_path: Path) -> None:
-    place.accept()
+def test_the_video_that_is_found_is_the_one_that_was_kept(place: Place) -> None:
+    video = place.keep()
+    found = place.found()
+    assert (found.job_id, found.index) == (JOB, 0)
+    paths = {"path": found.video.path, "poster": found.video.poster}
+    assert found.video == VideoFile(**{**{name: getattr(video, name) for name in VideoFile.__slots__}, **paths})
+
+
+def test_a_storage_that_is_still_down_leaves_the_video_for_another_worker(place: Place) -> None:
     place.storage_is_down()
-    keep(place, make_video(tmp_path / "job"))
+    place.keep()
     before = place.files
     with pytest.raises(UploadFailed, match="a file is in the way"):
-        place.spool.upload(found(place), place.storage, place.journal, stop=NEVER)
-    assert place.spool.drain(place.storage, place.journal) == 0
+        place.upload(place.found())
+    place.spool.drain(place.storage)
     assert place.files == before
     place.storage_is_back()
-    assert place.another_worker().drain(place.storage, place.journal) == 1
+    place.another_worker().drain(place.storage)
     assert place.stored() == b"video bytes"
     assert place.files == []
-    entry = place.journal.entry(JOB)
-    assert entry is not None
-    assert entry.finished[0]["video_url"].endswith("/abc-123/0.mp4")
+    assert place.finished()[0]["video_url"].endswith("/abc-123/0.mp4")
 
 
-def test_a_dead_storage_is_asked_once_a_round(place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place.accept()
+def test_a_dead_storage_is_asked_once_a_round(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.storage_is_down()
-    for index in range(4):
-        keep(place, make_video(tmp_path / "job", bytes([index])), index=index)
+    for index in range(3):
+        place.keep(bytes([index]), index)
     caplog.clear()
-    assert place.spool.drain(place.storage, place.journal) == 0
+    place.spool.drain(place.storage)
     assert sum("writing" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_without_a_poster_there_is_no_thumbnail_and_a_lost_one_costs_no_more(place: Place, tmp_path: Path) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "a", b"one", poster=None), index=0)
-    keep(place, make_video(tmp_path / "b", b"two"), index=1)
-    assert len(place.files) == 5
-    found(place, 1).place.with_suffix(".jpg").unlink()
+def test_without_a_poster_there_is_no_thumbnail_and_a_lost_one_costs_no_more(place: Place) -> None:
+    place.keep(b"one", 0, poster=None)
+    place.keep(b"two", 1)
+    assert len(place.files) == 3
+    poster = place.found(1).video.poster
+    assert poster is not None
+    poster.unlink()
     for index in (0, 1):
-        result = place.spool.upload(found(place, index), place.storage, place.journal, stop=NEVER)
-        assert result["thumbnail_url"] is None
+        assert place.upload(place.found(index))["thumbnail_url"] is None
     assert place.files == []
 
 
-def test_only_the_same_video_of_the_same_payload_is_found(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "job"), index=1)
-    assert find(place, index=1) is not None
-    assert find(place, index=0) is None
-    assert find(place, index=10) is None
-    assert find(place, index=1, job_id="ABC-123") is None
-    assert find(place, index=1, digest="e" * 64) is None
-    assert find(place, index=1, day=DAY + datetime.timedelta(1)) is None
+def test_only_the_same_video_of_the_same_job_is_found(place: Place) -> None:
+    place.keep(index=1)
+    assert place.found(1).index == 1
+    assert [place.spool.find(JOB, index) for index in (0, 10, 11)] == [None] * 3
+    assert place.spool.find("ABC-123", 1) is None
 
 
-def test_the_first_that_is_kept_of_a_video_stays(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "a", b"first"))
-    before = place.files
-    assert keep(place, make_video(tmp_path / "b", b"second"))
-    assert place.files == before
+def test_the_first_that_is_kept_of_a_video_stays(place: Place) -> None:
+    place.keep(b"first")
+    place.keep(b"second")
+    assert place.found().video.path.read_bytes() == b"first"
+    place.spool.drain(place.storage)
+    assert place.stored() == b"first"
 
 
-def test_a_new_payload_under_the_same_id_replaces_what_was_kept(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "a", b"first"))
-    video = make_video(tmp_path / "b", b"second")
-    place.spool.keep(
-        video, job_id=JOB, payload_digest="e" * 64, index=0, key=video_key(JOB, 0, DAY), result=result_of(video)
-    )
-    assert find(place) is None
-    assert find(place, digest="e" * 64) is not None
-    assert len(place.files) == 3
-
-
-def test_neither_log_nor_repr_holds_the_prompt(place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_neither_log_nor_repr_holds_the_prompt(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    place.accept()
-    keep(place, make_video(tmp_path / "job"))
-    assert PROMPT in place.entries()[0].read_text()
-    kept = found(place)
-    assert PROMPT not in repr(kept)
-    place.entries()[0].write_text(json.dumps({"result": {"prompt": PROMPT}}))
-    assert find(place) is None
+    place.keep()
+    assert place.found().result["prompt"] == PROMPT
+    assert PROMPT not in repr(place.found())
+    place.spool.drain(place.storage)
     assert PROMPT not in caplog.text
 
 
 # --- the journal decides
 
 
-def test_a_video_that_is_stored_already_is_not_stored_again(place: Place, tmp_path: Path) -> None:
-    place.accept()
-    video = make_video(tmp_path / "job")
-    keep(place, video)
-    delivery = place.storage.store(video, video_key(JOB, 0, DAY))
-    recorded = with_links(result_of(video), delivery)
+def test_a_video_that_is_stored_already_is_not_stored_again(place: Place) -> None:
+    video = place.keep()
+    recorded = with_links(result_of(video), place.storage.store(video, video_key(JOB, 0, DAY)))
+    found, slow = place.found(), Slow(place.storage)
     place.journal.record_result(JOB, 0, recorded)
-    slow = Slow(place.storage)
-    assert place.spool.upload(found(place), slow, place.journal, stop=NEVER) == recorded
+    place.spool.keep(video, place.accept(), 0, result_of(video))  # as another worker, which made it too
+    assert place.upload(found, slow) == recorded
     assert slow.stored == []
     assert place.files == []
 
 
-def test_a_recorded_video_that_is_gone_from_the_storage_is_stored_again(place: Place, tmp_path: Path) -> None:
-    place.accept()
-    video = make_video(tmp_path / "job")
-    keep(place, video)
-    place.journal.record_result(JOB, 0, result_of(video))
-    assert place.spool.drain(place.storage, place.journal) == 1
-    assert place.stored() == b"video bytes"
-
-
-def test_a_job_that_the_journal_does_not_know_waits_for_its_redelivery(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "job"))
-    assert place.spool.drain(place.storage, place.journal) == 0
-    assert not (tmp_path / "out").exists()
-    result = place.spool.upload(found(place), place.storage, place.journal, stop=NEVER)
-    assert result["video_url"].endswith("/abc-123/0.mp4")
-    assert len(place.files) == 3  # nothing was recorded: a redelivery would need it again
-
-
-def test_a_job_id_with_a_newer_payload_drops_the_older_video(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "job"))
-    place.accept(digest="e" * 64)
-    assert place.spool.drain(place.storage, place.journal) == 0
+def test_what_was_stored_and_recorded_by_a_worker_that_then_died_is_not_stored_again(place: Place) -> None:
+    video = place.keep()
+    place.journal.record_result(JOB, 0, with_links(result_of(video), Delivery("file:///x", None)))
+    slow = Slow(place.storage)
+    place.spool.drain(slow)
+    assert slow.stored == []
+    place.ahead_s = 3600 + 60
+    place.spool.drain(slow)
     assert place.files == []
-    assert not (tmp_path / "out").exists()
+
+
+def test_a_recorded_video_that_is_gone_from_the_storage_gives_way_to_the_kept_one(place: Place) -> None:
+    """It was stored and deleted, made again, and could not be stored: what is stored at last is what is recorded."""
+    place.accept()
+    old = make_video(place.root / "old", b"old bytes")
+    place.journal.record_result(JOB, 0, {**result_of(old), "seed": 1})
+    video = place.keep(b"new bytes")
+    place.spool.drain(place.storage)
+    assert place.stored() == b"new bytes"
+    assert (place.finished()[0]["sha256"], place.finished()[0]["seed"]) == (video.sha256, 7)
+    assert place.files == []
+
+
+@pytest.mark.parametrize("why", ["no entry", "another payload"])
+def test_a_video_is_kept_only_beside_the_entry_of_its_own_job(place: Place, why: str) -> None:
+    """Its entry expired while it was made: nobody could ask for the video."""
+    mine = place.accept()
+    place.ahead_s = files.KEEP_S + 60
+    if why == "another payload":
+        place.accept(digest="e" * 64)
+    video = make_video(place.root / "job")
+    place.spool.keep(video, mine, 0, result_of(video))
+    assert place.files == []
+    assert place.spool.find(JOB, 0) is None
 
 
 # --- several workers
 
 
-def test_two_workers_store_a_video_once(place: Place, tmp_path: Path, background: Any) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "job"))
+def test_two_workers_store_a_video_once(place: Place, background: Any) -> None:
+    place.keep()
     slow = Slow(place.storage)
-    first = background(lambda: place.spool.drain(slow, place.journal))
+    first = background(lambda: place.spool.drain(slow))
     assert slow.begun.wait(20)
-    assert place.another_worker().drain(slow, place.journal) == 0
+    place.another_worker().drain(slow)
     slow.go_on.set()
-    while not first:
-        time.sleep(0.01)
-    assert first == [1]
+    first()
     assert len(slow.stored) == 1
     assert place.files == []
 
 
-def test_a_redelivered_job_waits_for_the_worker_that_is_storing_its_video(
-    place: Place, tmp_path: Path, background: Any
-) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "job"))
-    kept = found(place)
-    slow = Slow(place.storage)
-    background(lambda: place.another_worker().drain(slow, place.journal))
+def test_a_redelivered_job_waits_for_the_worker_that_is_storing_its_video(place: Place, background: Any) -> None:
+    place.keep()
+    kept, slow = place.found(), Slow(place.storage)
+    background(lambda: place.another_worker().drain(slow))
     assert slow.begun.wait(20)
     with pytest.raises(UploadFailed, match="another worker is storing"):
-        place.spool.upload(kept, slow, place.journal, stop=NEVER, wait_s=0.1)
+        place.upload(kept, slow, wait_s=0.1)
     stopped = threading.Event()
     stopped.set()
     with pytest.raises(UploadFailed, match="another worker is storing"):
-        place.spool.upload(kept, slow, place.journal, stop=stopped, wait_s=60)
-    waiting = background(lambda: place.spool.upload(kept, slow, place.journal, stop=NEVER))
-    time.sleep(0.1)
-    assert waiting == []
+        place.upload(kept, slow, stop=stopped, wait_s=60)
+    waiting = background(lambda: place.upload(kept, slow))
     slow.go_on.set()
-    while not waiting:
-        time.sleep(0.01)
-    entry = place.journal.entry(JOB)
-    assert entry is not None
-    assert waiting == [entry.finished[0]]
+    assert waiting() == place.finished()[0]
     assert len(slow.stored) == 1
 
 
-def test_a_kept_video_that_vanished_unstored_is_an_upload_that_failed(place: Place, tmp_path: Path) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "job"))
-    kept = found(place)
-    kept.place.unlink()
+def test_a_kept_video_that_vanished_unstored_is_an_upload_that_failed(place: Place) -> None:
+    place.keep()
+    kept = place.found()
+    kept.video.path.unlink()
     with pytest.raises(UploadFailed, match="gone"):
-        place.spool.upload(kept, place.storage, place.journal, stop=NEVER)
+        place.upload(kept)
 
 
 @pytest.mark.parametrize("way", ["budget", "stop"])
-def test_a_round_ends_with_its_budget_and_on_a_stop(place: Place, tmp_path: Path, way: str) -> None:
-    place.accept()
+def test_a_round_ends_with_its_budget_and_on_a_stop(place: Place, way: str) -> None:
     for index in range(3):
-        keep(place, make_video(tmp_path / "job", bytes([index])), index=index)
+        place.keep(bytes([index]), index)
     stop = threading.Event()
-    slow = Slow(place.storage)
-    slow.go_on.set()
     if way == "stop":
         stop.set()
-    assert place.spool.drain(slow, place.journal, stop=stop, budget_s=0.0 if way == "budget" else 60.0) == 0
-    assert slow.stored == []
-    assert place.spool.drain(slow, place.journal) == 3
+    place.spool.drain(place.storage, stop=stop, budget_s=0.0 if way == "budget" else 60.0)
+    assert place.kept() == [0, 1, 2]
+    place.spool.drain(place.storage)
+    assert place.kept() == []
+
+
+def test_the_lock_of_a_dead_worker_does_not_hold_the_video(place: Place) -> None:
+    place.keep()
+    ready, sent = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_hold, args=(place.found().video.path, sent))
+    process.start()
+    ready.recv()
+    place.spool.drain(place.storage)
+    assert place.kept() == [0]
+    process.kill()
+    process.join()
+    place.spool.drain(place.storage)
+    assert place.kept() == []
+
+
+def _hold(path: Path, sent: Any) -> None:
+    with locks.claim(path):
+        sent.send("held")
+        time.sleep(60)
 
 
 # --- bounded space
@@ -409,301 +369,270 @@ def test_the_bounds() -> None:
     assert Bounds(5 * 1024**3, 200) == BOUNDS
 
 
-def indexes(place: Place) -> list[int]:
-    return sorted(json.loads(path.read_text())["index"] for path in place.entries())
-
-
-def test_the_oldest_goes_when_there_are_too_many(
-    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spool = place.another_worker(bounds=Bounds(size_bytes=10_000_000, videos=3))
+def test_the_oldest_goes_when_there_are_too_many(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    spool = place.another_worker(Bounds(size_bytes=10_000_000, videos=3))
     for index in (2, 0, 1):
-        assert keep(place, make_video(tmp_path / "job"), index=index, spool=spool)
-    assert indexes(place) == [0, 1, 2]
+        place.keep(index=index, spool=spool)
+    assert place.kept() == [0, 1, 2]
     assert "goes" not in caplog.text
-    assert keep(place, make_video(tmp_path / "job"), index=3, spool=spool)
-    assert indexes(place) == [0, 1, 3]
-    assert len(place.files) == 9
+    place.keep(index=3, spool=spool)
+    assert place.kept() == [0, 1, 3]
+    assert len(place.files) == 6
     assert "newer ones need its room" in caplog.text
 
 
-def test_the_oldest_goes_when_the_room_is_used_up(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "job", b"a" * 10_000), index=0)
-    keep(place, make_video(tmp_path / "job", b"b" * 10_000), index=1)
-    used = sum(path.stat().st_size for path in (tmp_path / "state" / "spool").iterdir())
-    third = make_video(tmp_path / "job", b"c" * 10_000, poster=None)
-    exactly = place.another_worker(bounds=Bounds(size_bytes=used + 10_000, videos=200))
-    keep(place, third, index=2, spool=exactly)
-    assert indexes(place) == [0, 1, 2]
-    used = sum(path.stat().st_size for path in (tmp_path / "state" / "spool").iterdir())
-    a_byte_less = place.another_worker(bounds=Bounds(size_bytes=used + 10_000 - 1, videos=200))
-    keep(place, third, index=3, spool=a_byte_less)
-    assert indexes(place) == [1, 2, 3]
-    large = make_video(tmp_path / "job", b"d" * 25_000, poster=None)
-    keep(place, large, index=4, spool=place.another_worker(bounds=Bounds(size_bytes=26_000, videos=200)))
-    assert indexes(place) == [4]
+def used(place: Place) -> int:
+    return sum(path.stat().st_size for path in place.folder.iterdir())
 
 
-def test_a_video_larger_than_all_the_room_is_not_kept(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "job", b"a"), index=0)
-    spool = place.another_worker(bounds=Bounds(size_bytes=10_000, videos=200))
-    assert not keep(place, make_video(tmp_path / "job", b"b" * 10_001, poster=None), index=1, spool=spool)
-    assert indexes(place) == [0]
-    assert keep(place, make_video(tmp_path / "job", b"b" * 10_000, poster=None), index=1, spool=spool)
-    assert indexes(place) == [1]
+def test_the_oldest_goes_when_the_room_is_used_up(place: Place) -> None:
+    for index in (0, 1):
+        place.keep(b"a" * 10_000, index)
+    exactly = place.another_worker(Bounds(size_bytes=used(place) + 10_000, videos=200))
+    place.keep(b"c" * 10_000, 2, spool=exactly, poster=None)
+    assert place.kept() == [0, 1, 2]
+    a_byte_less = place.another_worker(Bounds(size_bytes=used(place) + 10_000 - 1, videos=200))
+    place.keep(b"d" * 10_000, 3, spool=a_byte_less, poster=None)
+    assert place.kept() == [1, 2, 3]
+    place.keep(b"e" * 25_000, 4, spool=place.another_worker(Bounds(26_000, 200)), poster=None)
+    assert place.kept() == [4]
 
 
-def test_the_video_that_a_worker_is_storing_never_goes(place: Place, tmp_path: Path, background: Any) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "job", b"oldest"))
+def test_a_video_larger_than_all_the_room_is_not_kept(place: Place) -> None:
+    place.keep(b"a", 0)
+    spool = place.another_worker(TIGHT)
+    place.keep(b"b" * 10_001, 1, spool=spool, poster=None)
+    assert place.kept() == [0]
+    place.keep(b"b" * 10_000, 1, spool=spool, poster=None)
+    assert place.kept() == [1]
+
+
+def test_the_video_that_a_worker_is_storing_never_goes(place: Place, background: Any) -> None:
+    place.keep(b"oldest")
     slow = Slow(place.storage)
-    draining = background(lambda: place.spool.drain(slow, place.journal))
+    draining = background(lambda: place.spool.drain(slow))
     assert slow.begun.wait(20)
-    tight = place.another_worker(bounds=Bounds(size_bytes=10_000, videos=2))
-    keep(place, make_video(tmp_path / "job", b"second"), index=1, spool=tight)
-    keep(place, make_video(tmp_path / "job", b"third"), index=2, spool=tight)
-    assert indexes(place) == [0, 2]
+    for index in (1, 2):
+        place.keep(bytes([index]), index, spool=place.another_worker(TIGHT))
+    assert place.kept() == [0, 2]
     slow.go_on.set()
-    while not draining:
-        time.sleep(0.01)
-    assert indexes(place) == [2]
+    draining()
     assert place.stored() == b"oldest"
 
 
-def test_a_video_is_kept_for_7_days_and_no_longer(place: Place, tmp_path: Path) -> None:
-    keep(place, make_video(tmp_path / "job"))
-    place.times.ahead_s = statefiles.KEEP_S - 60
-    assert place.spool.sweep() == 0
-    assert find(place) is not None
-    place.times.ahead_s = statefiles.KEEP_S + 60
-    assert find(place) is None
-    assert place.spool.sweep() == 1
+def test_a_video_is_kept_for_the_7_days_of_its_job_and_no_longer(place: Place) -> None:
+    place.storage_is_down()
+    place.keep()
+    place.ahead_s = files.KEEP_S - 60
+    place.spool.drain(place.storage)
+    assert place.found()
+    place.ahead_s = files.KEEP_S + 60
+    assert place.spool.find(JOB, 0) is None
+    place.spool.drain(place.storage)
     assert place.files == []
-
-
-# --- damage, death and disks
-
-
-@pytest.mark.parametrize("damage", ["a byte", "cut", "lost", "entry"])
-def test_a_damaged_copy_is_dropped_and_never_uploaded(place: Place, tmp_path: Path, damage: str) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "job"))
-    kept = found(place)
-    media = kept.place.with_suffix(".mp4")
-    if damage == "lost":
-        media.unlink()
-    elif damage == "entry":
-        kept.place.write_text('{"job_id": "abc-123"')
-    else:
-        media.write_bytes(b"video bytez" if damage == "a byte" else b"video")
-    with pytest.raises(UploadFailed, match="gone"):
-        place.spool.upload(kept, place.storage, place.journal, stop=NEVER)
-    assert find(place) is None
-    assert place.files == []
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_video_that_was_damaged_on_the_workers_disk_is_not_kept(
-    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    video = make_video(tmp_path / "job")
-    video.path.write_bytes(b"VIDEO BYTES")
-    assert not keep(place, video)
-    assert place.files == []
-    assert "STATE_DIR" not in caplog.text
-
-
-def test_a_lost_video_is_not_kept_and_leaves_nothing(place: Place, tmp_path: Path) -> None:
-    video = make_video(tmp_path / "job")
-    video.path.unlink()
-    assert not keep(place, video)
-    assert place.files == []
-
-
-def test_a_text_that_json_cannot_hold_costs_the_protection_only(place: Place, tmp_path: Path) -> None:
-    video = make_video(tmp_path / "job")
-    result = {**result_of(video), "prompt": "\ud800"}
-    assert not place.spool.keep(
-        video, job_id=JOB, payload_digest=DIGEST, index=0, key=video_key(JOB, 0, DAY), result=result
-    )
-    assert place.files == []
-
-
-def test_an_unwritable_folder_is_said_once_and_costs_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "state").write_text("a file in the way")
-    place = Place(tmp_path)
-    video = make_video(tmp_path / "job")
-    assert not keep(place, video)
-    assert not keep(place, video, index=1)
-    assert find(place) is None
-    assert place.spool.drain(place.storage, place.journal) == 0
-    assert place.spool.sweep() == 0
-    assert caplog.text.count("cannot be used") == 1
-
-
-@pytest.mark.parametrize("what", ["video", "poster", "entry"])
-def test_a_full_volume_leaves_nothing_behind(
-    place: Place, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    large = b"v" * 20_000
-    video = make_video(tmp_path / "job", large if what == "video" else b"v", large if what == "poster" else b"p")
-    result = {**result_of(video), "prompt": "x" * 20_000 if what == "entry" else "x"}
-    place.state.folder("spool")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        kept = place.spool.keep(
-            video, job_id=JOB, payload_digest=DIGEST, index=0, key=video_key(JOB, 0, DAY), result=result
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not kept
-    assert place.files == []
-    assert caplog.text.count("cannot be used") == 1
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from tests.unit.delivery.test_spool import DIGEST, JOB, Place, make_video, result_of, keep
-place = Place(Path(sys.argv[1]))
-video = make_video(Path(sys.argv[2]), b"v" * 300_000, b"p" * 1000)
-"""
-KEEPS_ONE = (
-    CHILD
-    + """
-import os
-hung = video.path if sys.argv[3] == "video" else video.poster
-content = hung.read_bytes()
-hung.unlink()
-os.mkfifo(hung)
-reader = os.open(hung, os.O_RDWR)
-os.write(reader, content[:500])
-print("copying", flush=True)
-keep(place, video)
-"""
-)
-KEEPS_MANY = (
-    CHILD
-    + """
-print("copying", flush=True)
-for index in range(100_000):
-    keep(place, video, index=index % 99, job_id=f"job-{index // 99}")
-"""
-)
-
-
-def child(script: str, *arguments: object) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "copying\n"
-    return process
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-@pytest.mark.parametrize("file", ["video", "poster"])
-def test_kill_9_while_copying_leaves_nothing_visible_and_is_swept(place: Place, tmp_path: Path, file: str) -> None:
-    # The file to be copied is a pipe that gives its first bytes and no more: the copy stands still half-way.
-    process = child(KEEPS_ONE, tmp_path, tmp_path / "job", file)
-    suffix = ".mp4" if file == "video" else ".jpg"
-    while not any(name.endswith(suffix) for name in place.files):
-        time.sleep(0.01)
-    kill(process)
-    assert len(place.files) == (1 if file == "video" else 2)
-    place.accept()
-    assert find(place) is None
-    assert place.spool.drain(place.storage, place.journal) == 0
-    place.times.ahead_s = 3600 - 60
-    assert place.spool.sweep() == 0
-    place.times.ahead_s = 3600 + 60
-    assert place.spool.sweep() == (1 if file == "video" else 2)
-    assert place.files == []
-
-
-def test_kill_9_at_any_moment_leaves_whole_entries_only(place: Place, tmp_path: Path) -> None:
-    moments = random.Random(5)
-    for number in range(4):
-        process = child(KEEPS_MANY, tmp_path, tmp_path / f"job{number}")
-        time.sleep(moments.uniform(0.05, 0.3))
-        kill(process)
-    assert place.entries()
-    for path in place.entries():
-        kept = json.loads(path.read_bytes())
-        assert hashlib.sha256(path.with_suffix(".mp4").read_bytes()).hexdigest() == kept["sha256"]
-        assert path.with_suffix(".jpg").stat().st_size == 1000
-    before = len(place.entries())
-    place.times.ahead_s = 2 * 3600
-    place.spool.sweep()
-    assert len(place.entries()) == before
-    assert len(place.files) == 3 * before
-
-
-def test_a_lock_of_a_dead_worker_does_not_hold_the_video(place: Place, tmp_path: Path) -> None:
-    place.accept()
-    keep(place, make_video(tmp_path / "job"))
-    holder = """
-import sys
-from pathlib import Path
-from worker.base import files as statefiles
-with statefiles.claimed(Path(sys.argv[1])):
-    print("copying", flush=True)
-    sys.stdin.read()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", holder, str(place.entries()[0])],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "copying\n"
-    assert place.spool.drain(place.storage, place.journal) == 0
-    kill(process)
-    assert process.stdin is not None
-    process.stdin.close()
-    assert place.spool.drain(place.storage, place.journal) == 1
-
-
-def test_a_file_that_is_being_written_is_left_alone_for_an_hour(place: Place, tmp_path: Path) -> None:
-    folder = place.state.folder("spool")
-    (folder / ".tmp-abc").write_text("being written")
-    assert place.spool.sweep() == 0
-    os.utime(folder / ".tmp-abc", (time.time() - 3700,) * 2)
-    assert place.spool.sweep() == 1
 
 
 def test_what_is_held_is_counted(place: Place, tmp_path: Path) -> None:
     place.accept()
     assert place.spool.held() == (0, 0)
     for index in range(2):
-        keep(place, make_video(tmp_path / str(index), b"v" * (1000 + index)), index=index)
-    folder = tmp_path / "state" / "spool"
-    assert place.spool.held() == (2, sum(file.stat().st_size for file in folder.iterdir()))
-    assert place.spool.drain(LocalStorage(tmp_path / "out"), place.journal) == 2
+        place.keep(b"v" * (1000 + index), index)
+    assert place.spool.held() == (2, used(place))
+    place.spool.drain(place.storage)
     assert place.spool.held() == (0, 0)
-    (tmp_path / "file").write_text("in the way")
-    assert Spool(StateFolder(tmp_path / "file")).held() == (0, 0)
 
 
-def test_the_record_of_a_video_that_is_gone_gives_way_to_the_kept_one(place: Place, tmp_path: Path) -> None:
-    """It was stored and deleted, made again, and could not be stored: what is stored at last is what is recorded."""
+# --- damage, death and disks
+
+
+@pytest.mark.parametrize("damage", ["a byte", "cut", "lost"])
+def test_a_damaged_copy_is_dropped_and_never_uploaded(place: Place, damage: str) -> None:
+    place.keep()
+    kept = place.found()
+    if damage == "lost":
+        kept.video.path.unlink()
+    else:
+        kept.video.path.write_bytes(b"video bytez" if damage == "a byte" else b"video")
+    with pytest.raises(UploadFailed, match="gone"):
+        place.upload(kept)
+    assert place.spool.find(JOB, 0) is None
+    assert place.kept() == []
+    assert not (place.root / "out").exists()
+    place.keep(b"made again")
+    assert place.upload(place.found())["status"] == "completed"
+
+
+@pytest.mark.parametrize("fault", ["damaged", "lost", "no JSON"])
+def test_a_video_that_cannot_be_kept_leaves_nothing(place: Place, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    video = make_video(place.root / "job")
+    result = result_of(video)
+    if fault == "damaged":
+        video.path.write_bytes(b"VIDEO BYTES")
+    elif fault == "lost":
+        video.path.unlink()
+    else:
+        result["prompt"] = "\ud800"
+    place.spool.keep(video, place.accept(), 0, result)
+    assert place.files == []
+    assert ("STATE_DIR" in caplog.text) == (fault != "damaged")
+
+
+def test_an_unwritable_folder_is_said_once_and_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("a file in the way")
+    state = StateFolder(tmp_path / "state")
+    spool = Spool(state, Journal(state))
+    entry = Entry(job_id=JOB, payload_digest=DIGEST, accepted_on=DAY, accepted_at=time.time(), seeds=(1,))
+    video = make_video(tmp_path / "job")
+    for index in (0, 1):
+        spool.keep(video, entry, index, result_of(video))
+    assert spool.find(JOB, 0) is None
+    spool.drain(LocalStorage(tmp_path / "out"))
+    assert spool.held() == (0, 0)
+    assert caplog.text.count("cannot be used") == 1
+
+
+@pytest.mark.parametrize("what", ["video", "poster", "entry"])
+def test_a_full_volume_leaves_nothing_behind(place: Place, what: str) -> None:
+    large = b"v" * 20_000
+    video = make_video(place.root / "job", large if what == "video" else b"v", large if what == "poster" else b"p")
+    result = {**result_of(video), "prompt": "x" * 20_000 if what == "entry" else "x"}
+    entry = place.accept()
+    with no_file_above(10_000):
+        place.spool.keep(video, entry, 0, result)
+    assert place.files == []
+    assert place.spool.find(JOB, 0) is None
+
+
+def _keep_from_a_pipe(place: Place, file: str) -> None:
+    video = make_video(place.root / "job", b"v" * 300_000, b"p" * 1000)
+    slow = video.path if file == "video" else video.poster
+    assert slow is not None
+    slow.unlink()
+    os.mkfifo(slow)
+    pipe = os.open(slow, os.O_RDWR)
+    os.write(pipe, b"half")
+    place.spool.keep(video, place.accept(), 0, result_of(video))
+
+
+@pytest.mark.parametrize("file", ["video", "poster"])
+def test_kill_9_while_copying_leaves_nothing_visible_and_is_swept(place: Place, file: str) -> None:
+    # The file to be copied is a pipe that gives its first bytes and no more: the copy stands still half-way.
+    process = FORK.Process(target=_keep_from_a_pipe, args=(place, file))
+    process.start()
+    suffix = ".mp4" if file == "video" else ".jpg"
+    while not any(name.endswith(suffix) for name in place.files):
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    left = place.files
+    assert len(left) == (1 if file == "video" else 2)
+    assert place.spool.find(JOB, 0) is None
+    assert place.spool.held()[0] == 0
+    place.ahead_s = 3600 - 60
+    place.spool.drain(place.storage)
+    assert place.files == left
+    place.ahead_s = 3600 + 60
+    place.spool.drain(place.storage)
+    assert place.files == []
+
+
+def _keep_for_ever(place: Place, folder: Path) -> None:
+    video = make_video(folder, b"v" * 300_000, b"p" * 1000)
+    for number in range(100_000):
+        job_id = f"job-{number // 90}"
+        entry = place.journal.accept(job_id, DIGEST, today=DAY, seeds=[1])
+        place.spool.keep(video, entry, number % 90, result_of(video, number % 90, job_id))
+
+
+def test_kill_9_at_any_moment_leaves_whole_videos_only(place: Place) -> None:
+    moments = random.Random(5)
+    for number in range(4):
+        before = len(place.files)
+        process = FORK.Process(target=_keep_for_ever, args=(place, place.root / f"job{number}"))
+        process.start()
+        while len(place.files) <= before + 2:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.03))
+        process.kill()
+        process.join()
+    videos = [path for path in place.folder.glob("*.mp4") if path.name[0] != "."]
+    assert videos
+    sha256 = hashlib.sha256(b"v" * 300_000).hexdigest()
+    for path in videos:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+        assert path.with_suffix(".jpg").stat().st_size == 1000
+    place.ahead_s = 2 * 3600
+    place.storage_is_down()
+    place.spool.drain(place.storage)
+    assert sorted(place.folder.glob("*.mp4")) == sorted(videos)  # each has its record, and no half copy is left
+
+
+def test_a_file_of_another_name_stays_for_7_days(place: Place) -> None:
+    place.keep()
+    stranger = place.folder / "notes.txt"
+    stranger.write_text("whose?")
+    place.ahead_s = files.KEEP_S - 60
+    place.storage_is_down()
+    place.spool.drain(place.storage)
+    assert stranger.exists()
+    place.ahead_s = files.KEEP_S + 60
+    place.spool.drain(place.storage)
+    assert not stranger.exists()
+
+
+# --- what a worker of an earlier version left
+
+
+def as_before(place: Place, index: int = 0, **fields: Any) -> Path:
+    """Three files of one stem, as version 0.1 wrote them; returns the JSON."""
+    video = make_video(place.root / "job", b"kept before")
+    assert video.poster is not None
+    place.folder.mkdir(parents=True, exist_ok=True)
+    old = place.folder / f"{files.file_key(JOB)}-{index:02d}-12345678.json"
+    video.path.rename(old.with_suffix(".mp4"))
+    video.poster.rename(old.with_suffix(".jpg"))
+    size = {"width": 64, "height": 32, "num_frames": 9, "fps": 16, "size_bytes": 11, "sha256": video.sha256}
+    key = video_key(JOB, index, DAY)
+    known = {"job_id": JOB, "payload_digest": DIGEST, "index": index, "key": key, **size}
+    old.write_text(json.dumps({**known, "result": result_of(video, index), **fields}))
+    return old
+
+
+@pytest.mark.parametrize("way", ["found", "drained"])
+def test_a_video_that_an_earlier_version_kept_is_stored(place: Place, way: str) -> None:
     place.accept()
-    place.journal.record_result(JOB, 0, {**result_of(make_video(tmp_path / "old", b"old bytes")), "seed": 1})
-    video = make_video(tmp_path / "new", b"new bytes")
-    keep(place, video)
-    assert place.spool.drain(LocalStorage(tmp_path / "out"), place.journal) == 1
-    entry = place.journal.entry(JOB)
-    assert entry is not None
-    assert (entry.finished[0]["sha256"], entry.finished[0]["seed"]) == (video.sha256, 7)
+    as_before(place, 3)
+    if way == "found":
+        result = place.upload(place.found(3))
+    else:
+        place.spool.drain(place.storage)
+        result = place.finished()[3]
+    assert place.stored(3) == b"kept before"
+    assert result["thumbnail_url"].endswith("/3.jpg")
+    assert place.files == []
+
+
+@pytest.mark.parametrize("why", ["no entry", "another payload", "no JSON"])
+def test_what_cannot_be_taken_over_is_set_aside(place: Place, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    if why != "no entry":
+        place.accept()
+    old = as_before(place, **({"payload_digest": "e" * 64} if why == "another payload" else {}))
+    if why == "no JSON":
+        old.write_text("{")
+    names = place.files
+    place.spool.drain(place.storage)
+    assert place.files == [f"{name}.damaged" for name in names]
+    assert all(name in caplog.text for name in names)
+
+
+def test_a_video_that_a_worker_of_the_earlier_version_is_storing_is_left_to_it(place: Place) -> None:
+    place.accept()
+    old = as_before(place)
+    names = place.files
+    with locks.claimed(old):
+        place.spool.drain(place.storage)
+        assert place.files == names
+    place.spool.drain(place.storage)
     assert place.files == []

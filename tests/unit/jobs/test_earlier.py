@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kits.delivery import make_video, result_of
 from worker.base.errors import UploadFailed
 from worker.base.files import StateFolder
 from worker.delivery.journal import Entry, Journal
@@ -16,7 +16,6 @@ from worker.delivery.storage import video_key
 from worker.delivery.storage.base import Delivery
 from worker.delivery.storage.local import LocalStorage
 from worker.jobs import accept
-from worker.media import VideoFile
 
 DAY = datetime.date(2026, 11, 21)
 JOB, DIGEST = "abc-123", "d" * 64
@@ -29,20 +28,18 @@ class Scene:
 
     def __init__(self, root: Path) -> None:
         state = StateFolder(root / "state")
-        self.journal, self.spool = Journal(state), Spool(state)
+        self.journal = Journal(state)
+        self.spool = Spool(state, self.journal)
         self.storage = LocalStorage(root / "out")
         self.entry: Entry = self.journal.accept(JOB, DIGEST, today=DAY, seeds=[1])
-        content = b"video bytes"
-        (root / "0.mp4").write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        self.video = VideoFile(root / "0.mp4", None, 64, 32, 9, 16, len(content), digest)
-        self.result: Mapping[str, Any] = {"index": 0, "sha256": digest, "timings": {}}
+        self.video = make_video(root / "job", poster=None)
+        self.result: Mapping[str, Any] = result_of(self.video)
 
     def record(self) -> None:
         self.journal.record_result(JOB, 0, with_links(self.result, RECORDED))
 
     def keep(self) -> None:
-        self.spool.keep(self.video, job_id=JOB, payload_digest=DIGEST, index=0, key=KEY, result=self.result)
+        self.spool.keep(self.video, self.entry, 0, self.result)
 
     def find(self) -> accept.Earlier | None:
         return accept.find_earlier(0, entry=self.entry, journal=self.journal, spool=self.spool, storage=self.storage)
@@ -78,7 +75,7 @@ def test_a_kept_video_is_found(scene: Scene) -> None:
     scene.keep()
     left = scene.find()
     assert isinstance(left, Found)
-    assert left.kept.sha256 == scene.video.sha256
+    assert left.video.sha256 == scene.video.sha256
 
 
 def test_a_storage_that_cannot_be_asked_counts_as_holding_it(scene: Scene, tmp_path: Path) -> None:
@@ -91,7 +88,7 @@ def test_a_storage_that_cannot_be_asked_counts_as_holding_it(scene: Scene, tmp_p
 
 def test_what_a_worker_stored_since_the_job_was_accepted_counts(scene: Scene) -> None:
     scene.keep()
-    assert scene.spool.drain(scene.storage, scene.journal) == 1
+    scene.spool.drain(scene.storage)
     assert scene.entry.finished == {}
     left = scene.find()
     assert isinstance(left, dict)
@@ -102,9 +99,9 @@ def test_what_a_worker_stores_while_the_job_looks_counts(scene: Scene, monkeypat
     scene.keep()
     find = scene.spool.find
 
-    def late(**video: Any) -> Found | None:
-        assert scene.spool.drain(scene.storage, scene.journal) == 1
-        return find(**video)
+    def late(*video: Any) -> Found | None:
+        scene.spool.drain(scene.storage)
+        return find(*video)
 
     monkeypatch.setattr(scene.spool, "find", late)
     left = scene.find()
