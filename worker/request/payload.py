@@ -172,7 +172,7 @@ class VideoInput(BaseModel):
     def _within_max_frames(cls, value: int, info: ValidationInfo) -> int:
         limits: Limits = info.context if info.context is not None else Limits()
         if not MIN_FRAMES <= value <= limits.max_frames:
-            raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {value}")
+            raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {_shown(value)}")
         return value
 
 
@@ -258,9 +258,14 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "literal_error":
         return f"must be one of {context['expected']}"
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        return f"must be {_bounds(model, str(entry['loc'][-1]))}, not {entry['input']}"
+        return f"must be {_bounds(model, str(entry['loc'][-1]))}, not {_shown(entry['input'])}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+def _shown(value: float) -> str:
+    """A number that was sent. Python writes no integer of more than 4,300 digits."""
+    return f"{value}" if abs(value) < 10**20 else "a number of that size"
 
 
 def _bounds(model: type[BaseModel], field: str) -> str:

@@ -49,7 +49,7 @@ def test_models_are_frozen() -> None:
         ({"prompt": "a", "fps": b"16"}, "fps", "must be an integer, got something else"),
         ({"prompt": "a", "flow_shift": {}}, "flow_shift", "must be a number, got an object"),
         ({"prompt": "a", "flow_shift": -(10**400)}, "flow_shift", "must be a finite number"),
-        ({"prompt": "a", "strength": 0}, "strength", "must be greater than 0.0"),
+        ({"prompt": "a", "strength": 0}, "strength", "must be more than 0 and at most 1, not 0"),
         ({"prompt": "a", "strength": 1.5}, "strength", "must be more than 0 and at most 1, not 1.5"),
         ({"prompt": "a", "thumbnail": 1}, "thumbnail", "must be true or false, got an integer"),
         ({"prompt": "a", "model": "7b"}, "model", "must be one of 'a14b' or '5b'"),
