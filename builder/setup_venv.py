@@ -45,8 +45,19 @@ def install(lock: str, *, from_folder: bool = False) -> None:
 
 
 def pip(lock: str, packages: int, arguments: list[str]) -> None:
-    """Run pip, and say how many of the packages of `lock` it has. Raises CalledProcessError behind what pip said."""
-    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", *arguments]
+    """Run pip, and say how many of the packages of `lock` it has. Ends the process with what pip said where it fails."""
+    verb, *options = arguments
+    command = [
+        PYTHON,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        verb,
+        "--progress-bar",
+        "off",
+        *options,
+    ]
     began, collected, said = time.monotonic(), 0, []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
@@ -56,10 +67,9 @@ def pip(lock: str, packages: int, arguments: list[str]) -> None:
                 show(f"{lock}: putting {packages} packages into .venv ({time.monotonic() - began:.0f} s so far)")
             elif collected and line.startswith(("Collecting ", "Processing ")):
                 show(f"{lock}: package {collected} of {packages}, {line.split()[1].split('=')[0]}")
-    show(f"{lock}: done in {time.monotonic() - began:.0f} s", last=True)
     if process.returncode:
-        sys.stderr.writelines(said)
-        raise subprocess.CalledProcessError(process.returncode, command)
+        sys.exit("".join(["\n", *said, f"pip could not install builder/{lock}: what it said is above"]))
+    show(f"{lock}: {packages} packages, done in {time.monotonic() - began:.0f} s", last=True)
 
 
 def show(text: str, *, last: bool = False) -> None:

@@ -179,7 +179,8 @@ def test_strength_beyond_its_limits(strength: float) -> None:
 def test_the_message_of_a_limit_names_the_limit() -> None:
     assert video_problems(num_frames=162)["num_frames"] == "must be 5 to 161, not 162"
     assert video_problems(fps=0)["fps"] == "must be 1 to 60, not 0"
-    assert video_problems(reference_video_url=VIDEO, strength=0)["strength"] == "must be more than 0 and at most 1, not 0"
+    wrong = video_problems(reference_video_url=VIDEO, strength=0)
+    assert wrong["strength"] == "must be more than 0 and at most 1, not 0"
     assert video_problems(prompt="x" * 4001)["prompt"] == "must be 1 to 4000 characters after trimming, got 4001"
 
 
