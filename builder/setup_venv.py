@@ -45,7 +45,7 @@ def install(lock: str, *, from_folder: bool = False) -> None:
 
 
 def pip(lock: str, packages: int, arguments: list[str]) -> None:
-    """Run pip, and say how many of the packages of `lock` it has. Ends the process with what pip said where it fails."""
+    """Run pip, and say how many packages of `lock` it has. Ends the process with what pip said where it fails."""
     verb, *options = arguments
     command = [
         PYTHON,

@@ -85,11 +85,13 @@ class Bar:
         self._bar.refresh()  # `update` waits for as many percent as the last one brought
 
     def _left(self) -> str:
-        """The time left at the speed of this status; empty until it has moved."""
+        """The time left at the speed of this status; empty until it has moved, and when that time is over."""
         (began, first), (at, done) = self._since, self._last
         if self._stopping or done <= first or at <= began:
             return ""
-        left_s = max(0.0, (100 - done) * (at - began) / (done - first) - (time.monotonic() - at))
+        left_s = (100 - done) * (at - began) / (done - first) - (time.monotonic() - at)
+        if left_s < 1:
+            return ""
         return f"{left_s:.0f} s left" if left_s < 100 else f"{left_s / 60:.0f} min left"
 
     def _tick(self) -> None:
