@@ -22,7 +22,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Memory and speed": (
         *("enable_vae_tiling", "enable_cpu_offload", "enable_sequential_cpu_offload", "quantization"),
-        *("quantized_compute", "enable_sage_attention", "enable_torch_compile", "gpus"),
+        *("quantized_compute", "enable_sage_attention", "enable_fused_kernels", "enable_torch_compile", "gpus"),
         *("enable_image_encode_reuse", "vae_decode_dtype"),
     ),
     "Storage": (

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
         None, description="true moves layer by layer: least memory, slowest; false forbids that; unset: as planned"
     )
     enable_sage_attention: bool = Field(True, description="SageAttention where the package is installed")
+    enable_fused_kernels: bool = Field(
+        True, description="Triton kernels for the elementwise work of the experts' blocks and of the VAE's decode"
+    )
     enable_torch_compile: bool = Field(
         False, description="Compile the experts' blocks: a slow first video, faster ones"
     )

@@ -201,7 +201,13 @@ class Engine:
             loaded.residency.bring(vae)
             for tiled in (True,) if video.plan.vae_tiling else (False, True):
                 try:
-                    stream = decode.frames(vae, denoised.latents, tiled=tiled, half=denoised.half_decode)
+                    stream = decode.frames(
+                        vae,
+                        denoised.latents,
+                        tiled=tiled,
+                        half=denoised.half_decode,
+                        fused=self._planner.settings.enable_fused_kernels,
+                    )
                     with closing(stream) as frames:
                         for number, frame in enumerate(frames):
                             stop.check()

@@ -12,6 +12,7 @@ from worker.engine.techniques.base import Run, Setup, Technique
 from worker.engine.techniques.compile import Compile
 from worker.engine.techniques.context_parallel import ContextParallel
 from worker.engine.techniques.decode_dtype import DecodeDtype
+from worker.engine.techniques.fused_kernels import FusedKernels
 from worker.engine.techniques.image_encode import ImageEncode
 from worker.engine.techniques.lora import Adapters
 from worker.engine.techniques.quantized_compute import QuantizedCompute
@@ -22,10 +23,12 @@ from worker.request.plan import MemoryPlan
 __all__ = ["TECHNIQUES", "Run", "Setup", "Technique", "Techniques"]
 
 # Turbo adds to the LoRAs that Adapters puts on; the step cache wraps blocks that are otherwise as they will run.
+# The fused forward of a block is below every hook, and so comes before all that put hooks on blocks.
 # The crew's share is taken on the attention that was chosen; compiling comes behind them, for what is left as it was
 # loaded. The last two are the VAE's.
 TECHNIQUES: tuple[type[Technique], ...] = (
     Attention,
+    FusedKernels,
     ContextParallel,
     QuantizedCompute,
     Turbo,

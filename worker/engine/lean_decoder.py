@@ -1,0 +1,217 @@
+"""The Wan VAE's decoder without the copies that Diffusers makes around its convolutions.
+
+Diffusers clones, concatenates and pads the frames before each convolution, and computes norm and SiLU in six passes.
+Here norm and SiLU write into the tensor that the convolution reads, behind the two frames kept of the chunk before;
+the convolution pads height and width itself; what `torch.stack` would lay out anew keeps its layout. On a CPU the bits
+are those of Diffusers; on CUDA norm and SiLU are one kernel, which rounds once where Diffusers rounds up to four times.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import cache
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    CACHE_T,
+    WanCausalConv3d,
+    WanDecoder3d,
+    WanResample,
+    WanResidualBlock,
+    WanRMS_norm,
+)
+from torch import nn
+from torch.nn import functional
+
+from worker.engine import kernels
+from worker.engine.kernels import KernelFailed, Kernels, reference
+
+logger = logging.getLogger(__name__)
+# Of the norm of the result. The reference rounds bf16 up to four times, the kernel once.
+_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+# Channels of the layers of A14B and of 5B.
+_PROBED_WIDTHS = (96, 192, 256, 384, 512, 1024)
+_FIRST_CHUNK = "Rep"  # Diffusers' mark in the feature cache: there is no frame to double before the second chunk
+
+
+def lean(vae: AutoencoderKLWan, *, fused: bool = True) -> AutoencoderKLWan:
+    """`vae` with a decoder of its own that shares the weights; `vae` itself where hooks sit on the decoder's layers.
+
+    fused: use the kernel for norm and SiLU where the device has it. The twin is for the loop over latent frames, with
+    a feature cache; its encoder is the original's.
+    """
+    if any("forward" in vars(each) or hasattr(each, "_diffusers_hook") for each in vae.decoder.modules()):
+        return vae
+    twin = copy.copy(vae)
+    weights = {id(each): each for each in vae.decoder.parameters()}
+    twin._modules = {**vae._modules, "decoder": copy.deepcopy(vae.decoder, weights)}
+    by = _kernels(vae.device) if fused and vae.device.type == "cuda" else reference
+    for module in twin.decoder.modules():
+        if type(module) in _LEAN and _is_known(module):
+            module.__class__ = _LEAN[type(module)]
+            module.by = by
+    return twin
+
+
+@cache
+def _kernels(device: torch.device) -> Kernels:
+    """Triton's where they agree with the reference on this device; chosen once, with a line in the log."""
+    try:
+        by = kernels.of(device)
+        off = {dtype: max(_off(by, width, dtype, device) for width in _PROBED_WIDTHS) for dtype in _TOLERANCES}
+    except KernelFailed as failure:
+        logger.info("the VAE's norm is torch's own: %s", failure)
+        return reference
+    found = ", ".join(f"{dtype} {each:.1e}" for dtype, each in off.items())
+    if not all(off[dtype] <= tolerance for dtype, tolerance in _TOLERANCES.items()):  # NaN too
+        logger.info("the VAE's norm is torch's own: the kernel is off by %s", found)
+        return reference
+    logger.info("the VAE's norm and SiLU are one kernel, off by: %s", found)
+    return by
+
+
+@torch.no_grad()
+def _off(by: Kernels, width: int, dtype: torch.dtype, device: torch.device) -> float:
+    video = torch.randn(1, width, 3, 8, 16, device=device).to(dtype, memory_format=torch.channels_last_3d)
+    gamma = torch.randn(width, 1, 1, 1, device=device).to(dtype)
+    whole = torch.zeros(1, width, 3 + CACHE_T, 8, 16, device=device, dtype=dtype).to(
+        memory_format=torch.channels_last_3d
+    )
+    found = by.rms_silu(video, gamma, silu=True, out=whole[:, :, CACHE_T:]).float()
+    wanted = reference.rms_silu(video, gamma, silu=True).float()
+    return float((found - wanted).norm() / wanted.norm()) + float(whole[:, :, :CACHE_T].abs().sum())
+
+
+class _Norm(WanRMS_norm):  # type: ignore[misc]
+    by: Kernels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.into(x, None, silu=False)
+
+    def into(self, x: torch.Tensor, out: torch.Tensor | None, *, silu: bool) -> torch.Tensor:
+        try:
+            return self.by.rms_silu(x, self.gamma, silu=silu, out=out)
+        except KernelFailed as failure:
+            logger.warning("the VAE's norm is torch's own from here on: %s", failure)
+            self.by = reference
+            return reference.rms_silu(x, self.gamma, silu=silu, out=out)
+
+
+class _Convolution(WanCausalConv3d):  # type: ignore[misc]
+    by: Kernels
+
+    def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
+        missing = self._padding[4]
+        if cache_x is not None and missing > 0:
+            x = torch.cat([cache_x, x], dim=2)
+            missing -= cache_x.shape[2]
+        return self.convolved(functional.pad(x, (0, 0, 0, 0, missing, 0)) if missing > 0 else x)
+
+    def convolved(self, x: torch.Tensor) -> torch.Tensor:
+        """Of frames that are complete in time; height and width are padded here."""
+        padding = (0, self._padding[2], self._padding[0])
+        return functional.conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class _ResidualBlock(WanResidualBlock):  # type: ignore[misc]
+    by: Kernels
+
+    def forward(self, x: torch.Tensor, feat_cache: Any = None, feat_idx: Any = None) -> torch.Tensor:
+        shortcut = self.conv_shortcut(x)
+        x = _convolved(self.conv1, x, feat_cache, feat_idx, norm=self.norm1)
+        x = _convolved(self.conv2, x, feat_cache, feat_idx, norm=self.norm2)
+        return x.add_(shortcut)
+
+
+class _Resample(WanResample):  # type: ignore[misc]
+    by: Kernels
+
+    def forward(self, x: torch.Tensor, feat_cache: Any = None, feat_idx: Any = None) -> torch.Tensor:
+        if self.mode == "upsample3d":
+            if feat_cache[feat_idx[0]] is None:
+                feat_cache[feat_idx[0]] = _FIRST_CHUNK
+                feat_idx[0] += 1
+            else:
+                x = _woven(_convolved(self.time_conv, x, feat_cache, feat_idx))
+        batch, channels, frames, height, width = x.shape
+        pictures = x.permute(0, 2, 1, 3, 4).reshape(batch * frames, channels, height, width)
+        # In the dtype as it is: the nearest neighbour of a number is that number.
+        pictures = functional.interpolate(pictures, scale_factor=2.0, mode="nearest-exact")
+        pictures = self.resample[1](pictures)
+        video: torch.Tensor = pictures.view(batch, frames, *pictures.shape[1:]).permute(0, 2, 1, 3, 4)
+        return video
+
+
+class _Decoder(WanDecoder3d):  # type: ignore[misc]
+    by: Kernels
+
+    def forward(
+        self, x: torch.Tensor, feat_cache: Any = None, feat_idx: Any = None, first_chunk: bool = False
+    ) -> torch.Tensor:
+        x = _convolved(self.conv_in, x, feat_cache, feat_idx)
+        x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
+        for up_block in self.up_blocks:
+            x = up_block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
+        return _convolved(self.conv_out, x, feat_cache, feat_idx, norm=self.norm_out)
+
+
+_LEAN: dict[type[nn.Module], type[nn.Module]] = {
+    WanRMS_norm: _Norm,
+    WanCausalConv3d: _Convolution,
+    WanResidualBlock: _ResidualBlock,
+    WanResample: _Resample,
+    WanDecoder3d: _Decoder,
+}
+
+
+def _is_known(module: nn.Module) -> bool:
+    if isinstance(module, WanRMS_norm):
+        return module.channel_first and not isinstance(module.bias, torch.Tensor)
+    return not isinstance(module, WanResample) or module.mode in ("upsample2d", "upsample3d")
+
+
+def _convolved(
+    convolution: _Convolution, x: torch.Tensor, feat_cache: Any, feat_idx: Any, norm: _Norm | None = None
+) -> torch.Tensor:
+    """`x`, normed and activated where there is a `norm`, through a convolution over three frames; keeps the last two.
+
+    Where Diffusers keeps one frame and pads, two are kept here of which the first is zero: the same numbers.
+    """
+    before = feat_cache[feat_idx[0]]
+    batch, channels, frames, height, width = x.shape
+    last = x.is_contiguous(memory_format=torch.channels_last_3d)
+    whole = torch.empty(
+        (batch, channels, CACHE_T + frames, height, width),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last_3d if last else torch.contiguous_format,
+    )
+    if isinstance(before, torch.Tensor):
+        whole[:, :, :CACHE_T].copy_(before)
+    else:
+        whole[:, :, :CACHE_T].zero_()
+    if norm is None:
+        whole[:, :, CACHE_T:].copy_(x)
+    else:
+        norm.into(x, whole[:, :, CACHE_T:], silu=True)
+    feat_cache[feat_idx[0]] = whole[:, :, -CACHE_T:].clone()
+    feat_idx[0] += 1
+    return convolution.convolved(whole)
+
+
+def _woven(doubled: torch.Tensor) -> torch.Tensor:
+    """[B, 2 * C, T, H, W] to [B, C, 2 * T, H, W]: the halves of the channels are frames by turns."""
+    batch, channels, frames, height, width = doubled.shape
+    last = doubled.is_contiguous(memory_format=torch.channels_last_3d)
+    woven = torch.empty(
+        (batch, channels // 2, 2 * frames, height, width),
+        dtype=doubled.dtype,
+        device=doubled.device,
+        memory_format=torch.channels_last_3d if last else torch.contiguous_format,
+    )
+    woven[:, :, 0::2].copy_(doubled[:, : channels // 2])
+    woven[:, :, 1::2].copy_(doubled[:, channels // 2 :])
+    return woven
