@@ -206,7 +206,7 @@ class Engine:
                         denoised.latents,
                         tiled=tiled,
                         half=denoised.half_decode,
-                        fused=self._planner.settings.enable_fused_kernels,
+                        fused=self.planner.settings.enable_fused_kernels,
                     )
                     with closing(stream) as frames:
                         for number, frame in enumerate(frames):
