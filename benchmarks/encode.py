@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,14 +23,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encode_presets
+from benchmarks import encode_presets, reporting
+from benchmarks.reporting import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "diffusers", "numpy", "imageio-ffmpeg")
 FLAT_WITHIN = 0.10
 FPS = 16
 # 4x by two upsampling stages, 10x by patches: 1280x720 from a latent of 32x18.
@@ -188,17 +185,6 @@ def _run_all(case: Case) -> list[Run]:
     return runs
 
 
-def _medians(runs: list[Run]) -> list[Run]:
-    groups: dict[tuple[str, int], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.way, run.num_frames), []).append(run)
-    measured = ("seconds", "before_mib", "peak_mib", "ffmpeg_peak_mib", "size_bytes")
-    return [
-        Run(way, num_frames, **{name: statistics.median(getattr(run, name) for run in group) for name in measured})
-        for (way, num_frames), group in groups.items()
-    ]
-
-
 def _comparison(medians: list[Run]) -> dict[str, float]:
     """More frames against fewer, and whole against streamed. `added` leaves out what was resident before."""
     fewer, more, whole = medians
@@ -211,30 +197,16 @@ def _comparison(medians: list[Run]) -> dict[str, float]:
     }
 
 
-def _machine() -> dict[str, object]:
-    packages = ("torch", "diffusers", "numpy", "imageio-ffmpeg")
-    return {
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
-
-
 def _table(case: Case, medians: list[Run]) -> str:
-    lines = [
-        f"{case.width}x{case.height}, medians of {case.repeats}",
-        "",
-        "| way | frames | time (s) | peak (MiB) | of it added (MiB) | ffmpeg's peak (MiB) |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for run in medians:
-        added = run.peak_mib - run.before_mib
-        lines.append(
-            f"| {run.way} | {run.num_frames} | {run.seconds:.1f} | {run.peak_mib:.0f} | {added:.0f} "
-            f"| {run.ffmpeg_peak_mib:.0f} |"
+    heads = ("way", "frames", "time (s)", "peak (MiB)", "of it added (MiB)", "ffmpeg's peak (MiB)")
+    rows = [
+        (
+            *(run.way, str(run.num_frames), f"{run.seconds:.1f}", f"{run.peak_mib:.0f}"),
+            *(f"{run.peak_mib - run.before_mib:.0f}", f"{run.ffmpeg_peak_mib:.0f}"),
         )
-    return "\n".join(lines)
+        for run in medians
+    ]
+    return f"{case.width}x{case.height}, medians of {case.repeats}\n\n{reporting.table(heads, rows)}"
 
 
 def main() -> int:
@@ -253,11 +225,12 @@ def main() -> int:
 
     folder = options.output if options.output is not None else (None if options.quick else RESULTS)
     if options.presets:
-        _write(folder, "encode-presets", encode_presets.run_all(1 if options.quick else 3, quick=options.quick))
+        found = encode_presets.run_all(1 if options.quick else 3, quick=options.quick)
+        reporting.write(folder, "encode-presets", found, *PACKAGES)
         return 0
     case = QUICK if options.quick else FULL
     runs = _run_all(case)
-    medians = _medians(runs)
+    medians = reporting.medians(runs, "way", "num_frames")
     comparison = _comparison(medians)
     flat = all(abs(comparison[name] - 1) <= FLAT_WITHIN for name in ("peak_ratio", "ffmpeg_peak_ratio"))
     fewer, more = case.frames
@@ -272,21 +245,12 @@ def main() -> int:
         "case": asdict(case),
         "flat": flat,
         "comparison": comparison,
-        "medians": [asdict(run) for run in medians],
-        "runs": [asdict(run) for run in runs],
+        "medians": reporting.as_dicts(medians),
+        "runs": reporting.as_dicts(runs),
     }
-    _write(folder, "encode", result)
+    reporting.write(folder, "encode", result, *PACKAGES)
     # The short runs of --quick end before ffmpeg's memory is seen for certain.
     return 0 if flat or options.quick else 1
-
-
-def _write(folder: Path | None, name: str, result: dict[str, Any]) -> None:
-    if folder is None:
-        return
-    date = datetime.now(UTC).date().isoformat()
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"benchmark": name, "date": date, "machine": _machine(), **result}, indent=2)
-    (folder / f"{name}-{date}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

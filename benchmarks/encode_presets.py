@@ -6,7 +6,6 @@ import json
 import os
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import reporting
 
 FPS = 16
 PRESETS = ("ultrafast", "veryfast", "faster", "fast", "medium", "slow")
@@ -95,7 +96,7 @@ def _ssim(source: list[np.ndarray], path: Path) -> float:
 
 
 def run_all(repeats: int, *, quick: bool) -> dict[str, Any]:
-    """Every preset on all cores, and the chosen one on one core less, taking turns; answers medians and runs."""
+    """Every preset on all cores, and the chosen one on one core less, taking turns; returns medians and runs."""
     cores = os.cpu_count() or 1
     from worker.media.encode import PRESET
 
@@ -111,36 +112,21 @@ def run_all(repeats: int, *, quick: bool) -> dict[str, Any]:
             command = [sys.executable, "-m", "benchmarks.encode_presets", *arguments]
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             runs.append(Run(**json.loads(answer.stdout.splitlines()[-1])))
-    medians = [_median([run for run in runs if _case(run) == case]) for case in cases]
+    medians = reporting.medians(runs, "preset", "threads", "width", "height")
     print(_table(medians, repeats))
-    return {"medians": [asdict(run) for run in medians], "runs": [asdict(run) for run in runs]}
-
-
-def _case(run: Run) -> tuple[str, int, int, int]:
-    return run.preset, run.threads, run.width, run.height
-
-
-def _median(runs: list[Run]) -> Run:
-    values = {
-        name: statistics.median(getattr(run, name) for run in runs)
-        for name in ("seconds", "cpu_seconds", "size_bytes", "ssim")
-    }
-    return Run(*_case(runs[0]), **values)
+    return {"medians": reporting.as_dicts(medians), "runs": reporting.as_dicts(runs)}
 
 
 def _table(medians: list[Run], repeats: int) -> str:
-    lines = [
-        f"{FRAMES} frames, CRF 18, medians of {repeats}",
-        "",
-        "| size | preset | threads | time (s) | CPU (s) | MB | SSIM |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for run in medians:
-        lines.append(
-            f"| {run.width}x{run.height} | {run.preset} | {run.threads} | {run.seconds:.2f} | {run.cpu_seconds:.2f} "
-            f"| {run.size_bytes / 1e6:.2f} | {run.ssim:.4f} |"
+    heads = ("size", "preset", "threads", "time (s)", "CPU (s)", "MB", "SSIM")
+    rows = [
+        (
+            *(f"{run.width}x{run.height}", run.preset, str(run.threads), f"{run.seconds:.2f}"),
+            *(f"{run.cpu_seconds:.2f}", f"{run.size_bytes / 1e6:.2f}", f"{run.ssim:.4f}"),
         )
-    return "\n".join(lines)
+        for run in medians
+    ]
+    return f"{FRAMES} frames, CRF 18, medians of {repeats}\n\n{reporting.table(heads, rows, words=2)}"
 
 
 if __name__ == "__main__":

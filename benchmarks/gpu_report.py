@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import gpu_rates
+from benchmarks import gpu_rates, reporting
 from benchmarks.gpu_models import Scale
 from benchmarks.gpu_rates import Rates
 from benchmarks.gpu_rows import Measured, Row, request
@@ -113,14 +110,9 @@ def _verdict(line: Line, target: str, found: float | None, limit: float, unit: s
 
 def table(lines: Sequence[Line]) -> str:
     """Markdown, and below it why rows have no figures."""
-    rows = [
-        _HEADS,
-        ("---", "---", *["---:"] * (len(_HEADS) - 3), "---"),
-        *(_cells(line) for line in lines if line.counts),
-    ]
-    told = ["| " + " | ".join(cells) + " |" for cells in rows]
+    shown = reporting.table(_HEADS, [_cells(line) for line in lines if line.counts], words=2)
     reasons = [f"{line.row.name}: {line.ours.reason}" for line in lines if line.ours.reason is not None]
-    return "\n".join([*told, *(["", "Not measured:", *reasons] if reasons else [])])
+    return "\n".join([shown, *(["", "Not measured:", *reasons] if reasons else [])])
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -161,7 +153,7 @@ def write(folder: Path, scale: Scale, gpu: str, rates: Rates, lines: Sequence[Li
         "benchmark": "gpu",
         "date": began.date().isoformat(),
         "gpu": gpu,
-        "machine": machine(),
+        "machine": {"cuda": torch.version.cuda, **reporting.machine("torch", "diffusers", "transformers", "peft")},
         "weights": "random; what is compressed is a moving picture in the place of the decoded noise",
         "case": {"width": scale.width, "height": scale.height, "num_frames": scale.num_frames, "steps": scale.steps},
         "rates_flop_s": rates.as_dict(),
@@ -179,17 +171,6 @@ def _as_dict(line: Line) -> dict[str, Any]:
         "stock": None if line.stock is None else asdict(line.stock),
         "stock_ratio": line.stock_ratio,
         "targets": line.verdicts,
-    }
-
-
-def machine() -> dict[str, Any]:
-    packages = ("torch", "diffusers", "transformers", "peft")
-    return {
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "cuda": torch.version.cuda,
-        **{package: version(package) for package in packages},
     }
 
 

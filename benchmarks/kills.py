@@ -16,8 +16,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
-import platform as machine
 import random
 import sys
 import tempfile
@@ -25,18 +23,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 
+from benchmarks import reporting
 from benchmarks.kill_site import BUCKET, VIDEOS, Site, open_site
+from benchmarks.reporting import RESULTS
 from tests.kits import s3_double
 from tests.kits.platform_double import WorkerProcess
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -201,18 +198,14 @@ def main() -> int:
     for kill in kills:
         for problem in kill.problems:
             print(f"{kill.stage}, video {kill.video}, {kill.after_s} s in: {problem}")
-    options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / f"kills-{datetime.now(UTC):%Y-%m-%d}.json"
-    facts = {"cores": os.cpu_count(), "python": machine.python_version(), "machine": machine.machine()}
     report = {
         "seed": options.seed,
         "times": options.times,
         "took_s": round(time.monotonic() - began, 1),
         "kills_with_problems": sum(bad.values()),
-        "kills": [asdict(kill) for kill in kills],
-        **facts,
+        "kills": reporting.as_dicts(kills),
     }
-    target.write_text(json.dumps(report, indent=2) + "\n")
+    reporting.write(options.output, "kills", report)
     return 1 if bad else 0
 
 

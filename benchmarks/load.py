@@ -19,22 +19,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
+
 PACE = 300e6
 OURS = "worker"
 STAGED = "from_pretrained, through staging", "worker, through staging"
@@ -277,24 +275,15 @@ def _runs(ways: Sequence[str], folder: Path, repeats: int) -> list[Run]:
     return runs
 
 
-def _medians(runs: Sequence[Run]) -> dict[str, Run]:
-    ways = dict.fromkeys(run.way for run in runs)
-    return {way: _median([run for run in runs if run.way == way]) for way in ways}
-
-
-def _median(runs: Sequence[Run]) -> Run:
-    def middle(value: Callable[[Run], float]) -> float:
-        return statistics.median(map(value, runs))
-
-    return Run(runs[0].way, middle(lambda r: r.seconds), middle(lambda r: r.cpu_seconds), middle(lambda r: r.peak_gb))
-
-
-def _table(medians: dict[str, Run], nbytes: int) -> str:
-    lines = ["| way | time (s) | GB/s | CPU (s) | peak (GB) |", "|---|---:|---:|---:|---:|"]
-    for run in medians.values():
-        rate = nbytes / 1e9 / run.seconds
-        lines.append(f"| {run.way} | {run.seconds:.2f} | {rate:.2f} | {run.cpu_seconds:.1f} | {run.peak_gb:.1f} |")
-    return "\n".join(lines)
+def _table(medians: Sequence[Run], nbytes: int) -> str:
+    rows = [
+        (
+            *(run.way, f"{run.seconds:.2f}", f"{nbytes / 1e9 / run.seconds:.2f}"),
+            *(f"{run.cpu_seconds:.1f}", f"{run.peak_gb:.1f}"),
+        )
+        for run in medians
+    ]
+    return reporting.table(("way", "time (s)", "GB/s", "CPU (s)", "peak (GB)"), rows)
 
 
 def _starts(home: Path, size: Size) -> dict[str, Any]:
@@ -308,9 +297,7 @@ def _starts(home: Path, size: Size) -> dict[str, Any]:
             print(f"start {repeat + 1} of {size.repeats}: {way}", file=sys.stderr)
             evict(folder)
             measured[way].append(_in_a_process("--start", way, str(folder), str(size.pace)))
-    middles = {
-        way: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for way, runs in measured.items()
-    }
+    middles = {way: reporting.median_of(runs) for way, runs in measured.items()}
     return {"bytes": nbytes, "pace_mb_s": size.pace / 1e6, "medians": middles, "runs": measured}
 
 
@@ -325,12 +312,12 @@ def _experts(home: Path, size: Size, ways: Sequence[str]) -> dict[str, Any]:
         blocks = size.blocks if name == "bf16" else max(1, size.blocks // 2)
         nbytes = write_expert(folder, blocks=blocks, dtype=dtype)
         runs = _runs(chosen, folder, size.repeats)
-        medians = _medians(runs)
+        medians = reporting.medians(runs, "way")
         print(f"\n{nbytes / 1e9:.2f} GB of {name} in shards, cold page cache, medians of {size.repeats}\n")
         print(_table(medians, nbytes), flush=True)
         groups[name] = {
             "bytes": nbytes,
-            "medians": [asdict(run) for run in medians.values()],
+            "medians": reporting.as_dicts(medians),
             "runs": [asdict(run) for run in runs],
         }
     return groups
@@ -393,29 +380,9 @@ def main() -> int:
     folder = options.output if options.output is not None else (None if options.quick else RESULTS)
     if folder is not None:
         name = "load" if options.part is None else f"load-{options.part}"
-        _write(folder, name, size, groups, starts, summary)
+        result = {"size": asdict(size), "experts": groups, "start": starts, "summary": summary}
+        reporting.write(folder, name, result, "torch", "diffusers", "safetensors")
     return 0
-
-
-def _write(folder: Path, name: str, size: Size, groups: Any, starts: Any, summary: dict[str, float]) -> None:
-    date = datetime.now(UTC).date().isoformat()
-    machine = {
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "diffusers", "safetensors")},
-    }
-    result = {
-        "benchmark": "load",
-        "date": date,
-        "machine": machine,
-        "size": asdict(size),
-        "experts": groups,
-        "start": starts,
-        "summary": summary,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}-{date}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

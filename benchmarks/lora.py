@@ -14,16 +14,10 @@ disk too. again: they are in memory still, as for the next video with the same L
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +25,13 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from worker.engine.models.components import Components
 from worker.engine.techniques import base, lora
 from worker.weights.loras.cache import LoraCache
 from worker.weights.loras.store import check_safetensors
 
-RESULTS = Path(__file__).parent / "results"
 # transformer/config.json of Wan-AI/Wan2.2-T2V-A14B-Diffusers.
 _A14B: dict[str, Any] = {
     "patch_size": (1, 2, 2),
@@ -126,19 +121,13 @@ def main() -> None:
             adapters.append(base.Adapter(file, file.name, 1.0, side, f"loras[{number}].source"))  # type: ignore[arg-type]
         size_mb = sum(adapter.file.stat().st_size for adapter in adapters) / 1e6
         runs = [one_run(components, adapters, Path(folder)) for _ in range(options.runs)]
-    medians = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
+    medians = reporting.median_of(runs)
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
     print(f"rank {options.rank}, {options.layers} layers, two files of {size_mb / 2:.0f} MB, on {gpu or 'a CPU'}\n")
-    print("| stage | s |\n|---|---:|")
-    for stage, seconds in medians.items():
-        print(f"| {stage} | {seconds:.2f} |")
-    options.output.mkdir(parents=True, exist_ok=True)
-    facts = {"gpu": gpu, "cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    packages = {package: version(package) for package in ("torch", "diffusers", "peft", "safetensors")}
+    print(reporting.table(("stage", "s"), [(stage, f"{seconds:.2f}") for stage, seconds in medians.items()]))
     case = {"rank": options.rank, "layers": options.layers, "size_mb": size_mb}
-    result = {"benchmark": "lora", "case": case, "medians_s": medians, "runs_s": runs, **facts, **packages}
-    target = options.output / f"lora-{datetime.now(UTC):%Y-%m-%d}.json"
-    target.write_text(json.dumps(result, indent=2) + "\n")
+    result = {"case": case, "medians_s": medians, "runs_s": runs, "gpu": gpu}
+    reporting.write(options.output, "lora", result, "torch", "diffusers", "peft", "safetensors")
 
 
 if __name__ == "__main__":

@@ -16,27 +16,24 @@ import asyncio
 import io
 import json
 import logging
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from tests.kits.s3_double import serving
 from tests.kits.webhook_receiver import Receiver, works
 from worker.base.settings import Settings
 from worker.jobs import flow
 
-RESULTS = Path(__file__).parent / "results"
 # Upload and webhook may differ by this much between a short and a long video: its file is larger.
 GROWTH_S = 0.1
 TARGET_S = 0.3
@@ -157,28 +154,17 @@ def _run(answer: dict[str, Any], frames: int, wall: float, decode_s: float) -> R
     return Run(frames, wall, model, decode_s, encoder, wall - model - encoder, seconds["upload"], video["size_bytes"])
 
 
-def _medians(runs: list[Run]) -> list[Run]:
-    names = ("wall", "model", "decode", "encoder", "rest", "upload", "size_bytes")
-    groups = {frames: [run for run in runs if run.frames == frames] for frames in dict.fromkeys(r.frames for r in runs)}
-    return [
-        Run(frames, **{name: statistics.median(getattr(run, name) for run in group) for name in names})
-        for frames, group in groups.items()
-    ]
-
-
 def _table(case: Case, medians: list[Run]) -> str:
-    lines = [
-        f"{case.width}x{case.height}, medians of {case.repeats}, seconds",
-        "",
-        "| frames | whole job | model | of it decoding | the encoder adds | all the rest | of it upload | MB |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for run in medians:
-        lines.append(
-            f"| {run.frames} | {run.wall:.2f} | {run.model:.2f} | {run.decode:.2f} | {run.encoder:.2f} "
-            f"| {run.rest:.3f} | {run.upload:.3f} | {run.size_bytes / 1e6:.1f} |"
+    heads = ("frames", "whole job", "model", "of it decoding", "the encoder adds", "all the rest", "of it upload", "MB")
+    rows = [
+        (
+            *(str(run.frames), f"{run.wall:.2f}", f"{run.model:.2f}", f"{run.decode:.2f}", f"{run.encoder:.2f}"),
+            *(f"{run.rest:.3f}", f"{run.upload:.3f}", f"{run.size_bytes / 1e6:.1f}"),
         )
-    return "\n".join(lines)
+        for run in medians
+    ]
+    title = f"{case.width}x{case.height}, medians of {case.repeats}, seconds"
+    return f"{title}\n\n{reporting.table(heads, rows, words=0)}"
 
 
 def main() -> int:
@@ -190,27 +176,21 @@ def main() -> int:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as home:
         runs = measure(case, Path(home))
-    medians = _medians(runs)
+    medians = reporting.medians(runs, "frames")
     beside = medians[0].encoder + medians[0].rest
     growth = medians[-1].rest - medians[0].rest
     print(_table(case, medians))
     print(f"\nbeside the model at {medians[0].frames} frames: {beside:.3f} s (target {TARGET_S} s)")
     print(f"growth of the rest from {medians[0].frames} to {medians[-1].frames} frames: {growth:+.3f} s")
     folder = options.output if options.output is not None else (None if options.quick else RESULTS)
-    if folder is not None:
-        date = datetime.now(UTC).date().isoformat()
-        result = {
-            "benchmark": "overhead",
-            "date": date,
-            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-            "case": asdict(case),
-            "beside_the_model_s": beside,
-            "growth_s": growth,
-            "medians": [asdict(run) for run in medians],
-            "runs": [asdict(run) for run in runs],
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"overhead-{date}.json").write_text(json.dumps(result, indent=2) + "\n")
+    result = {
+        "case": asdict(case),
+        "beside_the_model_s": beside,
+        "growth_s": growth,
+        "medians": reporting.as_dicts(medians),
+        "runs": reporting.as_dicts(runs),
+    }
+    reporting.write(folder, "overhead", result)
     return 0 if growth <= GROWTH_S or options.quick else 1
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,12 +23,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks import reporting
 from benchmarks.quality_cases import CASES, SIZE, Case, Clip, Studio, asked_scenes, drawn
+from benchmarks.reporting import RESULTS
 from training.judging import camera, judge
 from training.lora import LUMA, SEPIA
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
 SHEET = ROOT / "docs" / "images"
 _SHEET_FRAMES = (0, 5, 10, 16)
 _SHEET_WIDTH = 72
@@ -156,7 +156,7 @@ def main() -> None:
         "date": day,
         "size": f"{SIZE}x{SIZE}x17",
         "steps": options.steps,
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {"threads": torch.get_num_threads(), **reporting.machine("torch", "diffusers")},
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "cases": {name: {key: round(value, 4) for key, value in found.items()} for name, found in table.items()},
     }

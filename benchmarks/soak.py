@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -26,7 +25,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -36,6 +34,8 @@ import psutil
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from tests.kits import s3_double
 from worker import start
 from worker.base import folders, settings
@@ -44,7 +44,6 @@ from worker.delivery.webhooks import outbox
 from worker.jobs import flow, tidy
 from worker.jobs.services import Services
 
-RESULTS = Path(__file__).parent / "results"
 WARM_UP = 0.3  # the share of the run in which caches and pools fill
 MAX_GROWTH = 0.10
 MAX_MORE_FILES = 8
@@ -260,16 +259,9 @@ def main() -> int:
         }
         with tqdm(total=options.minutes * 60, unit="s", disable=None) as bar:
             found = asyncio.run(soak(options.minutes, options.seed, bar))
-    facts = {
-        "minutes": options.minutes,
-        "seed": options.seed,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    print(json.dumps({**facts, **found}, indent=2))
-    options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / f"soak-{datetime.now(UTC):%Y-%m-%d}.json"
-    target.write_text(json.dumps({**facts, **found}, indent=2) + "\n")
+    result = {"minutes": options.minutes, "seed": options.seed, **found}
+    print(json.dumps(result, indent=2))
+    reporting.write(options.output, "soak", result)
     problems = [
         name
         for name, bad in (

@@ -11,9 +11,7 @@ Seconds on a shared machine mean little: compare what was measured in one run.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -21,14 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from tests.kits.platform_double import Platform
 
 ROOT = Path(__file__).resolve().parent.parent
 HANDLER = ROOT / "handler.py"
-RESULTS = Path(__file__).parent / "results"
 WATCHED = ("torch", "diffusers", "transformers", "peft", "accelerate", "runpod", "cpuinfo", "boto3", "pydantic",
            "worker.doctor", "worker.engine.engine", "worker.delivery.storage")  # fmt: skip
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)")
@@ -94,27 +92,15 @@ def main() -> None:
             if run > 0:
                 measured[name].append(marks)
     spent = [one_run(HANDLER, imports=True)[1] for _ in range(min(3, options.runs))]
-    medians = {
-        name: {mark: statistics.median(run[mark] for run in runs) for mark in runs[0]}
-        for name, runs in measured.items()
-    }
+    medians = {name: reporting.median_of(runs) for name, runs in measured.items()}
     shares = {name: statistics.median(imports.get(name, 0.0) for imports in spent) for name in WATCHED}
     for name, marks in medians.items():
         print(f"{name}: ready {marks['ready']:.2f} s, polling {marks['polling']:.2f} s, medians of {options.runs}")
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"  import {name:<16} {seconds:6.2f} s")
-    options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / f"startup-{datetime.now(UTC):%Y-%m-%d}.json"
-    facts = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
-    result = {
-        "ready_s": medians["worker"]["ready"],
-        "polling_s": medians["worker"]["polling"],
-        "medians": medians,
-        "imports_s": shares,
-        "runs": options.runs,
-        **facts,
-    }
-    target.write_text(json.dumps(result, indent=2) + "\n")
+    worker = {f"{mark}_s": seconds for mark, seconds in medians["worker"].items()}
+    result = {**worker, "medians": medians, "imports_s": shares, "runs": options.runs}
+    reporting.write(options.output, "startup", result)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,10 @@ table and writes `step-cache-DATE.json` beside the others.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +26,8 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 from torch.nn import functional
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
@@ -47,7 +44,6 @@ from worker.request.parse import parse
 from worker.request.plan import MemoryPlan
 from worker.weights.sources import demo, demo_trained
 
-RESULTS = Path(__file__).parent / "results"
 MODES = ("off", *THRESHOLDS)
 PROMPTS = ("a red ball moves to the right", "a blue square moves up", "a green triangle moves to the left")
 _PEAK = 255.0
@@ -280,22 +276,21 @@ def report(rows: Sequence[Row], options: argparse.Namespace) -> None:
     )
     weights = "trained" if options.trained else "random"
     print(f"{weights} weights, on {gpu or 'a CPU'}; {options.videos} videos\n")
-    print(f"| step_cache | s | of the exact time | passes left out | {' | '.join(kinds)} |")
-    print(f"|---|---:|---:|---:|{'---:|' * len(kinds)}")
-    for row in rows:
-        errors = " | ".join(f"{row.errors[kind]:.4g}" for kind in kinds)
-        print(f"| {row.mode} | {row.seconds:.2f} | {row.seconds / rows[0].seconds:.0%} | {row.share:.0%} | {errors} |")
-    facts = {"gpu": gpu, "cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    packages = {package: version(package) for package in ("torch", "diffusers")}
+    heads = ("step_cache", "s", "of the exact time", "passes left out", *kinds)
+    cells = [
+        (
+            *(row.mode, f"{row.seconds:.2f}", f"{row.seconds / rows[0].seconds:.0%}", f"{row.share:.0%}"),
+            *(f"{row.errors[kind]:.4g}" for kind in kinds),
+        )
+        for row in rows
+    ]
+    print(reporting.table(heads, cells))
     case = {name: value for name, value in vars(options).items() if name != "output"}
     finite = [
         {**vars(row), "errors": {k: v if np.isfinite(v) else None for k, v in row.errors.items()}} for row in rows
     ]
-    result = {"benchmark": "step-cache", "case": case, "rows": finite, **facts, **packages}
-    options.output.mkdir(parents=True, exist_ok=True)
     kind = "step-cache-full" if options.full_size else "step-cache"
-    target = options.output / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
-    target.write_text(json.dumps(result, indent=2) + "\n")
+    reporting.write(options.output, kind, {"case": case, "rows": finite, "gpu": gpu}, "torch", "diffusers")
 
 
 if __name__ == "__main__":

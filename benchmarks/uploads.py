@@ -16,8 +16,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import os
-import platform
 import random
 import shutil
 import sys
@@ -26,11 +24,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from tests.kits.s3_double import Double, Fault, Handler, lose_the_answer, reset, serving, status
 from worker.base.files import StateFolder
 from worker.delivery.journal import Journal
@@ -45,7 +43,6 @@ from worker.jobs.services import Services
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-RESULTS = Path(__file__).parent / "results"
 BUCKET = "videos-bucket"
 OPERATIONS = ("put", "head", "create", "part", "complete", "abort")
 FAULT_SHARE = 0.25
@@ -248,18 +245,9 @@ def main() -> int:
         worker.gpu.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    date = datetime.now(UTC).date().isoformat()
-    machine = {
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "boto3": version("boto3"),
-    }
-    result = {"benchmark": "uploads", "date": date, "machine": machine, "seed": options.seed, "good": report.good}
-    text = json.dumps({**result, **asdict(report)}, indent=2)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / f"uploads-{date}.json").write_text(text + "\n")
-    print(text)
+    result = {"seed": options.seed, "good": report.good, **asdict(report)}
+    reporting.write(options.output, "uploads", result, "boto3")
+    print(json.dumps(result, indent=2))
     return 0 if report.good else 1
 
 

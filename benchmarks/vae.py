@@ -10,15 +10,10 @@ bit each time.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,14 +21,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 
+from benchmarks import reporting
 from benchmarks.quality import psnr_db
+from benchmarks.reporting import RESULTS
 from worker.engine import decode
 from worker.engine.models import components
 from worker.engine.techniques import image_encode
 from worker.request.catalogue import I2V_A14B
 from worker.weights.sources import demo
 
-RESULTS = Path(__file__).parent / "results"
 DECODED_LATENT_FRAMES = 3
 # An untrained decoder's output hardly leaves grey: this makes it use the range of levels, and clip.
 _OUTPUT_STD = 0.3
@@ -129,24 +125,19 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{options.frames} frames of {options.pixels} x {options.pixels} on {options.device}, {options.threads} threads"
     )
-    told: dict[str, list[str]] = {}
+    printed: dict[str, list[str]] = {}
     for name, vae in vaes.items():
         made = vae.eval().requires_grad_(False).to(options.device)
         lines = [
             encoding(made, options.frames, options.pixels, both_ends=both_ends, repeats=options.repeats)
             for both_ends in (False, True)
         ]
-        told[name] = [*lines, *decoding(made, options.pixels, repeats=options.repeats)]
-        for line in told[name]:
+        printed[name] = [*lines, *decoding(made, options.pixels, repeats=options.repeats)]
+        for line in printed[name]:
             print(f"{name}: {line}", flush=True)
     case = {key: value for key, value in vars(options).items() if key != "output"}
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    packages = {package: version(package) for package in ("torch", "diffusers")}
-    result = {"benchmark": "vae", "case": case, "medians": told, **machine, **packages}
-    options.output.mkdir(parents=True, exist_ok=True)
     kind = "vae-full-width" if options.full_width else "vae"
-    path = options.output / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    reporting.write(options.output, kind, {"case": case, "medians": printed}, "torch", "diffusers")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from tests.kits.webhook_receiver import Handler, Received, Receiver, works
 from worker.base.files import StateFolder
 from worker.delivery.journal import Journal
@@ -31,7 +30,6 @@ from worker.delivery.webhooks.outbox import Outbox
 from worker.delivery.webhooks.postman import Patience, redeliver
 from worker.net import Opener
 
-RESULTS = Path(__file__).parent / "results"
 VIDEOS_A_JOB = 16
 OPENER = Opener(("127.0.0.1",))
 QUICK = Patience(waits_s=(0.01,) * 4, attempt_s=5.0, event_s=10.0, job_s=1e6, least_s=0.0)
@@ -111,15 +109,9 @@ def main() -> int:
             "dead_then_back": asyncio.run(dead_then_back(options.events, Path(home) / "dead")),
             "fails_four_times": asyncio.run(fails_four_times(options.events, Path(home) / "slow")),
         }
-    facts = {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    print(json.dumps({**found, **facts}, indent=2))
-    options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / f"webhooks-{datetime.now(UTC):%Y-%m-%d}.json"
-    target.write_text(json.dumps({**found, **facts}, indent=2) + "\n")
+    result = {**found, "seconds": round(time.monotonic() - began, 1)}
+    print(json.dumps(result, indent=2))
+    reporting.write(options.output, "webhooks", result)
     return 1 if any(part["lost"] or part["unknown_ids"] for part in found.values()) else 0
 
 
