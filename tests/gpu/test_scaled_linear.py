@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from worker.engine.models.precision import Format, ScaledLinear
+from worker.engine.models.precision import Format, ScaledLinear, quantize
 
 GPU = torch.device("cuda", 0)
 TOLERANCE: dict[Format, float] = {"fp8": 0.05, "int8": 0.02}
@@ -47,3 +47,33 @@ def test_weights_prepared_as_fp8_compute_like_their_bf16_twins() -> None:
     found = ScaledLinear.of(linear, "fp8", "quantized")(rows)
     linear.weight.data = linear.weight.data.to(torch.bfloat16)
     assert torch.equal(found, ScaledLinear.of(linear, "fp8", "quantized")(rows))
+
+
+@torch.no_grad()
+def test_fast_accumulation_adds_less_than_fp8_itself() -> None:
+    needs("fp8")
+    rows, weight = (torch.randn(count, 13824, device=GPU, dtype=torch.bfloat16) for count in (2048, 5120))
+    (left, left_scale), (right, right_scale) = quantize(rows, "fp8"), quantize(weight, "fp8")
+    fast, exact = (
+        torch._scaled_mm(
+            left,
+            right.t(),
+            scale_a=left_scale,
+            scale_b=right_scale.t(),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=is_fast,
+        ).float()
+        for is_fast in (True, False)
+    )
+    assert float((fast - exact).norm() / exact.norm()) < 0.02
+
+
+@torch.no_grad()
+def test_bias_and_output_in_the_product_change_nothing() -> None:
+    needs("fp8")
+    linear = nn.Linear(5120, 1024, device=GPU, dtype=torch.bfloat16).requires_grad_(False)
+    layer = ScaledLinear.of(linear, "fp8", "quantized")
+    rows = torch.randn(20_000, 5120, device=GPU, dtype=torch.bfloat16)
+    found = layer(rows)  # in two parts, each into its rows of the result
+    layer.bias = None
+    assert float((found.float() - linear.bias.float() - layer(rows).float()).abs().max()) <= 0.07

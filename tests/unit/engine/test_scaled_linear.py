@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -141,3 +143,53 @@ def test_weights_that_were_prepared_as_fp8_are_quantised_as_their_bf16_twins(lin
     wanted = ScaledLinear.of(linear, format, "quantized")
     assert torch.equal(found.weight.view(torch.uint8), wanted.weight.view(torch.uint8))
     assert torch.equal(found.scale, wanted.scale)
+
+
+class Attention(nn.Module):
+    """The three layers of an attention, as Diffusers names and calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(64, 32).to(torch.bfloat16) for _ in range(3))
+
+    def forward(self, queries: torch.Tensor, others: torch.Tensor) -> list[torch.Tensor]:
+        return [self.to_q(queries), self.to_k(others), self.to_v(others)]
+
+
+@torch.no_grad()
+def test_q_k_and_v_quantise_their_input_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Attention().requires_grad_(False)
+    exact = copy.deepcopy(module)
+    precision.replace_linears(module, "fp8", "quantized")
+    calls: list[int] = []
+    quantize = precision.quantize
+
+    def counted(some: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(some))
+        return quantize(some, format)
+
+    monkeypatch.setattr(precision, "quantize", counted)
+    for seed in range(2):  # the second input may lie where the first did
+        rows = torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+        for found, wanted in zip(module(rows, rows), exact(rows, rows), strict=True):
+            assert relative_error(found, wanted) < TOLERANCE["fp8", "quantized"]
+    assert calls == [40] * 2
+    others = torch.randn(1, 24, 64).to(torch.bfloat16)
+    calls.clear()
+    for found, wanted in zip(module(rows, others), exact(rows, others), strict=True):
+        assert relative_error(found, wanted) < TOLERANCE["fp8", "quantized"]
+    assert calls == [40, 24]
+    shared = module.to_q.shared
+    assert shared is not None
+    assert shared._input is None  # nothing is kept behind the last of them
+
+
+@torch.no_grad()
+def test_a_changed_input_is_quantised_anew_after_a_pass_that_failed() -> None:
+    module = Attention().requires_grad_(False)
+    precision.replace_linears(module, "fp8", "quantized")
+    rows = torch.randn(40, 64).to(torch.bfloat16)
+    module.to_q(rows)  # and no further
+    rows.mul_(-1)
+    wanted = ScaledLinear.forward(copy.copy(module.to_q), rows.clone())
+    assert torch.equal(module.to_q(rows), wanted)
