@@ -8,7 +8,7 @@ still on its way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,9 @@ from worker.base.errors import ModelUnavailable
 from worker.base.stop import Stop
 from worker.engine.models import skeletons
 from worker.engine.models.arrivals import LAYERS, Arrivals, Part, Progress, Turns, wait_for
-from worker.engine.models.skeletons import Place, Read, Skeleton
+from worker.engine.models.skeletons import Change, Place, Read, Skeleton
 from worker.request import ModelSpec
 from worker.weights.tensors import reading
-
-Finish = Callable[[WanTransformer3DModel], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +118,17 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How weights become parts. keep_fp8: what is stored as fp8 stays so, since `finish` casts it to fp8 anyway.
+    """How weights become parts. keep_fp8: what is stored as fp8 stays so, where it is to be quantised anyway.
 
-    `finish` changes an expert when its weights are there, in the thread that read them, and before the next part is
-    read: quantised one by one, two experts never lie in memory at full size.
+    `prepare` changes an expert before its weights are read, so that they are read in the types that it leaves behind;
+    `change` changes each block when it is read, in the thread that read it.
     """
 
     places: Places
     dtype: torch.dtype
     keep_fp8: bool = False
-    finish: Finish = lambda _: None
+    prepare: Callable[[WanTransformer3DModel], None] = lambda _: None
+    change: Change | None = None
     read: Read = reading.read
 
 
@@ -170,10 +169,9 @@ def load(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    finish: Finish = lambda _: None,
 ) -> Components:
     """Load the experts of `spec` beside parts that are already there, and wait for them. Raises ModelUnavailable."""
-    recipe = Recipe(Places.all_on(device), dtype, finish=finish)
+    recipe = Recipe(Places.all_on(device), dtype)
     with _readable(folder):
         own = tuple(_expert(folder / name, recipe) for name in _experts_of(spec))
         arrivals = Arrivals(spec.version, own, Turns())
@@ -203,17 +201,28 @@ def _experts_of(spec: ModelSpec) -> tuple[str, ...]:
 
 def _expert(folder: Path, recipe: Recipe) -> Part:
     skeleton = skeletons.expert(folder, recipe.dtype, keep_fp8=recipe.keep_fp8)
+    change = recipe.change
+    with LAYERS:
+        recipe.prepare(skeleton.module)
+    if change is None:
+        return _part(skeleton, recipe.places.experts, recipe.read)
 
-    def finish() -> None:
+    def apply(block: torch.nn.Module) -> None:
         with LAYERS:
-            recipe.finish(skeleton.module)
+            change.apply(block)
 
-    return _part(skeleton, recipe.places.experts, recipe.read, finish)
+    return _part(skeleton, recipe.places.experts, recipe.read, change=replace(change, apply=apply))
 
 
-def _part(skeleton: Skeleton[Any], place: Place, read: Read, finish: Callable[[], None] = lambda: None) -> Part:
+def _part(
+    skeleton: Skeleton[Any],
+    place: Place,
+    read: Read,
+    finish: Callable[[], None] = lambda: None,
+    change: Change | None = None,
+) -> Part:
     def fill(check: Callable[[], None], on_bytes: Callable[[int], None]) -> None:
-        skeleton.fill(place, read, check, on_bytes)
+        skeleton.fill(place, read, check, on_bytes, change)
         check()
         finish()
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -29,7 +29,7 @@ from worker.engine.models.arrivals import Part, Progress, Turns, wait_for
 from worker.engine.models.components import Components, Places, Recipe, SharedParts
 from worker.engine.models.precision import Arithmetic
 from worker.engine.models.residency import Residency
-from worker.engine.models.skeletons import Place, Read
+from worker.engine.models.skeletons import Change, Place, Read
 from worker.request import ModelSpec
 from worker.request.plan import Gpu, MemoryPlan
 from worker.weights.tensors import reading
@@ -254,13 +254,12 @@ class LoadedModels:
         stop = progress.stop
         folder = self._source.folder(spec, stop.event, "fp8" if plan.precision == "fp8" else "bf16")
         stop.check()
-        recipe = Recipe(
-            places=_places(plan, self._device),
-            dtype=self._dtype,
-            keep_fp8=plan.precision == "fp8",
-            finish=lambda expert: precision.apply(expert, plan, self._dtype, self._arithmetic),
-            read=self._read,
-        )
+        recipe = Recipe(_places(plan, self._device), self._dtype, keep_fp8=plan.precision == "fp8", read=self._read)
+        if precision.casts(plan, self._arithmetic):
+            recipe = replace(recipe, prepare=lambda expert: precision.apply(expert, plan, self._dtype))
+        elif plan.precision in ("fp8", "int8"):
+            change = Change(self._device, lambda block: precision.quantise(block, plan, self._arithmetic))
+            recipe = replace(recipe, change=change)
         components = loading.begin(folder, spec, shared, recipe, self._turns)
         for part, expert in zip(components.own, components.modules, strict=True):
             part.on_arrival = functools.partial(self._on_expert, expert, plan)
@@ -306,15 +305,14 @@ class LoadedModels:
 
 
 def _places(plan: MemoryPlan, device: torch.device) -> Places:
-    """What is swapped or quantised is made ready in host memory; the residency moves it from there."""
-    host, on_device = Place(_HOST), Place(device)
+    on_device = Place(device)
     # What takes turns or is streamed is loaded from pinned memory: read straight into it, it need not be copied there.
     in_turn = Place(_HOST, pinned_for=device if device.type == "cuda" else None)
-    resident, plain = plan.residency == "resident", plan.precision in ("fp32", "bf16")
+    resident = plan.residency == "resident"
     return Places(
         text_encoder=on_device if resident and plan.text_encoder == "resident" else in_turn,
         vae=on_device if resident else in_turn,
-        experts=(on_device if resident else in_turn) if plain else host,
+        experts=on_device if resident else in_turn,
     )
 
 

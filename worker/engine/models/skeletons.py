@@ -55,6 +55,25 @@ class Place:
         if self.pinned_for is not None:
             pinned.lock(slabs, self.pinned_for)
 
+    def take(self, module: nn.Module) -> None:
+        """Move weights that are somewhere else here."""
+        tensors = [*module.parameters(), *module.buffers()]
+        if self.pinned_for is not None:
+            for tensor, copy in zip(
+                tensors, pinned.copies([each.data for each in tensors], self.pinned_for), strict=True
+            ):
+                tensor.data = copy
+        else:
+            module.to(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to each block of an expert when it is read: on `device`, in place, before it goes to its place."""
+
+    device: torch.device
+    apply: Callable[[nn.Module], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Skeleton(Generic[Model]):
@@ -69,21 +88,59 @@ class Skeleton(Generic[Model]):
         """Bytes to be read."""
         return sum(tensor.nbytes for tensor in self.stored.values())
 
-    def fill(self, place: Place, read: Read, check: Callable[[], None], on_bytes: Callable[[int], None]) -> None:
-        """Read the weights into `place`. Raises what `reading.read` raises, the skeleton then being as before."""
-        owners = _owners(self.module)
-        tensors, slabs = place.empty([owners[key].get(key) for key in self.stored])
-        targets = [reading.Target(stored, tensor) for stored, tensor in zip(self.stored.values(), tensors, strict=True)]
-        read(targets, check=check, on_bytes=on_bytes)
-        place.lock(slabs)
-        for key, tensor in zip(self.stored, tensors, strict=True):
-            owners[key].put(key, tensor)
+    def fill(
+        self,
+        place: Place,
+        read: Read,
+        check: Callable[[], None],
+        on_bytes: Callable[[int], None],
+        change: Change | None = None,
+    ) -> None:
+        """Read the weights into `place`. Raises what `reading.read` raises, the skeleton then being as before.
+
+        change: read block by block, so that the device holds one at a time as it was stored. After a failure the
+        skeleton then cannot be filled again.
+        """
+        blocks: dict[str, list[str]] = {"": []}
+        for key in self.stored:
+            blocks.setdefault("" if change is None else _block_of(key), []).append(key)
+        for name, keys in blocks.items():
+            if change is None or name == "":
+                self._read(keys, place, read, check, on_bytes)
+                continue
+            self._read(keys, Place(change.device), read, check, on_bytes)
+            check()
+            block = self.module.get_submodule(name)
+            change.apply(block)
+            place.take(block)
         for buffer in [name for name, each in self.module.named_buffers() if not each.is_meta]:
             owner, _, name = buffer.rpartition(".")
             module = self.module.get_submodule(owner)
             module._buffers[name] = module._buffers[name].to(place.device)  # type: ignore[union-attr]
         if isinstance(self.module, PreTrainedModel):
             self.module.tie_weights()
+
+    def _read(
+        self,
+        keys: Sequence[str],
+        place: Place,
+        read: Read,
+        check: Callable[[], None],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        owners = {key: _owner(self.module, key) for key in keys}
+        tensors, slabs = place.empty([owners[key].get(key) for key in keys])
+        targets = [reading.Target(self.stored[key], tensor) for key, tensor in zip(keys, tensors, strict=True)]
+        read(targets, check=check, on_bytes=on_bytes)
+        place.lock(slabs)
+        for key, tensor in zip(keys, tensors, strict=True):
+            owners[key].put(key, tensor)
+
+
+def _block_of(key: str) -> str:
+    """`blocks.3` of `blocks.3.attn1.to_q.weight`; nothing for what is in no block."""
+    parts = key.split(".")
+    return ".".join(parts[:2]) if parts[0] == "blocks" else ""
 
 
 def expert(folder: Path, dtype: torch.dtype, *, keep_fp8: bool = False) -> Skeleton[WanTransformer3DModel]:
@@ -181,4 +238,8 @@ class _Owner:
 
 def _owners(module: nn.Module) -> dict[str, _Owner]:
     """The owner of every key of the state dict."""
-    return {key: _Owner(module.get_submodule(key.rpartition(".")[0])) for key in module.state_dict()}
+    return {key: _owner(module, key) for key in module.state_dict()}
+
+
+def _owner(module: nn.Module, key: str) -> _Owner:
+    return _Owner(module.get_submodule(key.rpartition(".")[0]))
