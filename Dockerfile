@@ -14,7 +14,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /opt
 RUN python -m venv --without-pip /opt/venv && mkdir -p /opt/cuda /opt/torch
-COPY builder/requirements-torch.txt builder/requirements-cuda.txt /opt/
+COPY builder/requirements-torch.txt builder/requirements-cuda.txt builder/flash3.py /opt/
 # Where hashes are required pip takes the index's file before a folder's: with a folder, the index may not be asked.
 # Only torch's CUDA build asks for NVIDIA's libraries: the rule of builder/setup_venv.py.
 RUN pip --python /opt/venv/bin/python install ${PIP_FIND_LINKS:+--no-index} \
@@ -22,7 +22,8 @@ RUN pip --python /opt/venv/bin/python install ${PIP_FIND_LINKS:+--no-index} \
     && asks="import importlib.metadata as m; print(any('nvidia' in r for r in m.requires('torch') or ()))" \
     && if [ "$(/opt/venv/bin/python -c "$asks")" = True ]; then \
         pip --python /opt/venv/bin/python install --prefix /opt/cuda \
-            --only-binary :all: --no-deps --require-hashes -r requirements-cuda.txt; \
+            --only-binary :all: --no-deps --require-hashes -r requirements-cuda.txt \
+        && python flash3.py /opt/cuda/lib/python3.11/site-packages; \
     fi
 COPY builder/requirements.txt /opt/
 # Bytecode here, or every cold start compiles thousands of modules. By hash and not by time, so that the build cache finds
@@ -113,6 +114,7 @@ ENV HOME=/home/worker \
     TORCHINDUCTOR_CACHE_DIR=/tmp/cache/inductor \
     TRITON_CACHE_DIR=/tmp/cache/triton \
     CUDA_CACHE_PATH=/tmp/cache/cuda \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG VERSION=0.1.0

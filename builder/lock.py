@@ -27,6 +27,10 @@ _FLAGS = [
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 _PIN = re.compile(r"([a-z0-9][a-z0-9._-]*)==(\S+)")
 
+# FlashAttention 3 for Ampere and Hopper. It asks for what it is built with, and needs none of it to run.
+_FLASH_3 = "fa3-fwd==0.0.3"
+_TO_BUILD_FLASH_3 = ("einops", "ninja")
+
 # name -> (version, hashes)
 Lock = dict[str, tuple[str, set[str]]]
 
@@ -63,14 +67,14 @@ def main() -> None:
         pins = Path(folder) / "pins.txt"
         pins.write_text("".join(f"{name}=={version}\n" for name, (version, _) in run_time.items() if name != "torch"))
         torch_only = Path(folder) / "torch.in"
-        torch_only.write_text(f"torch=={run_time['torch'][0]}\n")
+        torch_only.write_text(f"torch=={run_time['torch'][0]}\n{_FLASH_3}\n")
         cuda = compile_lock(torch_only, constraint=pins, only_index=True)
     version, hashes = run_time.pop("torch")
     write_lock(HERE / "requirements-torch.txt", {"torch": (version, hashes | cuda.pop("torch")[1])}, "Both builds.")
     write_lock(HERE / "requirements.txt", run_time, "Run time.")
     write_lock(
         HERE / "requirements-cuda.txt",
-        {name: entry for name, entry in cuda.items() if name not in run_time},
+        {name: entry for name, entry in cuda.items() if name not in run_time and name not in _TO_BUILD_FLASH_3},
         "Beside torch's CUDA build.",
     )
     write_lock(HERE / "requirements-dev.txt", compile_lock(HERE / "requirements-dev.in"), "Development.")

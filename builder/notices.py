@@ -58,6 +58,7 @@ CUDA: Mapping[str, str] = {
     "cuda-bindings": "Apache-2.0",
     "cuda-pathfinder": "Apache-2.0",
     "cuda-toolkit": "none stated; it holds no files, it only asks for others",
+    "fa3-fwd": "Apache-2.0",
     "nvidia-nvtx": "Apache-2.0",
     "triton": "MIT",
 }

@@ -117,6 +117,9 @@ def main() -> int:
     install("requirements.txt")
     if torch_needs_cuda_libraries():
         install("requirements-cuda.txt")
+        subprocess.run(
+            [PYTHON, ROOT / "builder" / "flash3.py", VENV / "lib" / "python3.11" / "site-packages"], check=True
+        )
     if options.dev:
         install("requirements-dev.txt")
     write_scripts()
