@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -62,11 +63,12 @@ def pip(lock: str, packages: int, arguments: list[str]) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
             said.append(line)
-            collected += line.startswith(("Collecting ", "Processing "))
-            if line.startswith("Installing collected packages"):
-                show(f"{lock}: putting {packages} packages into .venv ({time.monotonic() - began:.0f} s so far)")
-            elif collected and line.startswith(("Collecting ", "Processing ")):
-                show(f"{lock}: package {collected} of {packages}, {line.split()[1].split('=')[0]}")
+            if line.startswith(("Collecting ", "Processing ")):
+                collected += 1
+                name = re.split(r"==|-\d", line.split()[1].rpartition("/")[2])[0]
+                show(f"{lock}: package {collected} of {packages}, {name}")
+            elif line.startswith("Installing collected packages"):
+                show(f"{lock}: putting {packages} packages into .venv, after {time.monotonic() - began:.0f} s")
     if process.returncode:
         sys.exit("".join(["\n", *said, f"pip could not install builder/{lock}: what it said is above"]))
     show(f"{lock}: {packages} packages, done in {time.monotonic() - began:.0f} s", last=True)

@@ -58,7 +58,7 @@ def run(
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
-    assert set(re.findall(r"^```shell ?(.*)$", PAGE, re.MULTILINE)) == KINDS
+    assert set(re.findall(r"^```shell ?(.*)$", PAGE, re.MULTILINE)) == {*KINDS, ""}
     assert all(commands(kind) for kind in KINDS)
 
 
@@ -90,6 +90,9 @@ def test_the_other_runs_are_planned(words: list[str], run: Callable[[list[str]],
 
 def test_the_error_is_the_one_that_is_shown(run: Callable[[list[str]], Done]) -> None:
     done = run(["generate", "--prompt", "a", "--width", "100", "--frames", "500"])
+    assert done.status == 2
+    assert f"```text\n{done.err}```" in PAGE
+    done = run(["generate", "--prompt", "a", "--widht", "100"])
     assert done.status == 2
     assert f"```text\n{done.err}```" in PAGE
 
