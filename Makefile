@@ -27,8 +27,8 @@ PYTEST := $(BIN)/python -m pytest -q -n $$(nproc) --dist worksteal
 test: setup-dev      ## run the tests of a change: all but the slow ones, minutes on two cores
 	@$(PYTEST) -m "not gpu and not slow"
 
-test-all: setup-dev  ## run all tests
-	@$(PYTEST)
+test-all: setup-dev  ## run all tests; branch coverage of worker/ may not fall under 95%
+	@$(PYTEST) --cov --cov-report=term
 
 test-gpu: setup-dev  ## run the tests that need a GPU (Hopper: under 3 minutes)
 	@$(BIN)/python -m pytest -q -n0 -m gpu tests/gpu tests/unit/engine/test_vram.py
@@ -38,6 +38,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs, words
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/vulture
 	@$(BIN)/python -m worker.cli schema --check
 	@$(BIN)/python -m builder.docs --check
 	@$(BIN)/python -m builder.hub --check

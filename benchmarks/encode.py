@@ -149,7 +149,7 @@ def measure(way: str, num_frames: int, *, width: int, height: int) -> Run:
     import torch
 
     from worker.engine import decode
-    from worker.media import encode
+    from worker.media.encode import encode
 
     # On a GPU the decode leaves the cores to ffmpeg; here it leaves it half of them.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))

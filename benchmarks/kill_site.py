@@ -118,7 +118,7 @@ def open_site(home: Path) -> Iterator[Site]:
             site.released.wait(60)
             handler.cut()
 
-        handler.answer = wait_and_cut  # type: ignore[method-assign]
+        handler.answer = wait_and_cut  # type: ignore[method-assign, assignment]
         if not site.is_done:
             wait_and_cut()
         return not site.is_done

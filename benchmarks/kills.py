@@ -176,8 +176,8 @@ def _is_whole(stored: s3_double.Stored) -> bool:
 
 
 def _frames(body: bytes) -> int:
-    with av.open(io.BytesIO(body)) as container:
-        return sum(1 for _ in container.decode(container.streams.video[0]))
+    with av.open(io.BytesIO(body), "r") as container:
+        return len(list(container.decode(video=0)))
 
 
 def main() -> int:

@@ -140,7 +140,7 @@ def _by_worker(folder: Path, way: str) -> Any:
     from worker.engine.models import skeletons
     from worker.weights.tensors import reading
 
-    options: dict[str, int] = {}
+    options: dict[str, Any] = {}
     if way.endswith(("reader", "readers")):
         options["readers"] = int(way.split()[1])
     if way.endswith("MiB"):

@@ -113,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     high, low = expert(options.layers, device), expert(options.layers, device)
-    components = Components(None, {}, high, low, 0.875, expand_timesteps=False)  # type: ignore[arg-type]
+    components = Components(None, {}, (high, low), 0.875, expand_timesteps=False)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         adapters = []
         for number, side in enumerate(("high", "low")):

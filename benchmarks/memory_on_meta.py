@@ -111,6 +111,7 @@ def real_vae(key: str) -> AutoencoderKLWan:
 
 def _flash(query: torch.Tensor | None = None, **_others: Any) -> torch.Tensor:
     """What flash attention leaves behind. On the meta device torch would spell attention out, scores and all."""
+    assert query is not None
     return torch.empty_like(query)
 
 

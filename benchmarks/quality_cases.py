@@ -31,6 +31,7 @@ from worker.engine.models import precision as quantize
 from worker.request import ModelSpec
 from worker.request.parse import parse
 from worker.request.plan import MemoryPlan
+from worker.request.plan.peak import Precision
 from worker.request.prompt import compose
 from worker.weights.loras import LoraFile
 from worker.weights.sources import demo, demo_trained
@@ -187,7 +188,7 @@ def in_bf16(experts: list[WanTransformer3DModel]) -> None:
         expert.to(torch.bfloat16)
 
 
-def quantized(precision: str) -> Experts:
+def quantized(precision: Precision) -> Experts:
     """The worker's own quantisation, forced on."""
 
     def change(experts: list[WanTransformer3DModel]) -> None:

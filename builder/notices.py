@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 
@@ -105,7 +106,7 @@ _REST = """
 
 def licence_of(found: Distribution) -> str:
     """The SPDX expression of a package. Raises ValueError, naming the package, where its metadata gives none."""
-    metadata = found.metadata
+    metadata: Any = found.metadata  # a message, whose protocol has no `get`
     name = metadata["Name"].lower().replace("_", "-")
     classifiers = [entry.rpartition(" :: ")[2] for entry in metadata.get_all("Classifier") or [] if "License" in entry]
     stated = [_READ.get(name), metadata.get("License-Expression"), metadata.get("License"), *classifiers]

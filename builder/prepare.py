@@ -161,7 +161,7 @@ def prepare_turbo(
 @contextmanager
 def _shown(doing: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar: a function of the bytes that are written and of all bytes."""
-    with tqdm(unit="B", unit_scale=True, desc=doing) as bar:
+    with tqdm(unit="B", unit_scale=True, desc=doing) as bar:  # type: ignore[no-untyped-call]
 
         def show(written: int, total: int) -> None:
             bar.total = total

@@ -29,7 +29,8 @@ def write(vae: AutoencoderKLWan) -> None:
     for module in (*encoder.modules(), vae.quant_conv):
         if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
             module.weight.zero_()
-            module.bias.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
     _colours(encoder.conv_in)
     first, shortcut, second = encoder.down_blocks[1], encoder.down_blocks[2].conv_shortcut, encoder.down_blocks[3]
     _halve_first(first.resample[1].weight, first.time_conv.weight)
@@ -49,6 +50,7 @@ def _colours(convolution: torch.nn.Conv3d) -> None:
     """12 channels of 2 x 2 pixels to three of colour, and the constant."""
     for colour in range(3):
         convolution.weight[colour, 4 * colour : 4 * colour + 4, -1, 1, 1] = 0.25
+    assert convolution.bias is not None
     convolution.bias[_SHALLOW] = _CONSTANT
 
 

@@ -153,5 +153,5 @@ def embeddings(words: T5Tokenizer, model: UMT5EncoderModel, texts: Sequence[str]
 
 def save(words: T5Tokenizer, model: UMT5EncoderModel, folder: Path) -> None:
     words.save_pretrained(str(folder / "tokenizer"))
-    model.to(torch.float16).save_pretrained(str(folder / "text_encoder"))
-    model.to(torch.float32)
+    model.to(torch.float16).save_pretrained(str(folder / "text_encoder"))  # type: ignore[arg-type]
+    model.to(torch.float32)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -99,6 +100,7 @@ class Training:
             )
             torch.save(taught, pairs_path)
         pairs: lora.Pairs = torch.load(pairs_path, weights_only=False)
+        assert spec.boundary_ratio is not None
         stops = lora.turbo_sigmas()[:-1]
         for side in SIDES:
             own = [sigma for sigma in stops if (sigma >= spec.boundary_ratio) == (side == "high")]
@@ -147,7 +149,7 @@ class Training:
         normal = torch.load(self._folder / "normal.pt")
 
         def draw() -> Data:
-            reader = (
+            reader: Any = (
                 AutoTokenizer.from_pretrained(self._made / "tokenizer"),
                 UMT5EncoderModel.from_pretrained(self._made / "text_encoder", dtype=torch.float32).eval(),
             )

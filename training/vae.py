@@ -66,6 +66,7 @@ def _undo_blocks(vae: AutoencoderKLWan) -> None:
     """
     for name, module in [*vae.decoder.named_modules(), ("post_quant_conv", vae.post_quant_conv)]:
         if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+            assert module.bias is not None
             module.bias.zero_()
             if not name.endswith(("conv1", "to_qkv")):
                 module.weight.zero_()
@@ -152,7 +153,7 @@ def _crop(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     """`vae.decode` without its clamp, through which no gradient comes back."""
-    clamp, torch.clamp = torch.clamp, lambda value, min, max: value  # noqa: ARG005
+    clamp, torch.clamp = torch.clamp, lambda value, min, max: value  # type: ignore[assignment] # noqa: ARG005
     try:
         decoded: torch.Tensor = vae.decode(latents, return_dict=False)[0]
     finally:

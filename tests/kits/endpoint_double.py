@@ -170,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif endpoint_id != ENDPOINT_ID:
             self._answer(404, {"title": "Not Found"})
         elif verb == "run":
+            assert body is not None
             self._answer(200, double.run(body["input"]))
         else:
             assert job_id is not None

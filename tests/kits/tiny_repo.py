@@ -32,7 +32,7 @@ def build_diffusers(folder: Path, *, in_channels: int, seed: int) -> None:
     """A two-expert pipeline saved as the hub has it: README and assets included, which a worker does not need."""
     import torch
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
-    from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+    from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel  # type: ignore[attr-defined]
 
     def expert(expert_seed: int) -> WanTransformer3DModel:
         torch.manual_seed(expert_seed)
@@ -61,7 +61,7 @@ def build_diffusers(folder: Path, *, in_channels: int, seed: int) -> None:
     words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((chr(code), -2.0) for code in range(33, 127))]
     pipeline = WanPipeline(
         tokenizer=T5TokenizerFast(vocab=words, extra_ids=0),
-        text_encoder=UMT5EncoderModel(umt5).to(torch.bfloat16),
+        text_encoder=UMT5EncoderModel(umt5).to(torch.bfloat16),  # type: ignore[arg-type]
         vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         transformer=expert(10 * seed),
