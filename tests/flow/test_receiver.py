@@ -59,7 +59,7 @@ class Receiver:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def lines(self, pattern: str, *, at_least: int = 1, within_s: float = 60.0) -> list[str]:
+    def lines(self, pattern: str, *, at_least: int = 1, within_s: float = 200.0) -> list[str]:
         """What `pattern` finds in the log, once there is enough of it."""
         deadline = time.monotonic() + within_s
         while len(found := re.findall(pattern, self._log.read_text())) < at_least:

@@ -116,12 +116,12 @@ class Platform:
             job_id: [post.data for post in chosen if post.job_id == job_id] for job_id in {p.job_id for p in chosen}
         }
 
-    def wait_taken(self, job_id: str, timeout_s: float = 60.0) -> str:
+    def wait_taken(self, job_id: str, timeout_s: float = 200.0) -> str:
         """Wait until a worker has been given the job; answers the worker's id."""
         self.wait_for(lambda: job_id in self.taken, timeout_s, f"{job_id} was not taken")
         return self.taken[job_id]
 
-    def wait_result(self, job_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
+    def wait_result(self, job_id: str, timeout_s: float = 200.0) -> dict[str, Any]:
         """The first result that was posted since the job was submitted last."""
 
         def results() -> list[Post]:

@@ -101,13 +101,13 @@ class WorkerProcess:
             os.killpg(self._pid, signal.SIGKILL)
         self.process.join(30)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 200.0) -> int:
         """The exit status, negative for a signal. Raises AssertionError, with the log, where it does not end."""
         self.process.join(timeout_s)
         assert self.process.exitcode is not None, f"still there after {timeout_s:g} s:\n{self.log}"
         return self.process.exitcode
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0, every_s: float = 0.005) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 200.0, every_s: float = 0.005) -> None:
         """Wait for `condition`; raises AssertionError, with the log, where time passes or the worker ends first."""
         deadline = time.monotonic() + timeout_s
         while not condition():
