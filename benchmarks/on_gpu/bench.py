@@ -71,8 +71,15 @@ class Bench:
         if self._studio is None:
             self._studio = gpu_videos.Studio(self.row("exact"), self.rig)
             fused = replace(with_distilled_fused(self._studio.spec), key=self._studio.spec.key)
-            self._studio.engine._catalogue = (self._studio.spec, fused)
+            self._studio.engine.catalogue = (self._studio.spec, fused)
         return self._studio
+
+    def release(self) -> None:
+        """Give the memory of the studio's model back: the next stage makes an engine of its own."""
+        if self._studio is not None:
+            self._studio.close()
+            self._studio = None
+        self.reset()
 
     def expert(self, number: int = 0) -> Any:
         """An expert on the device, its hooks still on."""

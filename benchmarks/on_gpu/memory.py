@@ -14,8 +14,7 @@ from benchmarks.on_gpu.bench import GB, Bench
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import device as planning
-from worker.engine.models import pool as loading
-from worker.engine.techniques import compile as compiling
+from worker.engine.models.arrivals import Progress, wait_for
 from worker.request.plan import Gpu
 
 
@@ -51,30 +50,20 @@ def race(bench: Bench) -> None:
 
 
 def fp8(bench: Bench) -> None:
-    """QUANTIZED_COMPUTE=on, its weights quantised on the device (on the host it takes minutes)."""
-
+    """QUANTIZED_COMPUTE=on: how long the model takes to be quantised on the device, and a guided video of two steps."""
     row, add = bench.row("quantized"), bench.notes.add
-    given = loading._places
-
-    def places(plan: Any, device: torch.device) -> Any:
-        found = given(plan, device)
-        return replace(found, experts=replace(found.text_encoder, device=device, pinned=False))
-
-    with mock.patch.object(loading, "_places", places):
-        studio = gpu_videos.Studio(row, bench.rig)
-        request = gpu_rows.request(row, bench.small, take=0, steps=2, even=True)
-        plan = studio.engine.video(request).plan
-        began = time.perf_counter()
-        loaded = studio.engine.models.use(studio.spec, plan, Stop())
-        experts = loaded.experts
-        add("fp8", "model there, s", time.perf_counter() - began, plan=str(plan.rung), **bench.memory())
-    for scale in (bench.small,) if bench.tiny else (bench.small, bench.large):
-        first, seconds = bench.pass_s(experts[0], scale, repeats=1)
-        add("fp8", f"{scale.name}, pass, s", seconds, first=first, **bench.memory())
-    if not bench.tiny:
-        compiling.enable(experts[0])
-        first, seconds = bench.pass_s(experts[0], bench.small)
-        add("fp8", f"{bench.small.name}, compiled pass, s", seconds, first=first)
+    studio = gpu_videos.Studio(row, bench.rig)
+    bench.take_scale(bench.small)
+    request = gpu_rows.request(row, bench.small, take=0, steps=4 if bench.tiny else 2, even=True)
+    plan = studio.engine.video(request).plan
+    began = time.perf_counter()
+    loaded = studio.engine.models.use(studio.spec, plan, Stop())
+    wait_for(loaded.components.parts, Progress(Stop()))
+    add("fp8", "model loaded, s", time.perf_counter() - began, plan=str(plan.rung), **bench.memory())
+    made = studio.make(request, bench.home)
+    shown = {key: made.parameters.get(key) for key in ("quantized_compute", "fused_kernels", "attention_backend")}
+    add("fp8", f"{bench.small.name}, step, s (all)", [round(each, 3) for each in made.steps_s], **shown)
+    add("fp8", "peak, GB", (made.peak_bytes or 0) / GB, plan_GB=plan.estimated_peak_bytes / GB, **bench.memory())
     studio.close()
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
-from tests.unit.engine.test_residency import plan
+from tests.kits.engine_kit import plan
 from worker.base.settings import Settings
 from worker.engine.techniques import Setup, attention
 from worker.engine.techniques.attention import BACKENDS, FALLBACK, NATIVE, Attention

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.engine.test_engine import PICTURE, Quiet, image_request, pixels, render, request
-from tests.unit.engine.test_residency import FixedPlanner, plan
+from tests.kits.engine_kit import PICTURE, FixedPlanner, Quiet, image_request, pixels, plan, render, request
+from tests.kits.videos import given
 from worker.base.errors import Cancelled
 from worker.base.settings import Settings
 from worker.base.stop import Stop
@@ -73,7 +73,7 @@ def test_a_model_is_rearranged_from_memory(name: str) -> None:
     wanted = pixels(render(engine, TEXT, NOTHING))
     engine.models._read = _refused
     engine.models.rearrange(engine.spec_for(TEXT), LOWER[name], Stop())
-    engine._planner = replace(engine._planner, fixed=LOWER[name])  # type: ignore[call-arg]
+    engine.planner = replace(engine.planner, fixed=LOWER[name])  # type: ignore[call-arg]
     assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
 
 
@@ -119,6 +119,6 @@ def test_a_stop_ends_within_a_step() -> None:
     wanted = pixels(render(engine, TEXT, NOTHING))
     watcher = Stopping(Stop())
     with pytest.raises(Cancelled):
-        engine.generate(TEXT, TEXT.prompt, NOTHING, watcher=watcher, stop=watcher.stop)
+        engine.generate(given(engine, TEXT, NOTHING), watcher=watcher, stop=watcher.stop)
     assert len(watcher.generated) == 2  # the beginning, and one step
     assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)

@@ -25,8 +25,8 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformerBlock
 
 from tests.kits import lora_kit
-from tests.unit.engine.test_engine import PICTURE, Quiet, image_request, pixels, render, request
-from tests.unit.engine.test_residency import FixedPlanner, plan
+from tests.kits.engine_kit import PICTURE, FixedPlanner, Quiet, image_request, pixels, plan, render, request
+from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, kernels
@@ -370,10 +370,7 @@ def test_loras_are_in_effect_and_go_again(
     for each in (engine, plain):
         on_this_cpu[0] = 0
         rendering = each.generate(
-            with_lora,
-            video.prompt,
-            conditioning,
-            loras=[LoraFile(file, "", file.name)],
+            given(each, with_lora, conditioning, loras=(LoraFile(file, "", file.name),)),
             watcher=Quiet(),
             stop=Stop(),
         )

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.engine.test_engine import pixels, render
+from tests.kits.engine_kit import MODES, engine_with, pixels, plan, render
 from tests.unit.engine.test_loaded import Volume, engine_reading
 from tests.unit.engine.test_loaded import engines as engines  # a fixture
-from tests.unit.engine.test_residency import MODES, engine_with, plan
 from worker.base.errors import Cancelled
 from worker.base.stop import Stop
 from worker.engine import Engine
@@ -19,7 +18,7 @@ from worker.engine.models.residency import _Parked
 from worker.request.plan import Gpu, MemoryPlan
 
 RESIDENT = plan("resident", text_encoder="resident")
-T2V = next(spec for spec in engine_with(RESIDENT)._catalogue if spec.key == "t2v")
+T2V = next(spec for spec in engine_with(RESIDENT).catalogue if spec.key == "t2v")
 LOWER = {
     "text encoder offloaded": plan("resident"),
     "swap": plan("swap"),
@@ -37,7 +36,7 @@ def test_each_lower_plan_takes_the_weights_that_are_in_memory(engines: list[Engi
         lower = LOWER[name]
         engine.models.rearrange(T2V, lower, Stop())
         assert engine.models["t2v"].plan is lower
-        engine._planner = replace(engine._planner, fixed=lower)  # type: ignore[call-arg]
+        engine.planner = replace(engine.planner, fixed=lower)  # type: ignore[call-arg]
         assert (pixels(render(engine, *MODES["text"])) == wanted).all(), name
     assert len(volume.order) == read
 
