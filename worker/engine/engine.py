@@ -165,7 +165,6 @@ class Engine:
         if lower is not None:
             logger.warning("out of memory: trying again as %s", lower.rung)
             _empty_cache()
-            self.models.rearrange(video.spec, lower, stop)
             rendering = self._try(replace(video, plan=lower), watcher, stop)
         if rendering is None:
             self.models.drop(video.spec.key)

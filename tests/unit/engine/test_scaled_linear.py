@@ -193,3 +193,14 @@ def test_a_changed_input_is_quantised_anew_after_a_pass_that_failed() -> None:
     rows.mul_(-1)
     wanted = ScaledLinear.forward(copy.copy(module.to_q), rows.clone())
     assert torch.equal(module.to_q(rows), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_largest_of_a_row_never_leaves_fp8(dtype: torch.dtype) -> None:
+    """Beyond 464 a number becomes NaN, not 448."""
+    source = torch.Generator().manual_seed(0)
+    rows = (torch.randn(200_000, 8, generator=source) * torch.rand(200_000, 1, generator=source) * 100).to(dtype)
+    found, scale = precision.quantize(rows, "fp8")
+    assert bool(torch.isfinite(found.float()).all())
+    assert float(found.float().abs().amax(1).min()) >= 416  # the largest is 448, or rounded to the number below
+    assert torch.equal(scale, rows.abs().amax(1, keepdim=True).float() / 448)

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -182,26 +181,6 @@ class LoadedModels:
             del found
             gc.collect()  # parts and their loader refer to each other, and would hold the weights
 
-    def rearrange(self, spec: ModelSpec, plan: MemoryPlan, stop: Stop) -> None:
-        """Arrange a loaded model as `plan` says, from the weights in memory: what a lower plan needs after memory ran
-        out. Where they must be read again the model is dropped, and the next `use` reads it.
-
-        Raises the reason of `stop` while the last weights are waited for.
-        """
-        found = self._models.get(spec.key)
-        if found is None:
-            return
-        components = None
-        if not found.failed and found.can_become(plan):
-            with suppress(torch.OutOfMemoryError):
-                components = self._moved(found, plan, Progress(stop))
-        if components is None:
-            self.drop(spec.key)
-            return
-        self._arrange(spec, plan, components)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def _wait(self, loaded: Loaded, progress: Progress) -> None:
         parts = loaded.needed_first() if self._overlap else list(loaded.components.parts)
         wait_for(parts, progress)
@@ -230,9 +209,6 @@ class LoadedModels:
             components = self._load(spec, plan, shared, progress)
         if plan.residency in _STREAMED:
             wait_for(components.parts, progress)
-        return self._arrange(spec, plan, components)
-
-    def _arrange(self, spec: ModelSpec, plan: MemoryPlan, components: Components) -> Loaded:
         loaded = Loaded(spec, plan, components, Residency(components, plan, self._device))
         self._models[spec.key] = loaded
         self._evicted.discard(spec.key)
