@@ -98,7 +98,7 @@ def test_a_gpu_is_read_from_the_drivers_own_tool(dry: Any, tmp_path: Path, monke
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path))
     shown = rows(dry())
-    assert shown["memory"] == ["bf16, resident: 80 of 82 GB on NVIDIA H100 80GB HBM3"]
+    assert shown["memory"] == ["bf16, resident, text encoder offloaded: 72 of 82 GB on NVIDIA H100 80GB HBM3"]
     assert "on NVIDIA H100 80GB HBM3" in shown["estimate"][0]
 
 

@@ -3,8 +3,8 @@
 A worker quantises once: the precision follows from the GPU, the model and the settings, never from the request, and the
 rungs differ only in what lies where.
 
-1. resident: both experts, VAE and text encoder on the GPU; then the same with the text encoder there only while it
-   reads (half a second a video).
+1. resident: both experts, VAE and text encoder on the GPU, where that leaves 8% free; then the same with the text
+   encoder there only while it reads (a quarter of a second a prompt).
 2. swap: text encoder, VAE, first expert, second expert, VAE one after another from pinned memory. 28.6 GB arrive in
    1 to 3 seconds, once a video, against minutes of denoising: bf16 with a swap comes before quantised and resident.
 3. swap with a tiled VAE, which takes twice the time of decoding and changes pixels.
@@ -16,7 +16,8 @@ host cannot hold the bf16 weights that are swapped, or the arithmetic is to be q
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from worker.base.errors import SettingsError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from worker.base.settings import Settings
 
 STANDARD = Shape(832, 480, 81)
+_WITH_TEXT_ENCODER = 0.92
 _WHOLE: tuple[Residency, ...] = ("resident", "swap")
 
 
@@ -49,6 +51,15 @@ class Rung:
     def peak_bytes(self, size: ModelSize, shape: Shape) -> int:
         """The most that torch allocates at once; see `estimate.peak_bytes`."""
         return peak_bytes(size, shape, self.precision, self.residency, self.text_encoder, tiled=self.vae_tiling)
+
+    def share_of(self, rungs: Sequence[Rung]) -> float:
+        """The share of the GPU's budget that this arrangement may fill, where `rungs` are allowed.
+
+        A text encoder that could be offloaded stays only where it leaves room: it costs a quarter of a second a prompt,
+        and the memory of weights that are loaded beside a running video lies in pieces.
+        """
+        twin = replace(self, text_encoder="offloaded")
+        return _WITH_TEXT_ENCODER if twin != self and twin in rungs else 1.0
 
     def host_bytes(self, size: ModelSize, shape: Shape) -> int:
         """Weights that wait in host memory."""

@@ -7,6 +7,7 @@ looks at a device.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,9 +76,10 @@ def plan(
     rungs, reasons = climb(gpu, size, settings, host_limit_bytes)
     for rung in rungs:
         peak = rung.peak_bytes(size, shape)
-        if gpu is None or peak <= gpu.budget_bytes:
+        limit = math.inf if gpu is None else gpu.budget_bytes * rung.share_of(rungs)
+        if peak <= limit:
             return _plan(rung, gpu, size, shape, (*reasons, f"{rung}: {peak / _GB:.1f} GB at its peak"))
-        reasons = (*reasons, f"{rung}: needs {peak / _GB:.1f} of {gpu.budget_bytes / _GB:.1f} GB")
+        reasons = (*reasons, f"{rung}: needs {peak / _GB:.1f} of {limit / _GB:.1f} GB")
     raise _refusal(_Fit(gpu, spec, settings, rungs, size), shape, path)
 
 
