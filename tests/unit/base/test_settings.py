@@ -29,6 +29,7 @@ CONTRACT: list[tuple[str, str, Any, str, Any]] = [
     ("ENABLE_CPU_OFFLOAD", "enable_cpu_offload", None, "false", False),
     ("ENABLE_SEQUENTIAL_CPU_OFFLOAD", "enable_sequential_cpu_offload", None, "true", True),
     ("ENABLE_SAGE_ATTENTION", "enable_sage_attention", True, "false", False),
+    ("ENABLE_FUSED_KERNELS", "enable_fused_kernels", True, "false", False),
     ("ENABLE_TORCH_COMPILE", "enable_torch_compile", False, "true", True),
     ("QUANTIZATION", "quantization", "auto", "fp8", "fp8"),
     ("QUANTIZED_COMPUTE", "quantized_compute", "off", "Middle", "middle"),

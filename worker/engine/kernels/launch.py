@@ -22,7 +22,8 @@ _WARPS = 8
 _TILE = 4096
 
 
-@triton.jit
+# Numbers of rows are no constants of the compiler: it would compile once more for some of them.
+@triton.jit(do_not_specialize=["rows_per_modulation"])
 def _add_norm(
     hidden,
     update,
@@ -86,7 +87,7 @@ def _normed_and_turned(at, weight, columns, inside, cos, sin, eps, WIDTH: tl.con
     return (normal * cos + turned * sin).to(at.dtype.element_ty)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _rms_rope(
     query,
     key,
@@ -118,7 +119,7 @@ def _rms_rope(
     tl.store(key_at, turned, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rms_silu(
     video, gamma, out, rows, factor, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SILU: tl.constexpr
 ):
