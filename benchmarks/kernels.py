@@ -104,7 +104,7 @@ def count(tokens: int) -> dict[str, Traffic]:
         with found["Diffusers"]:
             block(*inputs)
         with found["fused"] as traffic:
-            fused(block, *inputs, counting(traffic))
+            fused(block, *inputs, by=counting(traffic))
     return found
 
 
@@ -171,8 +171,8 @@ def time_kernels(by: Kernels, tokens: int, size: str) -> None:
 @torch.no_grad()
 def time_block(by: Kernels, tokens: int, size: str) -> None:
     block, inputs = block_and_inputs(tokens, "cuda")
-    error = off(fused(block, *inputs, by), block(*inputs))
-    ways = {"Diffusers": lambda: block(*inputs), "fused": lambda: fused(block, *inputs, by)}
+    error = off(fused(block, *inputs, by=by), block(*inputs))
+    ways = {"Diffusers": lambda: block(*inputs), "fused": lambda: fused(block, *inputs, by=by)}
     taken = {way: milliseconds(work, 3) for way, work in ways.items()}
     saved = taken["Diffusers"] - taken["fused"]
     print(

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -113,7 +114,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     high, low = expert(options.layers, device), expert(options.layers, device)
-    components = Components(None, {}, (high, low), 0.875, expand_timesteps=False)  # type: ignore[arg-type]
+    no_parts: Any = SimpleNamespace(parts=())
+    components = Components(no_parts, {}, (high, low), 0.875, expand_timesteps=False)
     with tempfile.TemporaryDirectory() as folder:
         adapters = []
         for number, side in enumerate(("high", "low")):
