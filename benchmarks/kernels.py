@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -79,7 +80,7 @@ def counting(traffic: Traffic) -> Kernels:
     return SimpleNamespace(add_norm=add_norm, rms_rope=rms_rope, rms_silu=reference.rms_silu)
 
 
-def block_and_inputs(tokens: int, device: str) -> tuple[WanTransformerBlock, tuple[Any, ...]]:
+def block_and_inputs(tokens: int, device: str) -> tuple[WanTransformerBlock, tuple[Any, Any, Any, Any]]:
     dtype = torch.bfloat16
     with torch.device(device):
         block = WanTransformerBlock(WIDTH, FFN, HEADS, cross_attn_norm=True).eval().requires_grad_(False)
@@ -104,7 +105,7 @@ def count(tokens: int) -> dict[str, Traffic]:
         with found["Diffusers"]:
             block(*inputs)
         with found["fused"] as traffic:
-            fused(block, *inputs, by=counting(traffic))
+            fused(block, *inputs, counting(traffic))
     return found
 
 
@@ -163,7 +164,7 @@ def time_kernels(by: Kernels, tokens: int, size: str) -> None:
         ),
     }
     for name, (each_bytes, work) in cases.items():
-        taken, before = (milliseconds(lambda it=it, work=work: work(it)) for it in (by, reference))
+        taken, before = (milliseconds(partial(work, it)) for it in (by, reference))
         rate = each_bytes * element / taken / 1e6
         print(f"{size}, {name}: {taken:.3f} ms, {rate:.0f} GB/s; plain torch {before:.3f} ms", flush=True)
 
@@ -171,8 +172,8 @@ def time_kernels(by: Kernels, tokens: int, size: str) -> None:
 @torch.no_grad()
 def time_block(by: Kernels, tokens: int, size: str) -> None:
     block, inputs = block_and_inputs(tokens, "cuda")
-    error = off(fused(block, *inputs, by=by), block(*inputs))
-    ways = {"Diffusers": lambda: block(*inputs), "fused": lambda: fused(block, *inputs, by=by)}
+    error = off(fused(block, *inputs, by), block(*inputs))
+    ways = {"Diffusers": lambda: block(*inputs), "fused": lambda: fused(block, *inputs, by)}
     taken = {way: milliseconds(work, 3) for way, work in ways.items()}
     saved = taken["Diffusers"] - taken["fused"]
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,7 +132,8 @@ def linear(bench: Bench) -> None:
     for fast in (False, True):
         tell(
             f"_scaled_mm by rows, fast accumulation {fast}",
-            lambda fast=fast: torch._scaled_mm(
+            partial(
+                torch._scaled_mm,
                 quantized,
                 twin.weight.t(),
                 scale_a=scale,
