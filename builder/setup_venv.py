@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import venv
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+PACKAGES = "lib/python3*/site-packages/*.dist-info"
 
 
 def install(lock: str, *, from_folder: bool = False) -> None:
@@ -60,18 +62,33 @@ def pip(lock: str, packages: int, arguments: list[str]) -> None:
         *options,
     ]
     began, collected, said = time.monotonic(), 0, []
+    installing, over = threading.Event(), threading.Event()
+
+    def count() -> None:
+        """pip says nothing while it puts files into .venv; each package leaves a folder there when it is done."""
+        installing.wait()
+        before = len(list(VENV.glob(PACKAGES)))
+        while not over.wait(0.5):
+            done = len(list(VENV.glob(PACKAGES))) - before
+            show(f"{lock}: putting packages into .venv, {done} of {packages}")
+
+    counter = threading.Thread(target=count, daemon=True)
+    counter.start()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
             said.append(line)
             if line.startswith(("Collecting ", "Processing ")):
                 collected += 1
                 name = re.split(r"==|-\d", line.split()[1].rpartition("/")[2])[0]
-                show(f"{lock}: package {collected} of {packages}, {name}")
+                show(f"{lock}: looking for package {collected} of {packages}, {name}")
             elif line.startswith("Installing collected packages"):
-                show(f"{lock}: putting {packages} packages into .venv, after {time.monotonic() - began:.0f} s")
+                installing.set()
+    over.set()
+    installing.set()
+    counter.join()
     if process.returncode:
         sys.exit("".join(["\n", *said, f"pip could not install builder/{lock}: what it said is above"]))
-    show(f"{lock}: {packages} packages, done in {time.monotonic() - began:.0f} s", last=True)
+    show(f"{lock}: done in {time.monotonic() - began:.0f} s", last=True)
 
 
 def show(text: str, *, last: bool = False) -> None:

@@ -34,6 +34,33 @@ VIDEO = {"job_id": "abc", "video_url": "https://cdn.example.com/abc/0.mp4"}
 FAILURE = {"job_id": "abc", "error": {"code": "input_failed"}}
 
 
+def start(home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'examples')!r}); import receiver"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
+        env={"PATH": "", "TMPDIR": str(home / "tmp"), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("secret", [{}, {"WEBHOOK_SECRET": ""}, {"WEBHOOK_SECRET": "hunter2"}], ids=str)
+def test_without_a_secret_it_says_so(tmp_path: Path, secret: dict[str, str]) -> None:
+    done = start(tmp_path, **secret)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: set WEBHOOK_SECRET to the worker's own")
+    assert done.stderr.count("\n") == 1
+
+
+def test_events_are_kept_in_the_temporary_folder_where_no_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    assert start(tmp_path, WEBHOOK_SECRET=SECRET).returncode == 0
+    assert [path.name for path in tmp_path.rglob("*.sqlite3")] == ["videogen-inbox.sqlite3"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
 class Receiver:
     """The example under uvicorn, in a process of its own; killed on the way out."""
 

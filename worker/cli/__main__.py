@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_names(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Raise CommandFailed for a command or flag that does not exist, before argparse misses another one."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    if not words or words[0].startswith("-"):
+    if not words or words[0] in ("-h", "--help"):
         return
     command = commands.choices.get(words[0])
     if command is None:

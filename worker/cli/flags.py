@@ -149,7 +149,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
 def did_you_mean(text: str, names: Iterable[str]) -> str:
     """The end of a message about `text`; empty where none of `names` resembles it."""
-    close = difflib.get_close_matches(text, names, 1)
+    close = difflib.get_close_matches(text, names, 1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -8,8 +8,8 @@ import shutil
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from time import monotonic as _now
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,7 +38,7 @@ class Bar:
         self._step = ""
         self._stopping = False
         # When this status began and at how many percent, then the same of the last change.
-        self._since: tuple[float, float] = (time.monotonic(), 0)
+        self._since: tuple[float, float] = (_now(), 0)
         self._last = self._since
 
     def __enter__(self) -> Bar:
@@ -66,10 +66,10 @@ class Bar:
         """Show what is being done, how much of the job is done (0 to 100; None: no change), and which step it is."""
         if status != self._status:
             self._status = status
-            self._since = (time.monotonic(), self._bar.n if progress is None else progress)
+            self._since = (_now(), self._bar.n if progress is None else progress)
         if progress is not None:
             self._bar.n = progress
-            self._last = (time.monotonic(), progress)
+            self._last = (_now(), progress)
         self._step = f"step {step}/{steps}" if step is not None and steps is not None else ""
         self._draw()
 
@@ -89,7 +89,7 @@ class Bar:
         (began, first), (at, done) = self._since, self._last
         if self._stopping or done <= first or at <= began:
             return ""
-        left_s = (100 - done) * (at - began) / (done - first) - (time.monotonic() - at)
+        left_s = (100 - done) * (at - began) / (done - first) - (_now() - at)
         if left_s < 1:
             return ""
         return f"{left_s:.0f} s left" if left_s < 100 else f"{left_s / 60:.0f} min left"

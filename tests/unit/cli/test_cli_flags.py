@@ -103,35 +103,71 @@ def test_a_lora_is_read(text: str, entry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("words", "said"),
     [
-        ["--lora", "a.safetensors:strong"],
-        ["--lora", "a.safetensors:0.8:middle"],
-        ["--lora", ""],
-        ["--width", "wide"],
-        ["--width", "640.5"],
-        ["--strength", "nan"],
-        ["--flow-shift", "inf"],
-        ["--preset", "best"],
-        ["--model", "14b"],
-        ["--camera-motion", "pan"],
-        ["--gpu-hourly-usd", "-1"],
-        ["--promp", "a"],
-        ["--unknown"],
+        ("generate --prompt a --lora a.safetensors:strong", "--lora: write SOURCE[:SCALE[:EXPERT]]"),
+        ("generate --prompt a --lora a.safetensors:0.8:middle", "--lora: write SOURCE"),
+        ("generate --prompt a --lora ''", "--lora: write SOURCE"),
+        ("generate --prompt a --width wide", "--width: must be a whole number, not 'wide'"),
+        ("generate --prompt a --width 640.5", "--width: must be a whole number, not '640.5'"),
+        ("generate --prompt a --strength nan", "--strength: must be a number, not 'nan'"),
+        ("generate --prompt a --flow-shift inf", "--flow-shift: must be a number, not 'inf'"),
+        ("generate --prompt a --steps x", "--steps: must be a whole number, not 'x'"),
+        (
+            "generate --prompt a --preset drft",
+            "--preset: 'drft' is none of draft, standard, high, ultra, turbo; did you",
+        ),
+        ("generate --prompt a --model 14b", "--model: '14b' is none of a14b, 5b; did you mean a14b?"),
+        ("generate --prompt a --camera-motion pan", "--camera-motion: 'pan' is none of pan_left, "),
+        ("generate --prompt a --gpu-hourly-usd -1", "--gpu-hourly-usd: must be 0 or more, not -1"),
+        ("generate --prompt a --gpu A100 --dry-run", "--gpu: 'A100' may be A100 40GB or A100 80GB: write which"),
+        ("generate --prompt a --widht 3", "no flag --widht; did you mean --width?"),
+        ("generate --prompt a --out=x.mp4 --heigth=3", "no flag --heigth; did you mean --height?"),
+        ("generate --promp a", "no flag --promp; did you mean --prompt?"),
+        ("generate --prompt a --colour red", "no flag --colour (flags: videogen generate --help)"),
+        ("generate --prompt a b", "unrecognized arguments: b"),
+        ("generate --prompt", "--prompt: expected one argument"),
+        ("generate", "the following arguments are required: --prompt"),
+        ("submit --prompt a", "the following arguments are required: --endpoint"),
+        ("submit --endpoint http://x/y --prompt a", "--endpoint: write the endpoint's id or its URL, such as https://"),
+        ("doctor --jsno", "no flag --jsno; did you mean --json?"),
+        (
+            "plan --gpu L40S",
+            "no command 'plan'; the commands are generate, submit, doctor, plans, schema; did you mean",
+        ),
+        ("paint", "no command 'paint'; the commands are generate, submit, doctor, plans, schema\n"),
+        ("--gpu L40S", "no command '--gpu'; the commands are generate, "),
     ],
-    ids=str,
 )
-def test_a_bad_flag_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    done = command(capsys, "generate", "--prompt", "a", *arguments)
-    assert done.status == 2
-    assert arguments[0] in done.err
-    assert done.out == ""
+def test_wrong_use_is_one_line_that_says_what_to_write(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = command(capsys, *shlex.split(words))
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: {said}")
+    assert done.err.count("\n") == 1
 
 
-def test_a_missing_prompt_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    done = command(capsys, "generate")
-    assert done.status == 2
-    assert "--prompt" in done.err
+def test_a_value_that_looks_like_a_flag_is_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert chosen("--prompt=--width").prompt == "--width"
+    done = command(capsys, "generate", "--prompt", "-- a line of a poem", "--dry-run", "--gpu", "L40S", "--no-enhance")
+    assert done.status == 0
+    assert "-- a line of a poem" in done.out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "abc123",
+        "https://api.runpod.ai/v2/abc123",
+        "https://api.runpod.ai/v2/abc123/run",
+        "https://abc123.api.runpod.ai/health",
+        "https://console.runpod.io/serverless/user/endpoint/abc123?tab=overview",
+        "https://www.runpod.io/console/serverless/user/endpoint/abc123",
+    ],
+)
+def test_an_endpoint_is_its_id_or_its_url(text: str) -> None:
+    assert chosen("--endpoint", text, "--prompt", "a", name="submit").endpoint == "abc123"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import time
 from typing import Any
 
 import pytest
 
+import handler
+from tests.kits.cli_kit import logging_as_it_was
+from worker.base import settings
 from worker.base.errors import InvalidRequest, JobTimeout
 from worker.cli import terminal
 from worker.delivery.webhooks.progress_sender import ProgressEvent
@@ -141,6 +145,67 @@ def test_a_stage_may_be_shown_without_a_percentage(monkeypatch: pytest.MonkeyPat
         bar.show("stopping")
         bar._bar.refresh()
     assert "stopping     42%" in screen.getvalue()
+
+
+def test_the_step_and_the_time_left_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    now = [100.0]
+    monkeypatch.setattr(terminal, "_now", lambda: now[0])
+    with terminal.Bar() as bar:
+        bar(ProgressEvent(10, "generating", 0, 5, 50))
+        assert "left" not in screen.getvalue()
+        now[0] += 20
+        bar(ProgressEvent(20, "generating", 0, 10, 50))
+        assert ", step 10/50, 3 min left" in screen.getvalue()
+        now[0] += 100
+        bar._draw()
+        assert ", step 10/50, 60 s left" in screen.getvalue()
+        now[0] += 100
+        screen.truncate(screen.seek(0))
+        bar._draw()
+        assert "left" not in screen.getvalue()
+        bar.show("encoding", 95)  # another status, another speed
+        assert "step" not in screen.getvalue().splitlines()[-1].rpartition("\r")[2]
+
+
+def test_stopping_is_a_line_at_once_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, drawn in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with terminal.Bar() as bar:
+            bar.stop("stopping: wait")
+            assert "stopping: wait\n" in stream.getvalue()
+            bar(events()[1])
+        assert ("  stopping     42%" in stream.getvalue()) is drawn
+        assert "generating" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("terminal_here", "variables", "arguments", "level"),
+    [
+        (True, {}, [], "WARNING"),
+        (True, {"LOG_LEVEL": "info"}, [], "INFO"),
+        (True, {}, ["--rp_serve_api"], "INFO"),
+        (True, {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/$ID"}, [], "INFO"),
+        (False, {}, [], "INFO"),
+        (False, {"LOG_LEVEL": "error"}, [], "ERROR"),
+    ],
+)
+def test_a_person_at_a_terminal_sees_warnings_alone(
+    terminal_here: bool,
+    variables: dict[str, str],
+    arguments: list[str],
+    level: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RUNPOD_LOG_LEVEL", "WARN")  # `_configure_logs` sets it where it is not set
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", Terminal() if terminal_here else io.StringIO())
+    monkeypatch.setattr(sys, "argv", ["handler.py", *arguments])
+    with logging_as_it_was():
+        handler._configure_logs(settings.load())
+        assert logging.getLevelName(logging.getLogger("worker").level) == level
 
 
 def test_a_log_line_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
