@@ -15,16 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standardwebhooks import Webhook
 
 from tests.kits import s3_double
 from tests.kits.doctor_kit import NOWHERE, SECRET, Bucket, answering, deployment, say
 from tests.kits.loopback import Server
 from worker.base import settings
-from worker.delivery.webhooks import envelopes
 from worker.doctor import CHECKS, Check, report
-from worker.doctor import ffmpeg as video
-from worker.doctor import settings as configuration
 from worker.doctor.checks import BESIDE_LOADING, before_loading
 from worker.doctor.report import Finding, Line, fail, from_message, ok, together, warn
 from worker.doctor.runner import Running, run_here
@@ -232,92 +228,6 @@ def test_findings_together_are_as_bad_as_the_worst() -> None:
     assert both == Finding("FAIL", "a; b; c", "mend b; mend c", stops_jobs=True)
     assert from_message("A: it is bad: mend it") == ("A: it is bad", "mend it")
     assert from_message("it is bad") == ("it is bad", "")
-
-
-def test_settings_that_are_good_and_settings_that_endanger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configuration.check(deployment(tmp_path)).found == "serves demo, loads first: i2v"
-    monkeypatch.setenv("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1:9/job-take/$ID")
-    monkeypatch.setenv("MODEL_PROFILE", "demo")
-    monkeypatch.setenv("RUNPOD_DEBUG_LEVEL", "debug")
-    found = configuration.check(deployment(tmp_path))
-    assert found.status == "WARN"
-    assert "the demo model answers customers" in found.found
-    assert "logs prompts and signed URLs" in found.found
-    assert "unset MODEL_PROFILE" in found.advice
-
-
-@pytest.mark.parametrize("secrets", [SECRET, f"{SECRET} whsec_{'A' * 32}"])
-def test_signing_is_tried_with_every_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets: str) -> None:
-    monkeypatch.setenv("WEBHOOK_SECRET", secrets)
-    found = configuration.check_signing(deployment(tmp_path))
-    assert found.status == "OK"
-    assert f"with {len(secrets.split())} secret" in found.found
-
-
-def test_no_secret_and_a_short_secret_are_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "WEBHOOK_SECRET is not set" in configuration.check_signing(deployment(tmp_path)).found
-    monkeypatch.setenv("WEBHOOK_SECRET", f"{SECRET} whsec_{'A' * 28}")
-    found = configuration.check_signing(deployment(tmp_path))
-    assert (found.status, found.found) == ("WARN", "secret 2 of 2 has fewer than 24 bytes")
-
-
-def test_a_signature_that_does_not_verify_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Webhook(f"whsec_{'B' * 32}")
-    monkeypatch.setattr(envelopes, "Webhook", lambda _: other)
-    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
-    found = configuration.check_signing(deployment(tmp_path))
-    assert (found.status, found.found) == ("FAIL", "the signature does not verify with secret 1 of 1")
-    assert "replace it by one made by: python -c" in found.advice
-
-
-def test_a_secret_that_cannot_be_read_is_a_failure_of_the_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WEBHOOK_SECRET", "not base64!")
-    looked_at = deployment(tmp_path)
-    assert configuration.check(looked_at).found == "WEBHOOK_SECRET"
-    assert "each secret must be whsec_ and base64" in configuration.check(looked_at).advice
-    assert "cannot be read" in configuration.check_signing(looked_at).found
-
-
-def test_readable_settings_count_beside_unreadable_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAX_FRAMES", "many")
-    monkeypatch.setenv("MAX_PIXELS", "100000")
-    looked_at = deployment(tmp_path)
-    assert looked_at.settings.max_pixels == 100_000
-    assert looked_at.settings.max_frames == settings.Settings.model_fields["max_frames"].default
-    assert len(looked_at.problems) == 1
-
-
-def test_ffmpeg_encodes(tmp_path: Path) -> None:
-    found = video.check(deployment(tmp_path))
-    assert found.status == "OK"
-    assert re.search(r"libx264: 5 frames became [0-9]+ bytes", found.found)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("script", "found"),
-    [
-        ("echo 'Unknown encoder libx264' >&2; exit 8", "the video encoder ended early, with exit code 8"),
-        ("kill -9 $$", "the video encoder ended early, with signal 9"),
-        (None, "the video encoder could not be started"),
-    ],
-)
-def test_a_broken_ffmpeg_is_fatal(tmp_path: Path, script: str | None, found: str) -> None:
-    ffmpeg = tmp_path / "ffmpeg"
-    if script is not None:
-        ffmpeg.write_text(f"#!/bin/sh\n{script}\n")
-        ffmpeg.chmod(0o755)
-    finding = video.check(deployment(tmp_path, ffmpeg=ffmpeg))
-    assert (finding.status, finding.stops_jobs, finding.found) == ("FAIL", True, found)
-    assert "install imageio-ffmpeg anew" in finding.advice
-
-
-def test_ffmpeg_without_a_temporary_folder_is_fatal(tmp_path: Path) -> None:
-    finding = video.check(deployment(tmp_path, temporary=tmp_path / "gone"))
-    assert (finding.status, finding.stops_jobs) == ("FAIL", True)
-    assert "set TMPDIR" in finding.advice
 
 
 PAGE = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
