@@ -113,7 +113,7 @@ def _refuse(failure: SettingsError | WorkerError, settings: Settings) -> int:
         def unfit() -> None:
             raise failure
 
-        # The SDK tells the platform the name of a check that fails and its reason, and ends the process with status 1.
+        # The SDK sends the name of a check that fails and its reason to the platform, and exits with status 1.
         unfit.__name__ = failure.lines[0].name if isinstance(failure, CannotStart) else "start"
         runpod.serverless.register_fitness_check(unfit)
         runpod.serverless.start({"handler": lambda _: None})
@@ -121,7 +121,7 @@ def _refuse(failure: SettingsError | WorkerError, settings: Settings) -> int:
 
 
 async def _leave() -> None:
-    """End the SDK once its jobs are answered. It would wait for its polls, up to 90 s, and lose a job they bring."""
+    """End the SDK once its jobs are done. It would wait for its polls, up to 90 s, and lose a job that they return."""
     jobs, everything = (
         next((task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", None) == name), None)
         for name in ("JobScaler.run_jobs", "JobScaler.run")

@@ -1,4 +1,4 @@
-"""Videos of an answer, from their URLs to files: resumed where the line broke, and checked against their hash."""
+"""Fetches the videos of a job's answer: resumed where the connection broke, and checked against their hash."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class _Broken(Exception):
 
 
 def fetch(
-    url: str, target: Path, *, sha256: str | None, force: bool, told: Callable[[int], None] = lambda _bytes: None
+    url: str, target: Path, *, sha256: str | None, force: bool, on_bytes: Callable[[int], None] = lambda _bytes: None
 ) -> None:
-    """Write what is behind `url` to `target`, whole or not at all; `told` is given the bytes that are there so far.
+    """Write what is behind `url` to `target`, whole or not at all; `on_bytes` is called with the bytes fetched so far.
 
-    What is there already with that hash is not fetched again. A download that broke off goes on where it ended, also
-    in a later run. Raises CommandFailed with what to do about it.
+    What is there already with that hash is not fetched again. A download that broke off is resumed, also in a later
+    run. Raises CommandFailed with what to do about it.
     """
     if target.exists() and sha256 is not None and _digest(target) == sha256:
         return
@@ -43,16 +43,16 @@ def fetch(
     part = target.with_name(f".{target.name}.{(sha256 or 'poster')[:12]}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _tried(url, part, sha256, told)
+        _tried(url, part, sha256, on_bytes)
         out.publish(part, target, force=force)
     except OSError as failure:
         raise CommandFailed(f"{target} could not be written: {failure.strerror or failure}") from failure
 
 
-def _tried(url: str, part: Path, sha256: str | None, told: Callable[[int], None]) -> None:
+def _tried(url: str, part: Path, sha256: str | None, on_bytes: Callable[[int], None]) -> None:
     for attempt in range(ATTEMPTS):
         try:
-            _receive(url, part, resumed=sha256 is not None, told=told)
+            _receive(url, part, resumed=sha256 is not None, on_bytes=on_bytes)
             if sha256 is not None and _digest(part) != sha256:
                 part.unlink()
                 raise _Broken("what arrived is not what the worker made: its hash differs")
@@ -63,7 +63,7 @@ def _tried(url: str, part: Path, sha256: str | None, told: Callable[[int], None]
             time.sleep(PAUSE_S * 2**attempt)
 
 
-def _receive(url: str, part: Path, *, resumed: bool, told: Callable[[int], None]) -> None:
+def _receive(url: str, part: Path, *, resumed: bool, on_bytes: Callable[[int], None]) -> None:
     start = part.stat().st_size if resumed and part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -74,7 +74,7 @@ def _receive(url: str, part: Path, *, resumed: bool, told: Callable[[int], None]
                 for piece in response.iter_content(CHUNK_BYTES):
                     file.write(piece)
                     start += len(piece)
-                    told(start)
+                    on_bytes(start)
     except requests.RequestException as failure:
         raise _Broken("the connection broke") from failure
 

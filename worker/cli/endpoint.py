@@ -1,4 +1,4 @@
-"""What RunPod says of a job, in words: the states, the errors of its API, and the error that a worker answered."""
+"""What RunPod says of a job, in words: the states, the errors of its API, and the error that a worker returned."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def check_size(request: Mapping[str, Any]) -> None:
 
 
 def is_passing(failure: Exception) -> bool:
-    """Whether the same question may be answered in a moment."""
+    """Whether the same request may succeed in a moment."""
     if isinstance(failure, requests.HTTPError) and failure.response is not None:
         return failure.response.status_code == 429 or failure.response.status_code >= 500
     return isinstance(failure, requests.ConnectionError | requests.Timeout | requests.exceptions.RetryError)
 
 
 def explained(failure: Exception) -> CommandFailed:
-    """An exception of RunPod's SDK as what to tell a person."""
+    """An exception of RunPod's SDK as a message for a person."""
     if isinstance(failure, requests.HTTPError) and failure.response is not None:
         status = failure.response.status_code
         text = _STATUSES.get(status, f"RunPod answered {status}: try again in a minute")
@@ -59,7 +59,7 @@ def explained(failure: Exception) -> CommandFailed:
 
 
 def answer_of(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The answer of the worker, where it gave one of the form that this worker gives; links must be text."""
+    """The worker's answer, or None where it does not have the form that this worker returns; links must be text."""
     output = state.get("output")
     if not isinstance(output, dict) or not isinstance(output.get("videos"), list):
         return None

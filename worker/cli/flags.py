@@ -197,7 +197,7 @@ def in_flags(text: str) -> str:
     return _FIELD.sub(lambda found: FLAGS[found[1] or found[2]][0], text)
 
 
-def told(error: WorkerError) -> str:
+def message_of(error: WorkerError) -> str:
     """What went wrong, a line for each problem."""
     problems = getattr(error, "problems", None) or (error,)
     return "\n".join(f"error: {in_flags(str(problem))}" for problem in problems)

@@ -59,7 +59,7 @@ def run(chosen: argparse.Namespace) -> int:
             return _generate(payload, video, settings, out, chosen)
         except WorkerError as failure:
             status = USAGE if isinstance(failure, InvalidRequest) else FAILED
-            return _failed(failure.as_dict(), flags.told(failure), as_json=chosen.json, status=status)
+            return _failed(failure.as_dict(), flags.message_of(failure), as_json=chosen.json, status=status)
 
 
 def _settings(chosen: argparse.Namespace) -> Settings:

@@ -21,7 +21,7 @@ VIDEO = "reference_video_url"
 
 
 def filled(fields: Mapping[str, Any], *, serve: Callable[[Path], str] | None) -> dict[str, Any]:
-    """`fields` with what they point to on this machine put in. `serve` answers a URL for a file, None: not possible."""
+    """`fields` with the files of this machine put in. `serve` returns a URL for a file; None: not possible."""
     payload = dict(fields)
     for name in IMAGES:
         if (source := payload.get(name)) is not None and is_file(source):

@@ -26,7 +26,7 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=c
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`request` has its size settled. `plan` and `estimate` are None where there is none to tell; `notes` say why."""
+    """`request` has its size settled. `plan` and `estimate` are None where there is none; `notes` say why."""
 
     request: VideoRequest
     spec: ModelSpec

@@ -27,9 +27,9 @@ from worker.request import Limits
 from worker.request.parse import parse
 
 POLL_S = 2.0
-# Questions in a row that may go unanswered: at two seconds and more each, a minute.
+# Requests in a row that may fail: at two seconds and more each, a minute.
 PATIENCE = 20
-# The endpoint's operator may have moved them; it is the endpoint that judges.
+# The endpoint's operator may have changed the limits: the endpoint decides.
 _ANY = Limits(max_videos_per_job=10_000, max_pixels=10**9, max_frames=10**6)
 
 
@@ -73,8 +73,8 @@ def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | No
     try:
         videos = parse(payload, default_job_id="cli", limits=_ANY).videos
     except InvalidRequest as refused:
-        told = flags.told(refused) if chosen.payload is None else f"error: {refused}"
-        raise CommandFailed(told, status=USAGE) from refused
+        message = flags.message_of(refused) if chosen.payload is None else f"error: {refused}"
+        raise CommandFailed(message, status=USAGE) from refused
     out.check_free(len(videos), posters=any(video.thumbnail for video in videos))
     request = {"input": payload}
     endpoint.check_size(request)
@@ -136,8 +136,10 @@ class _Following:
             except endpoint.SDK_FAILURES as failure:
                 unanswered += 1
                 if not endpoint.is_passing(failure) or unanswered >= PATIENCE:
-                    told = endpoint.explained(failure)
-                    raise CommandFailed(f"{told}\nthe job goes on; follow it with: {_pick_up(self._job)}") from failure
+                    reason = endpoint.explained(failure)
+                    raise CommandFailed(
+                        f"{reason}\nthe job goes on; follow it with: {_pick_up(self._job)}"
+                    ) from failure
             else:
                 unanswered = 0
                 if state.get("status") not in endpoint.RUNNING:
@@ -174,10 +176,14 @@ class _Following:
                 continue
             place = self._out.place(self._job.job_id, index, len(answer["videos"]))
             bar.show("downloading", 0)
-            told = partial(_draw_bytes, bar, video.get("size_bytes"))
+            on_bytes = partial(_draw_bytes, bar, video.get("size_bytes"))
             try:
                 download.fetch(
-                    video["video_url"], place.video, sha256=video.get("sha256"), force=self._out.force, told=told
+                    video["video_url"],
+                    place.video,
+                    sha256=video.get("sha256"),
+                    force=self._out.force,
+                    on_bytes=on_bytes,
                 )
                 places_by_index[index] = place
                 if video.get("thumbnail_url") is not None:

@@ -150,7 +150,7 @@ def row(label: str, text: str) -> list[str]:
 
 
 def summarise(answer: Mapping[str, Any]) -> None:
-    """Write the answer of a job to standard output in a few lines: where each video lies, or what went wrong."""
+    """Write the answer of a job to standard output in a few lines: where each video is stored, or what went wrong."""
     lines = [f"job {answer['job_id']}: {answer['status']} in {answer['timings']['total']:.1f} s"]
     for video in answer["videos"]:
         lines += _completed(video) if video["status"] == "completed" else [_failed(video["index"], video["error"])]

@@ -1,7 +1,7 @@
-"""The doctor: checks everything that a deployment needs, and says what to do: `python -m worker.doctor [--json]`.
+"""The doctor: checks everything that a deployment needs, and says what to do: `videogen doctor [--json]`.
 
 Each check is a function of a `Deployment` in the file of its subject; `checks` lists them, `runner` runs them side by
-side, `report` shows them. The start of a worker makes the cheap ones (`starting`).
+side, `report` shows them. The start of a worker makes the cheap ones (`start_checks`).
 """
 
 from worker.doctor.checks import CHECKS, Check

@@ -17,7 +17,7 @@ _NETWORK = "check the network of the worker, then run the doctor again"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`run` has `limit_s`; where it does not answer in that time, the line is `silent` with `advice`."""
+    """`run` has `limit_s`; where it does not return in that time, the line is `silent` with `advice`."""
 
     name: str
     run: Callable[[Deployment], Finding]
@@ -47,7 +47,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def before_loading(preload: tuple[str, ...]) -> tuple[Check, ...]:
-    """What the start judges first: it takes milliseconds, and would be in vain after minutes of loading."""
+    """What the start checks first: it takes milliseconds, and would come too late after minutes of loading."""
     return (
         Check("settings", settings.check),
         Check("gpu", gpu.check),
@@ -56,7 +56,7 @@ def before_loading(preload: tuple[str, ...]) -> tuple[Check, ...]:
     )
 
 
-# What the start looks at beside the loading: an answer of the storage and an encode take a moment.
+# What the start checks while the models load: the storage and an encode take a moment.
 BESIDE_LOADING: tuple[Check, ...] = (
     Check("webhook signing", settings.check_signing),
     Check("volume", disks.check_volume),

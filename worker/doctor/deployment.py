@@ -1,4 +1,4 @@
-"""What the checks look at: the settings, the device, and where everything lies, as plain values."""
+"""What the checks look at: the settings, the device and the folders, as plain values."""
 
 from __future__ import annotations
 
@@ -169,18 +169,18 @@ def look(gpu: Gpu | None, *, compute: bool) -> Device:
 
 
 def driver(library: str = "libcuda.so.1", kernel_module: Path = _KERNEL_MODULE) -> Driver:
-    """Asks the driver itself, which answers where torch does not: without a device, or when it is too old."""
+    """Asks the driver itself, which works where torch does not: without a device, or when it is too old."""
     try:
         release = re.search(r"\s(\d{3,}\.[\d.]+\d)\s", kernel_module.read_text())
     except OSError:
         release = None
     try:
         version = ctypes.c_int(0)
-        answered = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version)) == 0
+        known = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version)) == 0
     except (OSError, AttributeError):
-        answered = False
+        known = False
     # CUDA counts 12.4 as 12040.
-    cuda = (version.value // 1000, version.value % 1000 // 10) if answered else None
+    cuda = (version.value // 1000, version.value % 1000 // 10) if known else None
     return Driver(cuda, release[1] if release else None)
 
 

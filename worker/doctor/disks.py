@@ -45,7 +45,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """`mounted`: another file system begins here. `names` is what lies in it, None where that cannot be listed."""
+    """`mounted`: another file system begins here. `names` is its content, None where that cannot be listed."""
 
     path: Path
     exists: bool
@@ -81,7 +81,7 @@ def look_at(path: Path) -> Folder:
 
 
 def check_volume(deployment: Deployment) -> Finding:
-    """Where the volume is, and whether the model cache lies on it."""
+    """Where the volume is, and whether the model cache is on it."""
     volumes = [look_at(path) for path in deployment.volumes]
     return judge_volume(
         volumes,
@@ -119,7 +119,7 @@ def judge_volume(volumes: Sequence[Folder], cache: Folder, cached: Folder, *, ne
 
 
 def write_probe(folder: Path, size_bytes: int = PROBE_BYTES) -> float:
-    """Write, sync and close a file of that size, and read it back; answers MB/s of the writing. Leaves nothing.
+    """Write, sync and close a file of that size, and read it back. Returns MB/s of the writing; leaves nothing.
 
     Raises OSError: a network volume may report a full quota only when the file is synced or closed.
     """

@@ -43,7 +43,7 @@ def check_token(deployment: Deployment) -> Finding:
 
 
 def check_clock(deployment: Deployment) -> Finding:
-    """Asks the first of storage and hub that answers."""
+    """Compares with the storage, or where it does not respond with the hub."""
     for name, url in _sources(deployment):
         try:
             offset_s = offset_of(url)
@@ -51,7 +51,7 @@ def check_clock(deployment: Deployment) -> Finding:
             continue
         return judge(offset_s, name)
     return warn(
-        "could not be compared: neither storage nor hub told the time",
+        "could not be compared: neither storage nor hub sent the time",
         "compare the output of `date -u` with a clock that is right",
     )
 
@@ -67,15 +67,15 @@ def judge(offset_s: float, source: str) -> Finding:
 
 
 def offset_of(url: str) -> float:
-    """Seconds that this clock is ahead of the server's Date header, whatever else it answers.
+    """Seconds that this clock is ahead of the server's Date header, whatever its status.
 
     Raises ValueError where there is no such header, and what urllib3 raises.
     """
     began = time.time()
     answer = urllib3.request("HEAD", url, timeout=urllib3.Timeout(_TIMEOUT_S), retries=False, redirect=False)
-    told = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
-    # The header is cut to the second, and was written somewhere between question and answer.
-    return (began + time.time()) / 2 - (told + 0.5)
+    theirs = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    # The header is cut to the second, and was written somewhere between request and response.
+    return (began + time.time()) / 2 - (theirs + 0.5)
 
 
 def _sources(deployment: Deployment) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ def check(deployment: Deployment, key: str) -> Finding:
         return ok("the demo model needs less than 1 GB")
     gpu = deployment.planner.gpu
     if gpu is None:
-        return warn("not worked out: there is no GPU", "mend what the line gpu says")
+        return warn("not worked out: there is no GPU", "fix what the line gpu says")
     spec = spec_of(key)
     try:
         plan = deployment.planner.plan(spec, memory.STANDARD)

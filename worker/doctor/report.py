@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the report: a finding under its check's name. `silent`: the check never answered."""
+    """One line of the report: a finding under its check's name. `silent`: the check did not return in time."""
 
     name: str
     status: Status

@@ -32,7 +32,7 @@ class Running:
     def lines(self, *, at_most_s: float = math.inf) -> Iterator[Line]:
         """The lines in the order of the checks, each as soon as it and those before it are known.
 
-        `at_most_s` from now, what has not answered counts as silent, whatever its own limit.
+        `at_most_s` from now, what has not returned counts as silent, whatever its own limit.
         """
         end = time.monotonic() + at_most_s
         for thread in self._checks:
@@ -76,7 +76,7 @@ def _finding(check: Check, deployment: Deployment) -> Finding:
 
 
 def _without_secrets(line: Line, deployment: Deployment) -> Line:
-    """The platform is told lines too, past the log and what it hides."""
+    """Lines are sent to the platform too, without the log's redaction."""
     found, advice = line.found, line.advice
     for secret in deployment.settings.secret_values():
         if len(secret) >= _HIDDEN_FROM:

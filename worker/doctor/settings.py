@@ -44,7 +44,7 @@ def check(deployment: Deployment) -> Finding:
 def check_signing(deployment: Deployment) -> Finding:
     """A signature made with each secret verifies with it, as a receiver would do it."""
     if any(problem.startswith("WEBHOOK_SECRET") for problem in deployment.problems):
-        return warn("not checked: WEBHOOK_SECRET cannot be read", "mend what the line settings says")
+        return warn("not checked: WEBHOOK_SECRET cannot be read", "fix what the line settings says")
     secrets = deployment.settings.webhook_secrets
     if not secrets:
         return warn(

@@ -43,7 +43,7 @@ CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 3.0
 _LINK_GOOD_S = 60
 _TRANSIENT = frozenset({408, 429})
-_TRANSIENT_CODES = frozenset({"RequestTimeout", "SlowDown"})  # S3 answers 400 and 503 to them
+_TRANSIENT_CODES = frozenset({"RequestTimeout", "SlowDown"})  # with status 400 and 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _new_key() -> str:
 
 
 def _send(storage: Storage, key: str) -> str:
-    """Store the small object as a video would be; answers its URL. Raises UploadFailed."""
+    """Store the small object as a video would be. Returns its URL. Raises UploadFailed."""
     with scratch.folder("doctor") as home:
         path = home / "probe.mp4"
         path.write_bytes(CONTENT)
@@ -94,7 +94,7 @@ def _spaces(settings: Settings) -> Iterator[Probe]:
             client.delete_object(Bucket=place.bucket, Key=key)
 
     def accepts() -> None:
-        # A multipart upload that is begun and given up needs every permission of a video's, and is never visible.
+        # A multipart upload that is begun and aborted needs every permission of a video's, and is never visible.
         key = _new_key()
         with upload_errors(key):
             begun = client.create_multipart_upload(Bucket=place.bucket, Key=key, ACL=settings.storage_acl)
@@ -133,7 +133,7 @@ def _folder(settings: Settings) -> Iterator[Probe]:
         path_of(key).unlink()
         made = [path_of(key).parent] + ([] if was_there else [settings.output_dir])
         for folder in made:
-            with suppress(OSError):  # whatever else lies there stays
+            with suppress(OSError):  # what else is in it stays
                 folder.rmdir()
 
     def accepts() -> None:
@@ -172,7 +172,7 @@ def check_accepts(deployment: Deployment) -> Finding:
 
 def _with_probe(deployment: Deployment, ask: Callable[[Deployment, Probe], Finding]) -> Finding:
     if deployment.storage_is_unreadable:
-        return warn("not checked: the storage's settings cannot be read", "mend what the line settings says")
+        return warn("not checked: the storage's settings cannot be read", "fix what the line settings says")
     settings = deployment.settings
     kind = next(kind for kind in STORAGES if kind.is_configured(settings))
     try:

@@ -1,4 +1,4 @@
-"""The weights of each model: are they there, whole as far as a quick look tells, and in the form that loads fastest?"""
+"""The weights of each model: are they here, whole as far as a quick check shows, and in the form that loads fastest?"""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def search(deployment: Deployment, key: str) -> Found:
 
 
 def check_presence(deployment: Deployment, key: str) -> Finding:
-    """The cheap half of `check`, for the start: whether the weights lie somewhere, and what happens if not."""
+    """The cheap half of `check`, for the start: whether the weights are found, and what happens if not."""
     if deployment.profile == "demo":
         return ok("not needed: the demo model is made on the spot")
     found = search(deployment, key)
@@ -117,7 +117,7 @@ def _damaged(folder: ModelFolder, problems: list[str], key: str) -> Finding:
         return fail(found, f"put these files there again, or correct {_variable(key)}")
     if folder.source == "prepared":
         return fail(found, f"prepare it again: python -m builder.prepare --model {key} --dtype {folder.dtype}")
-    return fail(found, f"a worker with access to the hub mends it at its next start; look at every byte: {FULL_CHECK}")
+    return fail(found, f"a worker with access to the hub fixes it at its next start; look at every byte: {FULL_CHECK}")
 
 
 def _wanted(deployment: Deployment, key: str) -> Dtype:

@@ -113,7 +113,7 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_a_video_is_fetched_and_checked(server: EndpointDouble) -> None:
     told: list[int] = []
-    download.fetch(server.file_url("a.mp4"), Path("new/a.mp4"), sha256=SHA256, force=False, told=told.append)
+    download.fetch(server.file_url("a.mp4"), Path("new/a.mp4"), sha256=SHA256, force=False, on_bytes=told.append)
     assert Path("new/a.mp4").read_bytes() == VIDEO
     assert told[-1] == len(VIDEO)
     assert list(Path("new").iterdir()) == [Path("new/a.mp4")]

@@ -196,10 +196,11 @@ def test_messages_name_the_flags(message: str, shown: str) -> None:
 def test_every_problem_has_its_line() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse({"prompt": "", "width": 100, "strength": 3.0}, default_job_id="a")
-    lines = flags.told(caught.value).splitlines()
+    lines = flags.message_of(caught.value).splitlines()
     assert [line.split(":")[1].strip() for line in lines] == ["--prompt", "--strength", "--width"]
     assert (
-        flags.told(Unsupported("turbo is not served", path="quality_preset")) == "error: --preset: turbo is not served"
+        flags.message_of(Unsupported("turbo is not served", path="quality_preset"))
+        == "error: --preset: turbo is not served"
     )
 
 

@@ -248,7 +248,7 @@ def test_storage_settings_that_cannot_be_read_are_not_tried(tmp_path: Path, monk
     monkeypatch.setenv("DIGITAL_OCEAN_BUCKET_NAME", BUCKET)
     found = storage.check(deployment(tmp_path))
     assert found.status == "WARN"
-    assert "mend what the line settings says" in found.advice
+    assert "fix what the line settings says" in found.advice
 
 
 def test_no_token_is_fine(tmp_path: Path) -> None:
