@@ -10,6 +10,7 @@ import base64
 import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,6 +57,16 @@ def _gpus(value: object) -> object:
 
 
 Lowered = BeforeValidator(_lower)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The four settings that name a bucket and open it."""
+
+    endpoint_url: str
+    name: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
 
 
 class Settings(BaseSettings):
@@ -256,6 +267,15 @@ class Settings(BaseSettings):
     @property
     def storage_is_remote(self) -> bool:
         return self.storage_bucket is not None
+
+    @property
+    def bucket(self) -> Bucket:
+        """Raises SettingsError where one of its four settings is missing."""
+        endpoint_url, name = self.storage_endpoint_url, self.storage_bucket
+        access_key, secret_key = self.storage_access_key, self.storage_secret_key
+        if endpoint_url is None or name is None or access_key is None or secret_key is None:
+            raise SettingsError(["storage is configured in part: set all four DIGITAL_OCEAN_* variables"])
+        return Bucket(endpoint_url, name, access_key.get_secret_value(), secret_key.get_secret_value())
 
     @property
     def hub_token(self) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from worker.base import files, locks
+from worker.base import files, locks, os_errors
 from worker.doctor import weights
 from worker.doctor.deployment import Deployment
 from worker.doctor.report import Finding, fail, ok, together, warn
@@ -30,17 +30,6 @@ _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 64 * _MIB  # what container engines give by default
 _SHOWN = 8
 _LOOKED_AT = 1000  # a folder of a network volume may hold any number of files
-_REASONS = {
-    errno.ENOSPC: ("is full", "free space there or enlarge it"),
-    errno.EDQUOT: ("has used up its quota", "delete from the volume or enlarge it; df does not show a quota"),
-    errno.EFBIG: ("takes no file of 8 MB", "use another volume"),
-    errno.EROFS: ("is read-only", "mount it writable"),
-    errno.EACCES: ("may not be written to", "give the worker's user permission (chown, or a writable mount)"),
-    errno.EPERM: ("may not be written to", "give the worker's user permission (chown, or a writable mount)"),
-    errno.ENOTDIR: ("is not a folder", "name another folder"),
-    errno.EEXIST: ("is not a folder", "name another folder"),
-    errno.EIO: ("fails with an input/output error", "check the volume, or use another one"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +144,7 @@ def check_temporary(deployment: Deployment) -> Finding:
     try:
         rate = write_probe(folder)
     except OSError as failure:
-        reason, advice = reason_of(failure)
+        reason, advice = os_errors.reason_of(failure)
         return fail(f"the temporary folder {folder} {reason}", f"{advice}, or set TMPDIR to another", stops_jobs=True)
     written = ok(f"the temporary folder {folder} takes {rate:.0f} MB/s")
     disk = shutil.disk_usage("/")
@@ -175,7 +164,7 @@ def check_models(deployment: Deployment) -> Finding:
     try:
         rate = write_probe(folder)
     except OSError as failure:
-        reason, advice = reason_of(failure)
+        reason, advice = os_errors.reason_of(failure)
         found = f"MODEL_CACHE_DIR {cache} {reason}"
         if all(weights.search(deployment, key).folder for key in deployment.settings.preload):
             return warn(f"{found}: the models of PRELOAD are there, others cannot be downloaded", advice)
@@ -197,7 +186,7 @@ def check_state(deployment: Deployment) -> Finding:
             for path in (record, lock):
                 path.unlink(missing_ok=True)
     except OSError as failure:
-        reason, advice = reason_of(failure)
+        reason, advice = os_errors.reason_of(failure)
         return fail(
             f"STATE_DIR {deployment.state} {reason}: a job delivered again is made again, and missed webhooks are lost",
             f"{advice}, or set STATE_DIR to another folder",
@@ -217,7 +206,7 @@ def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Finding:
         size_bytes = shutil.disk_usage(folder).total
         write_probe(folder, _MIB)
     except OSError as failure:
-        return warn(f"{folder} {reason_of(failure)[0]}", advice)
+        return warn(f"{folder} {os_errors.reason_of(failure)[0]}", advice)
     found = f"{folder} has {size_bytes / _MIB:.0f} MiB"
     return ok(found) if size_bytes >= _SHARED_MEMORY_BYTES else warn(found, advice)
 
@@ -229,11 +218,3 @@ def _keeps_out(lock: Path) -> bool:
                 return False
         except TimeoutError:
             return True
-
-
-def reason_of(failure: OSError) -> tuple[str, str]:
-    """What a folder that cannot be written to is like, and what to do."""
-    known = _REASONS.get(failure.errno) if failure.errno is not None else None
-    if known is not None:
-        return known
-    return f"cannot be used ({errno.errorcode.get(failure.errno or 0, type(failure).__name__)})", "check the folder"

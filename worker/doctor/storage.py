@@ -18,16 +18,16 @@ from urllib.request import url2pathname
 import urllib3
 from botocore.exceptions import ClientError
 
-from worker.base import scratch
+from worker.base import os_errors, scratch
 from worker.base.errors import SettingsError, UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage import STORAGES, Storage
 from worker.delivery.storage.base import VIDEO_SUFFIX, StorageKind
 from worker.delivery.storage.local import LocalStorage
 from worker.delivery.storage.spaces import SpacesStorage
-from worker.delivery.storage.spaces_client import make_client, place_and_keys
+from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_errors import STORAGE_FAILURES, facts_of, upload_errors
-from worker.delivery.storage.spaces_place import Place
+from worker.delivery.storage.spaces_place import Place, place_of
 from worker.doctor import disks
 from worker.doctor.deployment import Deployment
 from worker.doctor.report import Finding, fail, from_message, ok, together, warn
@@ -108,11 +108,12 @@ def _spaces(settings: Settings) -> Iterator[Probe]:
 
 
 def _impatient(settings: Settings) -> tuple[Place, S3Client]:
-    place, access_key, secret_key = place_and_keys(settings)
+    bucket = settings.bucket
+    place = place_of(bucket.endpoint_url, bucket.name, settings.storage_region)
     client = make_client(
         place,
-        access_key,
-        secret_key,
+        bucket.access_key,
+        bucket.secret_key,
         total_max_attempts=_ATTEMPTS,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         read_timeout_s=READ_TIMEOUT_S,
@@ -163,7 +164,7 @@ def check_accepts(deployment: Deployment) -> Finding:
         except UploadFailed as failure:
             return refusal(failure)
         except OSError as failure:
-            reason, advice = disks.reason_of(failure)
+            reason, advice = os_errors.reason_of(failure)
             return fail(f"{probe.storage.describe()} {reason}", advice, stops_jobs=True)
         return _accepted(deployment, probe, "takes uploads")
 

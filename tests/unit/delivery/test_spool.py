@@ -183,7 +183,7 @@ def test_a_storage_that_is_still_down_leaves_the_video_for_another_worker(place:
     place.storage_is_down()
     place.keep()
     before = place.files
-    with pytest.raises(UploadFailed, match="a file is in the way"):
+    with pytest.raises(UploadFailed, match="OUTPUT_DIR is not a folder"):
         place.upload(place.found())
     place.spool.drain(place.storage)
     assert place.files == before

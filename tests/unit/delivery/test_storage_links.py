@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.kits.delivery import make_video
 from tests.kits.s3_double import Double, Fault, Handler, reset, serving, status
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
-from worker.delivery.storage import Storage, open_storage
-from worker.delivery.storage.local import LocalStorage
-from worker.delivery.storage.spaces import ASKING_ATTEMPTS, SpacesStorage
-from worker.delivery.storage.spaces_client import TOTAL_MAX_ATTEMPTS, make_client
+from worker.delivery.storage.spaces import SpacesStorage
+from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
-from worker.media import VideoFile
 
 BUCKET = "videos-bucket"
 KEY = "videos/2026-11-21/abc-123/0"
 PART_BYTES = 1000
 EVERYTHING = ("put", "head", "create", "part", "complete", "abort")
-
-
-def make_video(folder: Path, content: bytes = b"video bytes", poster: bytes | None = b"poster bytes") -> VideoFile:
-    path, poster_path = folder / "encoded.mp4", folder / "encoded.jpg"
-    path.write_bytes(content)
-    if poster is not None:
-        poster_path.write_bytes(poster)
-    digest = hashlib.sha256(content).hexdigest()
-    return VideoFile(path, poster_path if poster is not None else None, 64, 64, 9, 16, len(content), digest)
 
 
 @pytest.fixture
@@ -71,53 +57,9 @@ def dead(double: Double, fault: Fault = reset) -> None:
     double.always.update(dict.fromkeys(EVERYTHING, fault))
 
 
-@pytest.fixture(params=["folder", "spaces"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, spaces: Opened) -> Storage:
-    return LocalStorage(tmp_path / "out") if request.param == "folder" else spaces()
-
-
-def test_a_stored_video_is_held_under_its_own_digest_only(storage: Storage, tmp_path: Path) -> None:
-    video = make_video(tmp_path)
-    assert not storage.holds(KEY, sha256=video.sha256)
-    storage.store(video, KEY)
-    assert storage.holds(KEY, sha256=video.sha256)
-    assert not storage.holds(KEY, sha256="0" * 64)
-    assert not storage.holds(KEY.replace("/0", "/1"), sha256=video.sha256)
-
-
-@pytest.mark.parametrize("poster", [b"poster bytes", None], ids=["poster", "no poster"])
-def test_public_links_are_those_of_the_upload(storage: Storage, tmp_path: Path, poster: bytes | None) -> None:
-    delivery = storage.store(make_video(tmp_path, poster=poster), KEY)
-    assert storage.links(KEY, poster=poster is not None) == delivery
-
-
-# --- the folder
-
-
-def test_a_file_that_was_deleted_or_changed_is_not_held(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path / "out")
-    video = make_video(tmp_path)
-    storage.store(video, KEY)
-    path = tmp_path / "out" / f"{KEY}.mp4"
-    path.write_bytes(b"VIDEO BYTES")
-    assert not storage.holds(KEY, sha256=video.sha256)
-    path.unlink()
-    assert not storage.holds(KEY, sha256=video.sha256)
-
-
-def test_a_folder_that_cannot_be_read_cannot_be_asked(tmp_path: Path) -> None:
-    (tmp_path / "out" / f"{KEY}.mp4").mkdir(parents=True)
-    with pytest.raises(UploadFailed, match="OUTPUT_DIR") as caught:
-        LocalStorage(tmp_path / "out").holds(KEY, sha256="0" * 64)
-    assert str(tmp_path) not in str(caught.value)
-
-
-# --- Spaces
-
-
 def test_one_question_is_one_request_and_links_are_none(double: Double, spaces: Opened, tmp_path: Path) -> None:
     storage = spaces("private")
-    video = make_video(tmp_path)
+    video = make_video(tmp_path / "job")
     storage.store(video, KEY)
     double.seen.clear()
     storage.links(KEY, poster=True)
@@ -154,48 +96,63 @@ def test_a_storage_that_does_not_answer_the_question_says_so(double: Double, spa
     assert "127.0.0.1" not in str(caught.value)
 
 
-def test_a_job_does_not_wait_long_for_the_answer(double: Double) -> None:
-    storage = open_storage(
-        Settings(
-            storage_endpoint_url=double.endpoint_url,
-            storage_access_key="access-key-value",
-            storage_secret_key="secret-key-value",
-            storage_bucket=BUCKET,
-        )
-    )
-    dead(double)
-    with pytest.raises(UploadFailed):
-        storage.holds(KEY, sha256="0" * 64)
-    assert double.operations() == ["head"] * ASKING_ATTEMPTS
-    config: Any = storage._asking.meta.config  # type: ignore[attr-defined]
-    assert (config.connect_timeout, config.read_timeout) == (5.0, 5.0)
-
-
-# --- after an outage
-
-
-def test_an_outage_does_not_use_up_the_retries_of_later_uploads(
-    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None, time=time.time))
-    settings = Settings(
+def settings_for(double: Double) -> Settings:
+    return Settings(
         storage_endpoint_url=double.endpoint_url,
         storage_access_key="access-key-value",
         storage_secret_key="secret-key-value",
         storage_bucket=BUCKET,
     )
-    storage = open_storage(settings)
+
+
+def test_a_job_does_not_wait_long_for_the_answer(double: Double) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def connect(*arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return make_client(*arguments, **options)
+
+    storage = SpacesStorage.from_settings(settings_for(double), connect)
+    dead(double)
+    with pytest.raises(UploadFailed):
+        storage.holds(KEY, sha256="0" * 64)
+    assert double.operations() == ["head"] * 2
+    assert asked == [{}, {"total_max_attempts": 2, "connect_timeout_s": 5.0, "read_timeout_s": 5.0}]
+
+
+# --- after an outage
+
+
+def test_an_upload_that_failed_does_not_use_up_the_retries_of_later_ones(double: Double, tmp_path: Path) -> None:
+    """Botocore's retries draw on a quota of the client's whole life: after a failure another client takes its place."""
+    place = place_of(double.endpoint_url, BUCKET)
+    clients = [make_client(place, f"key{number}", "secret", total_max_attempts=1) for number in range(2)]
+    storage = SpacesStorage(clients[0], place, renew=lambda: clients[1])
     video = make_video(tmp_path, poster=None)
-    dead(double, status(503, "ServiceUnavailable"))
-    for _ in range(12):
-        with pytest.raises(UploadFailed):
-            storage.store(video, KEY)
-    assert double.operations() == ["put"] * 12 * TOTAL_MAX_ATTEMPTS
-    double.always.clear()
-    double.seen.clear()
-    double.faults["put"] = [status(503, "ServiceUnavailable")] * (TOTAL_MAX_ATTEMPTS - 1)
     storage.store(video, KEY)
-    assert double.operations() == [*["put"] * TOTAL_MAX_ATTEMPTS, "head"]
+    double.faults["put"] = [status(503, "ServiceUnavailable")]
+    with pytest.raises(UploadFailed):
+        storage.store(video, KEY)
+    storage.store(video, KEY)
+    for client in clients:
+        client.close()
+    keys = [headers["authorization"].partition("/")[0][-4:] for operation, headers in double.seen if operation == "put"]
+    assert keys == ["key0", "key0", "key1"]
+
+
+def test_the_storage_of_the_settings_renews_its_client(double: Double, tmp_path: Path) -> None:
+    made: list[object] = []
+
+    def connect(*arguments: Any, **options: Any) -> Any:
+        made.append(make_client(*arguments, **{**options, "total_max_attempts": 1}))
+        return made[-1]
+
+    storage = SpacesStorage.from_settings(settings_for(double), connect)
+    before = len(made)
+    dead(double)
+    with pytest.raises(UploadFailed):
+        storage.store(make_video(tmp_path, poster=None), KEY)
+    assert len(made) == before + 1
 
 
 # --- parts that a dead storage kept
@@ -213,7 +170,7 @@ def test_parts_that_a_dead_storage_kept_are_removed_once_it_is_back(
     double: Double, spaces: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = spaces()
-    large = make_video(tmp_path, b"v" * (2 * PART_BYTES))
+    large = make_video(tmp_path / "job", b"v" * (2 * PART_BYTES))
     die_after_the_first_part(double)
     with pytest.raises(UploadFailed):
         storage.store(large, KEY)
@@ -221,11 +178,13 @@ def test_parts_that_a_dead_storage_kept_are_removed_once_it_is_back(
     assert "may remain" in caplog.text
     double.always.clear()
     double.always["abort"] = status(503, "SlowDown")
-    storage.store(make_video(tmp_path, b"small", poster=None), KEY)  # it cannot be cleared up yet, which costs no video
+    storage.store(
+        make_video(tmp_path / "job", b"small", poster=None), KEY
+    )  # it cannot be cleared up yet, which costs no video
     assert len(double.uploads) == 1
     double.always.clear()
-    storage.store(make_video(tmp_path, b"small", poster=None), KEY)
+    storage.store(make_video(tmp_path / "job", b"small", poster=None), KEY)
     assert double.uploads == {}
     double.seen.clear()
-    storage.store(make_video(tmp_path, b"small", poster=None), KEY)
+    storage.store(make_video(tmp_path / "job", b"small", poster=None), KEY)
     assert double.operations() == ["put", "head"]

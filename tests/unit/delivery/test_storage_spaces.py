@@ -14,13 +14,13 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.kits.delivery import make_video
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage import Storage, open_storage
 from worker.delivery.storage.spaces import MULTIPART_THRESHOLD_BYTES, SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
-from worker.media import VideoFile
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -65,16 +65,6 @@ def settings_for(endpoint_url: str, **more: Any) -> Settings:
         storage_bucket=BUCKET,
         **more,
     )
-
-
-def make_video(folder: Path, content: bytes = b"video bytes", poster: bytes | None = b"poster bytes") -> VideoFile:
-    path = folder / "encoded.mp4"
-    path.write_bytes(content)
-    poster_path = None
-    if poster is not None:
-        poster_path = folder / "encoded.jpg"
-        poster_path.write_bytes(poster)
-    return VideoFile(path, poster_path, 64, 64, 9, 16, len(content), hashlib.sha256(content).hexdigest())
 
 
 def download(url: str) -> bytes:
@@ -147,48 +137,10 @@ def test_private_objects_answer_presigned_urls(
     assert cache_control == "private, max-age=31536000, immutable"
 
 
-def test_without_a_poster_there_is_no_thumbnail(client: S3Client, endpoint_url: str, tmp_path: Path) -> None:
-    delivery = open_storage(settings_for(endpoint_url)).store(make_video(tmp_path, poster=None), KEY)
-    assert delivery.thumbnail_url is None
-    assert keys(client) == [f"{KEY}.mp4"]
-
-
-def test_redelivery_writes_the_same_object(client: S3Client, endpoint_url: str, tmp_path: Path) -> None:
-    storage = open_storage(settings_for(endpoint_url))
-    first = storage.store(make_video(tmp_path, b"first"), KEY)
-    second = storage.store(make_video(tmp_path, b"second"), KEY)
-    assert first == second
-    assert keys(client) == [f"{KEY}.jpg", f"{KEY}.mp4"]
-    assert download(second.video_url) == b"second"
-
-
-def test_the_source_stays(client: S3Client, endpoint_url: str, tmp_path: Path) -> None:
-    video = make_video(tmp_path)
-    open_storage(settings_for(endpoint_url)).store(video, KEY)
-    assert video.path.read_bytes() == b"video bytes"
-
-
-def test_a_lost_poster_does_not_lose_the_video(client: S3Client, endpoint_url: str, tmp_path: Path) -> None:
-    video = make_video(tmp_path)
-    assert video.poster is not None
-    video.poster.unlink()
-    delivery = open_storage(settings_for(endpoint_url)).store(video, KEY)
-    assert delivery.thumbnail_url is None
-    assert keys(client) == [f"{KEY}.mp4"]
-
-
 def test_a_missing_bucket_names_its_setting(client: S3Client, endpoint_url: str, tmp_path: Path) -> None:
     client.delete_bucket(Bucket=BUCKET)
     with pytest.raises(UploadFailed, match="DIGITAL_OCEAN_BUCKET_NAME"):
         open_storage(settings_for(endpoint_url)).store(make_video(tmp_path), KEY)
-
-
-def test_a_video_that_changed_after_encoding_is_not_sent(client: S3Client, endpoint_url: str, tmp_path: Path) -> None:
-    video = make_video(tmp_path)
-    video.path.write_bytes(b"VIDEO BYTES")
-    with pytest.raises(UploadFailed, match="damaged"):
-        open_storage(settings_for(endpoint_url)).store(video, KEY)
-    assert keys(client) == []
 
 
 def test_nothing_of_the_surroundings_is_used(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.kits.delivery import make_video
 from tests.kits.s3_double import Double, Fault, Handler, lose_the_answer, pause, reset, reset_half_way, serving, status
 from worker.base.errors import UploadFailed
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
-from worker.media import VideoFile
 
 BUCKET = "videos-bucket"
 KEY = "videos/2026-11-21/abc-123/0"
@@ -49,24 +48,14 @@ def open_double(double: Double) -> Iterator[Callable[..., SpacesStorage]]:
 Opened = Callable[..., SpacesStorage]
 
 
-def make_video(folder: Path, content: bytes = b"video bytes", poster: bytes | None = None) -> VideoFile:
-    path = folder / "encoded.mp4"
-    path.write_bytes(content)
-    poster_path = None
-    if poster is not None:
-        poster_path = folder / "encoded.jpg"
-        poster_path.write_bytes(poster)
-    return VideoFile(path, poster_path, 64, 64, 9, 16, len(content), hashlib.sha256(content).hexdigest())
-
-
 def stored(double: Double, suffix: str = ".mp4") -> bytes:
     return double.objects[f"/{BUCKET}/{KEY}{suffix}"].body
 
 
 def test_requests_are_what_real_servers_take(double: Double, open_double: Opened, tmp_path: Path) -> None:
     storage = open_double()
-    storage.store(make_video(tmp_path, b"small"), KEY)
-    storage.store(make_video(tmp_path, b"L" * (2 * MIB + 1)), KEY)
+    storage.store(make_video(tmp_path, b"small", None), KEY)
+    storage.store(make_video(tmp_path, b"L" * (2 * MIB + 1), None), KEY)
     assert double.operations() == ["put", "head", "create", "part", "part", "part", "complete", "head"]
     for operation, headers in double.seen:
         assert not [name for name in headers if name.startswith("x-amz-checksum") or name == "x-amz-trailer"]
@@ -87,7 +76,7 @@ def test_two_failures_are_retried(
     double: Double, open_double: Opened, tmp_path: Path, fault: Fault, operation: str
 ) -> None:
     double.faults[operation] = [fault, fault]
-    open_double(attempts=3).store(make_video(tmp_path), KEY)
+    open_double(attempts=3).store(make_video(tmp_path, poster=None), KEY)
     assert double.operations().count(operation) == 3
     assert stored(double) == b"video bytes"
 
@@ -95,14 +84,14 @@ def test_two_failures_are_retried(
 def test_a_cut_in_the_middle_of_the_body_is_retried(double: Double, open_double: Opened, tmp_path: Path) -> None:
     content = bytes(range(256)) * 4096
     double.faults["put"] = [reset_half_way]
-    open_double().store(make_video(tmp_path, content), KEY)
+    open_double().store(make_video(tmp_path, content, None), KEY)
     assert double.operations() == ["put", "put", "head"]
     assert stored(double) == content
 
 
 def test_a_slow_answer_is_retried(double: Double, open_double: Opened, tmp_path: Path) -> None:
     double.faults["put"] = [pause]
-    open_double(read_timeout_s=1).store(make_video(tmp_path), KEY)
+    open_double(read_timeout_s=1).store(make_video(tmp_path, poster=None), KEY)
     assert double.operations()[:2] == ["put", "put"]
     assert stored(double) == b"video bytes"
 
@@ -115,7 +104,7 @@ def test_failures_that_never_end_become_upload_failed(
 ) -> None:
     double.always["put"] = fault
     with pytest.raises(UploadFailed, match="send the job again") as caught:
-        open_double(attempts=2).store(make_video(tmp_path, b"v" * MIB), KEY)
+        open_double(attempts=2).store(make_video(tmp_path, b"v" * MIB, None), KEY)
     assert double.operations() == ["put", "put"]  # as many attempts as configured, no more
     assert "127.0.0.1" not in str(caught.value)
 
@@ -123,7 +112,7 @@ def test_failures_that_never_end_become_upload_failed(
 def test_a_silent_server_becomes_upload_failed(double: Double, open_double: Opened, tmp_path: Path) -> None:
     double.always["put"] = pause
     with pytest.raises(UploadFailed, match="did not answer"):
-        open_double(attempts=1, read_timeout_s=0.5).store(make_video(tmp_path), KEY)
+        open_double(attempts=1, read_timeout_s=0.5).store(make_video(tmp_path, poster=None), KEY)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
@@ -132,7 +121,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
         place = place_of(f"http://127.0.0.1:{taken.getsockname()[1]}", BUCKET)
         client = make_client(place, "key", "secret", total_max_attempts=2)
         with pytest.raises(UploadFailed, match="did not answer") as caught:
-            SpacesStorage(client, place).store(make_video(tmp_path), KEY)
+            SpacesStorage(client, place).store(make_video(tmp_path, poster=None), KEY)
         client.close()
     assert "127.0.0.1" not in str(caught.value)
 
@@ -142,26 +131,28 @@ def test_403_is_not_retried_and_names_the_keys(
 ) -> None:
     double.always["put"] = status(403, "AccessDenied")
     with pytest.raises(UploadFailed, match="DIGITAL_OCEAN_BUCKET_ACCESS_KEY"):
-        open_double().store(make_video(tmp_path), KEY)
+        open_double().store(make_video(tmp_path, poster=None), KEY)
     assert double.operations() == ["put"]
     assert "code AccessDenied, request id tx-1" in caplog.text
 
 
-def test_a_damaged_body_is_refused_by_the_server(double: Double, open_double: Opened, tmp_path: Path) -> None:
+def test_a_damaged_body_is_refused_by_the_server(double: Double, tmp_path: Path) -> None:
     # The body is damaged after it was signed and hashed, as a broken path would: only Content-MD5 can tell.
-    storage = open_double()
+    place = place_of(double.endpoint_url, BUCKET)
+    client = make_client(place, "key", "secret")
 
     def damage(request: Any, **_: Any) -> None:
         request.body = b"VIDEO bytes"
 
-    storage._client.meta.events.register("before-send.s3.PutObject", damage)
+    client.meta.events.register("before-send.s3.PutObject", damage)
     with pytest.raises(UploadFailed, match="damaged on its way"):
-        storage.store(make_video(tmp_path), KEY)
+        SpacesStorage(client, place).store(make_video(tmp_path), KEY)
+    client.close()
     assert double.objects == {}
 
 
 def test_a_wrong_size_afterwards_is_a_failure(double: Double, open_double: Opened, tmp_path: Path) -> None:
-    video = make_video(tmp_path)
+    video = make_video(tmp_path, poster=None)
 
     def short(handler: Handler) -> bool:
         handler.answer(200, **{"Content-Length": "10", "x-amz-meta-sha256": video.sha256})
@@ -176,7 +167,7 @@ def test_a_wrong_size_afterwards_is_a_failure(double: Double, open_double: Opene
 def test_a_wrong_sha256_afterwards_is_a_failure(
     double: Double, open_double: Opened, tmp_path: Path, metadata: dict[str, str]
 ) -> None:
-    video = make_video(tmp_path)
+    video = make_video(tmp_path, poster=None)
 
     def other(handler: Handler) -> bool:
         handler.answer(200, **{"Content-Length": str(video.size_bytes), **metadata})
@@ -214,7 +205,7 @@ def test_a_failed_video_leaves_no_poster(double: Double, open_double: Opened, tm
 def test_a_part_that_fails_twice_is_retried_alone(double: Double, open_double: Opened, tmp_path: Path) -> None:
     double.faults["part"] = [lambda _handler: False, reset_half_way, status(503, "SlowDown")]
     content = b"a" * MIB + b"b" * MIB
-    open_double(attempts=3).store(make_video(tmp_path, content), KEY)
+    open_double(attempts=3).store(make_video(tmp_path, content, None), KEY)
     assert double.operations() == ["create", "part", "part", "part", "part", "complete", "head"]
     assert stored(double) == content
 
@@ -225,7 +216,7 @@ def test_a_multipart_upload_that_cannot_end_is_aborted(
 ) -> None:
     double.always[operation] = status(500, "InternalError")
     with pytest.raises(UploadFailed, match="send the job again"):
-        open_double(attempts=2).store(make_video(tmp_path, b"v" * (MIB + 1)), KEY)
+        open_double(attempts=2).store(make_video(tmp_path, b"v" * (MIB + 1), None), KEY)
     assert double.operations()[-1] == "abort"
     assert double.uploads == {}
     assert double.objects == {}
@@ -237,14 +228,14 @@ def test_a_failed_abort_does_not_hide_the_first_error(
     double.always["part"] = status(403, "AccessDenied")
     double.always["abort"] = status(500, "InternalError")
     with pytest.raises(UploadFailed, match="DIGITAL_OCEAN_BUCKET_ACCESS_KEY"):
-        open_double(attempts=1).store(make_video(tmp_path, b"v" * (MIB + 1)), KEY)
+        open_double(attempts=1).store(make_video(tmp_path, b"v" * (MIB + 1), None), KEY)
     assert "may remain" in caplog.text
 
 
 def test_a_lost_answer_to_complete_is_not_a_failure(double: Double, open_double: Opened, tmp_path: Path) -> None:
     double.faults["complete"] = [lose_the_answer]
     content = b"v" * (MIB + 1)
-    open_double(attempts=2).store(make_video(tmp_path, content), KEY)
+    open_double(attempts=2).store(make_video(tmp_path, content, None), KEY)
     assert double.operations()[-3:] == ["complete", "complete", "head"]
     assert stored(double) == content
 
@@ -264,5 +255,5 @@ def test_a_server_that_is_not_s3(double: Double, open_double: Opened, tmp_path: 
 
     double.always["create"] = answer
     with pytest.raises(UploadFailed, match=remedy):
-        open_double(attempts=1).store(make_video(tmp_path, b"v" * (MIB + 1)), KEY)
+        open_double(attempts=1).store(make_video(tmp_path, b"v" * (MIB + 1), None), KEY)
     assert double.operations() == ["create"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.kits.delivery import make_video
 from tests.kits.s3_double import Double, serving
 from worker.base.errors import UploadFailed
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
-from worker.media import VideoFile
 
 BUCKET = "videos-bucket"
 KEY = "videos/2026-11-21/abc-123/0"
@@ -58,18 +57,12 @@ def double(certificate: Path) -> Iterator[Double]:
         yield running
 
 
-def make_video(folder: Path, content: bytes) -> VideoFile:
-    path = folder / "encoded.mp4"
-    path.write_bytes(content)
-    return VideoFile(path, None, 64, 64, 9, 16, len(content), hashlib.sha256(content).hexdigest())
-
-
 def test_no_checksum_trailers_over_tls(double: Double, certificate: Path, tmp_path: Path) -> None:
     place = place_of(double.endpoint_url, BUCKET)
     client = make_client(place, "key", "secret", ca_bundle=certificate)
     storage = SpacesStorage(client, place, multipart_threshold_bytes=MIB, part_bytes=MIB)
-    storage.store(make_video(tmp_path, b"small"), KEY)
-    storage.store(make_video(tmp_path, b"L" * (MIB + 1)), KEY)
+    storage.store(make_video(tmp_path, b"small", None), KEY)
+    storage.store(make_video(tmp_path, b"L" * (MIB + 1), None), KEY)
     client.close()
     assert double.operations() == ["put", "head", "create", "part", "part", "complete", "head"]
     for _, headers in double.seen:
@@ -91,6 +84,6 @@ def test_an_untrusted_certificate_stays_untrusted(
     place = place_of(double.endpoint_url, BUCKET)
     client = make_client(place, "key", "secret", total_max_attempts=1)
     with pytest.raises(UploadFailed, match="certificate"):
-        SpacesStorage(client, place).store(make_video(tmp_path, b"small"), KEY)
+        SpacesStorage(client, place).store(make_video(tmp_path, b"small", None), KEY)
     client.close()
     assert double.seen == []

@@ -13,20 +13,25 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from worker.base import metrics
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.media import VideoFile
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIX = ".mp4"
 POSTER_SUFFIX = ".jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where a stored video can be found. The URLs are what the caller receives."""
+
+    video_url: str
+    thumbnail_url: str | None
 
 
 class Storage(Protocol):
@@ -35,8 +40,8 @@ class Storage(Protocol):
     def store(self, video: VideoFile, key: str) -> Delivery:
         """Write `key` + ".mp4" and, where the video has a poster, `key` + ".jpg".
 
-        `key` is that of `video_key`, without a suffix; what already lies under it is replaced. Blocks until both are
-        complete and checked; leaves the files of `video` in place. Raises UploadFailed where the video could not be
+        `key` is that of `video_key`, without a suffix; what is stored under it already is replaced. Blocks until both
+        are complete and checked; leaves the files of `video` in place. Raises UploadFailed where the video could not be
         stored; an incomplete file is never visible.
         """
         ...
@@ -44,22 +49,19 @@ class Storage(Protocol):
     def holds(self, key: str, *, sha256: str) -> bool:
         """Whether the video that `store` put under `key` is still there; asks once, in seconds.
 
-        False where it is gone, or where what lies there is known to have another digest. Raises UploadFailed where the
-        storage cannot be asked.
+        False where it is gone, or where what is stored there is known to have another digest. Raises UploadFailed where
+        the storage cannot be asked.
         """
         ...
 
     def links(self, key: str, *, poster: bool) -> Delivery:
-        """The URLs of what `store` put under `key`, made anew and without asking the storage.
-
-        `poster`: whether a poster was stored too.
-        """
+        """New URLs of what `store` put under `key`, without asking the storage. `poster`: one was stored too."""
         ...
 
-    def sweep(self) -> int:
+    def sweep(self) -> None:
         """Remove what killed workers left half-written, of this worker's own kind and older than a day.
 
-        Answers how much went. Bounded in time; raises nothing; may be called by several workers at once.
+        Bounded in time; raises nothing; may be called by several workers at once.
         """
         ...
 
@@ -133,11 +135,3 @@ def check_unchanged(item: StoredFile, sha256: str) -> None:
     """Raise UploadFailed where the bytes that were read are not those that were encoded."""
     if sha256 != item.sha256:
         raise UploadFailed("the encoded file was damaged on the worker's disk before it was stored: send the job again")
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where a stored video can be found. The URLs are what the caller receives."""
-
-    video_url: str
-    thumbnail_url: str | None

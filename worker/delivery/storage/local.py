@@ -14,10 +14,11 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from worker.base import os_errors
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage.base import VIDEO_SUFFIX, Delivery, StoredFile, check_unchanged, deliver, links
@@ -30,19 +31,17 @@ _CHUNK_BYTES = 1024 * 1024
 _SWEEP_BUDGET_S = 2.0
 _SWEEP_EVERY_S = 3600.0
 _PART = ".part"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_NO_FOLDER = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
 
 
 class LocalStorage:
     """Writes to a folder, which is made when it is first needed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._shown = str(folder)
         # Resolved once: a later change of the working directory must not move the output.
         self._folder = folder.resolve()
-        self._next_sweep = 0.0
+        self._next_sweep = clock()
 
     @staticmethod
     def is_configured(settings: Settings) -> bool:  # noqa: ARG004
@@ -69,22 +68,24 @@ class LocalStorage:
         except OSError as failure:
             raise UploadFailed("the video could not be read in OUTPUT_DIR: check that folder and its disk") from failure
 
-    def sweep(self) -> int:
+    def sweep(self) -> None:
         """See `Storage.sweep`: files whose copying ended with its process. Looks once an hour, for 2 s at most."""
-        began = time.monotonic()
+        began = self._clock()
         if began < self._next_sweep:
-            return 0
+            return
         self._next_sweep = began + _SWEEP_EVERY_S
         removed = 0
         with suppress(OSError):
             for folder in self._job_folders():
-                if time.monotonic() > began + _SWEEP_BUDGET_S:
+                if self._clock() > began + _SWEEP_BUDGET_S:
                     break
                 with suppress(OSError):
-                    removed += sum(_is_left_behind(part) and _removed(part) for part in folder.glob(f".*{_PART}"))
+                    for part in folder.glob(f".*{_PART}"):
+                        if _is_left_behind(part):
+                            part.unlink()
+                            removed += 1
         if removed:
             logger.info("removed %d unfinished file(s) of workers that were killed", removed)
-        return removed
 
     def _job_folders(self) -> Iterator[Path]:
         """By the key: videos / day / job. The days in random order: what one sweep has no time for, another finds."""
@@ -108,7 +109,9 @@ class LocalStorage:
             _copy_then_rename(item, target)
         except OSError as failure:
             logger.warning("writing %s failed: %s", item.key, errno.errorcode.get(failure.errno or 0, "unknown error"))
-            raise UploadFailed(_advice(failure)) from failure
+            reason, advice = os_errors.reason_of(failure)
+            message = f"OUTPUT_DIR {reason}: {advice}, or point OUTPUT_DIR elsewhere, then send the job again"
+            raise UploadFailed(message) from failure
         return self._url(item.key)
 
 
@@ -142,20 +145,3 @@ def _is_left_behind(part: Path) -> bool:
         except BlockingIOError:
             return False
     return True
-
-
-def _removed(part: Path) -> bool:
-    with suppress(FileNotFoundError):  # another worker sweeps too
-        part.unlink()
-        return True
-    return False
-
-
-def _advice(failure: OSError) -> str:
-    if failure.errno in _FULL:
-        return "the disk of OUTPUT_DIR is full: free space there or point OUTPUT_DIR elsewhere, then send the job again"
-    if failure.errno in _FORBIDDEN:
-        return "the worker may not write to OUTPUT_DIR: grant it write permission or point OUTPUT_DIR elsewhere"
-    if failure.errno in _NO_FOLDER:
-        return "OUTPUT_DIR cannot be used as a folder, a file is in the way: point OUTPUT_DIR elsewhere"
-    return "the video could not be written to OUTPUT_DIR: check that folder and its disk, then send the job again"

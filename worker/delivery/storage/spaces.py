@@ -1,9 +1,9 @@
 """DigitalOcean Spaces, and any S3-compatible server, through boto3.
 
-An object is one put with Content-MD5 up to 64 MiB, a multipart upload with Content-MD5 on every part above; a
-multipart upload that does not end well is aborted, so that no paid-for parts stay behind; where the storage is too dead
-to take the abort, it is sent again after the next upload that works. Either way the sha256 is in the object's metadata,
-and size and sha256 are read back before a URL is given out. Requests are retried in botocore's standard mode.
+An object is one put with Content-MD5 up to 64 MiB, a multipart upload with Content-MD5 on every part above. A multipart
+upload that fails is aborted, so that no paid-for parts stay behind; where the abort fails too, it is sent again after
+the next upload that works. Either way the sha256 is in the object's metadata, and size and sha256 are read back before
+a URL is returned. Requests are retried in botocore's standard mode.
 
 The client takes nothing from its surroundings: see worker/delivery/storage/spaces_client.py.
 """
@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage.base import VIDEO_SUFFIX, Delivery, StoredFile, check_unchanged, deliver, links
-from worker.delivery.storage.spaces_client import make_client, place_and_keys
+from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_errors import (
     STORAGE_FAILURES,
     facts_of,
@@ -33,7 +33,7 @@ from worker.delivery.storage.spaces_errors import (
     not_s3,
     upload_errors,
 )
-from worker.delivery.storage.spaces_place import Place, public_url
+from worker.delivery.storage.spaces_place import Place, place_of, public_url
 from worker.media import VideoFile
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 MIB = 1024 * 1024
 MULTIPART_THRESHOLD_BYTES = 64 * MIB
 MAX_LEFT_BEHIND = 1000
-# One answer tells whether a video is there, and a job waits for it: 2 attempts of 5 s at most.
+# A job waits for the answer to `holds`: 2 attempts of 5 s at most.
 ASKING_ATTEMPTS = 2
 ASKING_TIMEOUT_S = 5.0
 PART_BYTES = 16 * MIB  # S3 takes no part below 5 MiB but the last, and no more than 10,000 parts
@@ -95,10 +95,11 @@ class SpacesStorage:
         return settings.storage_is_remote
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> SpacesStorage:
+    def from_settings(cls, settings: Settings, connect: Callable[..., S3Client] = make_client) -> SpacesStorage:
         """Raises SettingsError where the four settings are incomplete or an address cannot be used."""
-        place, access_key, secret_key = place_and_keys(settings)
-        renew = partial(make_client, place, access_key, secret_key)
+        bucket = settings.bucket
+        place = place_of(bucket.endpoint_url, bucket.name, settings.storage_region)
+        renew = partial(connect, place, bucket.access_key, bucket.secret_key)
         return cls(
             renew(),
             place,
@@ -136,9 +137,8 @@ class SpacesStorage:
                 raise
         return head.get("Metadata", {}).get("sha256", sha256) == sha256
 
-    def sweep(self) -> int:
+    def sweep(self) -> None:
         """See `Storage.sweep`. The parts of a killed upload are left to the bucket's lifecycle rule."""
-        return 0
 
     def links(self, key: str, *, poster: bool) -> Delivery:
         """See `Storage.links`."""
@@ -198,7 +198,7 @@ class SpacesStorage:
                 Bucket=self._place.bucket, Key=item.key, UploadId=upload_id, MultipartUpload={"Parts": parts}
             )
         except ClientError as failure:
-            # Where the first answer was lost, the retry finds the upload gone. The check of the object decides.
+            # Where the first response was lost, the retry finds the upload gone. The check of the object decides.
             if not is_no_such_upload(failure):
                 raise
             logger.info("completing %s: the upload was gone, checking the object", item.key)
@@ -215,11 +215,11 @@ class SpacesStorage:
         return True
 
     def _clear_up(self) -> None:
-        """Abort what a dead storage kept from being aborted, now that it answers; up to the first failure."""
+        """Abort the uploads whose abort failed, now that the storage answers; up to the first failure."""
         while self._left_behind:
             try:
                 key, upload_id = self._left_behind.popleft()
-            except IndexError:  # another thread is at it too
+            except IndexError:  # another thread does the same
                 return
             if not self._abort(key, upload_id):
                 return

@@ -15,8 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from worker.base.errors import SettingsError
-from worker.base.settings import Settings
-from worker.delivery.storage.spaces_place import Place, place_of
+from worker.delivery.storage.spaces_place import Place
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
 TOTAL_MAX_ATTEMPTS = 5  # with botocore's backoff of at most 1, 2, 4 and 8 s between them
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
-
-
-def place_and_keys(settings: Settings) -> tuple[Place, str, str]:
-    """The configured bucket, the key's id and the key. Raises SettingsError where one of the four settings is unset."""
-    endpoint_url, bucket = settings.storage_endpoint_url, settings.storage_bucket
-    access_key, secret_key = settings.storage_access_key, settings.storage_secret_key
-    if endpoint_url is None or bucket is None or access_key is None or secret_key is None:
-        raise SettingsError(["storage is configured in part: set all four DIGITAL_OCEAN_* variables"])
-    place = place_of(endpoint_url, bucket, settings.storage_region)
-    return place, access_key.get_secret_value(), secret_key.get_secret_value()
 
 
 def make_client(
