@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -208,6 +209,26 @@ def test_only_the_videos_that_were_not_stored_are_kept(scene: Scene) -> None:
     for index, video in enumerate(second["videos"]):
         assert video["sha256"] == hashlib.sha256(scene.object("three", index)).hexdigest()
     assert sorted(scene.made) == [0, 1, 2]
+
+
+def test_the_events_of_a_job_go_out_in_order_though_its_first_upload_is_slow(scene: Scene, receiver: Receiver) -> None:
+    second_is_stored = threading.Event()
+
+    def slow_first(handler: Handler) -> bool:
+        if handler.path.endswith("/0.mp4"):
+            assert second_is_stored.wait(60)
+        return False
+
+    def stored(handler: Handler) -> bool:
+        if handler.path.endswith("/1.mp4"):
+            second_is_stored.set()
+        return False
+
+    scene.double.always.update(put=slow_first, head=stored)
+    videos = [small(thumbnail=False), small(seed=2, thumbnail=False)]
+    answer = scene.run({"job_id": "one", "webhook_url": receiver.url, "job_request_params": videos})
+    assert answer["status"] == "completed"
+    assert [event["index"] for event in receiver.of_type("completed")] == [0, 1]
 
 
 def test_a_video_that_tidy_stores_while_the_job_is_being_accepted_is_not_made_again(

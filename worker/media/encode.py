@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +28,6 @@ import numpy as np
 
 from worker.base.errors import EncodeFailed
 from worker.media.poster import PosterPicker
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,11 +46,38 @@ PRESET = "medium"
 # take the same time), while each holds frames of its own. The bytes do not depend on them.
 MAX_THREADS = 8
 QUEUE_FRAMES = 4  # one step of the VAE, so that it can begin the next at once
-STALL_TIMEOUT_S = 120.0
 _POLL_S = 0.5
-_EXIT_GRACE_S = 5.0
 _LOG_LINES = 20
 _LOG_LINE_BYTES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """An encoded video on the local disk. `poster` is a JPEG, None where none was asked for."""
+
+    path: Path
+    poster: Path | None
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    size_bytes: int
+    sha256: str
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.num_frames / self.fps
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long an ffmpeg that takes no frame, or does not end, is waited for; and one that was to end at once."""
+
+    stall_s: float = 120.0
+    exit_s: float = 5.0
+
+
+WAITS = Waits()
 
 
 def encode(
@@ -67,13 +91,14 @@ def encode(
     poster: Path | None,
     on_frame: Callable[[int], None] | None = None,
     ffmpeg: Path | None = None,
+    waits: Waits = WAITS,
 ) -> VideoFile:
     """Encode exactly `num_frames` frames, each uint8 [height, width, 3] RGB, into the MP4 at `path`.
 
     A frame must not be written again once it was handed over. `path` and `poster` appear only when complete, in
-    folders that must exist; `poster` is a JPEG of the first sharp frame, None for none. `on_frame` is told the number
-    of frames handed over so far, after each and, with the same number, twice a second while ffmpeg is waited for. It
-    may raise to stop the encode. `ffmpeg` is the program to run, imageio-ffmpeg's own by default.
+    folders that must exist; `poster` is a JPEG of the first sharp frame, None for none. `on_frame` is called with the
+    number of frames handed over so far, after each and, with the same number, twice a second while ffmpeg is waited
+    for. It may raise to stop the encode. `ffmpeg` is the program to run, imageio-ffmpeg's own by default.
 
     Raises EncodeFailed where ffmpeg cannot start, dies or hangs, where the frames are not as promised, and where the
     files cannot be written; ffmpeg's last lines go to the log. ValueError for an odd size, or an fps outside 1 to 60.
@@ -86,7 +111,8 @@ def encode(
     try:
         _check_format(width=width, height=height, num_frames=num_frames, fps=fps)
         command = _command(ffmpeg, partial, width=width, height=height, fps=fps)
-        _feed(frames, command, shape=(height, width, 3), num_frames=num_frames, on_frame=on_frame, picker=picker)
+        with closing(_Ffmpeg(command, waits)) as process:
+            _feed(frames, process, shape=(height, width, 3), num_frames=num_frames, on_frame=on_frame, picker=picker)
         try:
             size_bytes, sha256 = _measure(partial)
             if picker is not None and poster is not None and poster_partial is not None:
@@ -103,16 +129,7 @@ def encode(
         close = getattr(frames, "close", None)
         if close is not None:
             close()
-    return VideoFile(
-        path=path,
-        poster=poster,
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        fps=fps,
-        size_bytes=size_bytes,
-        sha256=sha256,
-    )
+    return VideoFile(path, poster, width, height, num_frames, fps, size_bytes, sha256)
 
 
 def _check_format(*, width: int, height: int, num_frames: int, fps: int) -> None:
@@ -148,7 +165,7 @@ def _command(ffmpeg: Path | None, output: Path, *, width: int, height: int, fps:
 
 def _feed(
     frames: Iterable[Frame],
-    command: list[str],
+    process: _Ffmpeg,
     *,
     shape: tuple[int, int, int],
     num_frames: int,
@@ -158,27 +175,23 @@ def _feed(
     """Hand every frame to ffmpeg and wait until it has written the file."""
     count = 0
 
-    def tell() -> None:
+    def report() -> None:
         if on_frame is not None:
             on_frame(count)
 
-    process = _Ffmpeg(command)
-    try:
-        for frame in frames:
-            if count == num_frames:
-                raise EncodeFailed(f"more than the expected {num_frames} frames were generated")
-            if frame.shape != shape or frame.dtype != np.uint8:
-                raise EncodeFailed(f"frame {count} is {frame.dtype} {frame.shape}, not uint8 {shape}")
-            process.put(np.ascontiguousarray(frame), while_waiting=tell)
-            if picker is not None:
-                picker.look(frame)
-            count += 1
-            tell()
-        if count != num_frames:
-            raise EncodeFailed(f"{count} frames were generated where {num_frames} were expected")
-        process.finish(while_waiting=tell)
-    finally:
-        process.close()
+    for frame in frames:
+        if count == num_frames:
+            raise EncodeFailed(f"more than the expected {num_frames} frames were generated")
+        if frame.shape != shape or frame.dtype != np.uint8:
+            raise EncodeFailed(f"frame {count} is {frame.dtype} {frame.shape}, not uint8 {shape}")
+        process.put(np.ascontiguousarray(frame), while_waiting=report)
+        if picker is not None:
+            picker.look(frame)
+        count += 1
+        report()
+    if count != num_frames:
+        raise EncodeFailed(f"{count} frames were generated where {num_frames} were expected")
+    process.finish(while_waiting=report)
 
 
 def _measure(path: Path) -> tuple[int, str]:
@@ -188,12 +201,13 @@ def _measure(path: Path) -> tuple[int, str]:
 
 
 class _Ffmpeg:
-    """A running ffmpeg: one thread writes queued frames to it, one keeps the last lines that it says.
+    """A running ffmpeg: one thread writes queued frames to it, one keeps the last lines that it logs.
 
     `close` must be called in every case; it ends the process, if it still runs, and both threads.
     """
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], waits: Waits) -> None:
+        self._waits = waits
         try:
             # A session of its own: Ctrl-C on the worker must not end the encode of a job that is still drained, and
             # a wrapper script is killed together with its children.
@@ -216,7 +230,7 @@ class _Ffmpeg:
 
     def put(self, frame: Frame | None, *, while_waiting: Callable[[], None]) -> None:
         """Queue a frame, or None for the end of input."""
-        deadline = time.monotonic() + STALL_TIMEOUT_S
+        deadline = time.monotonic() + self._waits.stall_s
         while not self._pipe_broke.is_set():
             try:
                 self._queue.put(frame, timeout=_POLL_S)
@@ -228,7 +242,7 @@ class _Ffmpeg:
 
     def finish(self, *, while_waiting: Callable[[], None]) -> None:
         self.put(None, while_waiting=while_waiting)
-        deadline = time.monotonic() + STALL_TIMEOUT_S
+        deadline = time.monotonic() + self._waits.stall_s
         while True:
             try:
                 returncode = self._process.wait(_POLL_S)
@@ -236,7 +250,7 @@ class _Ffmpeg:
             except subprocess.TimeoutExpired:
                 while_waiting()
                 self._check_stall(deadline)
-        self._writer.join(_EXIT_GRACE_S)
+        self._writer.join(self._waits.exit_s)
         if returncode != 0 or self._pipe_broke.is_set() or self._writer.is_alive():
             raise self._death()
 
@@ -273,36 +287,18 @@ class _Ffmpeg:
 
     def _check_stall(self, deadline: float) -> None:
         if time.monotonic() > deadline:
-            self._log_last_lines(f"takes nothing for {STALL_TIMEOUT_S:.0f} s")
+            self._log_last_lines(f"takes nothing for {self._waits.stall_s:.0f} s")
             raise EncodeFailed("the video encoder stopped responding; try again")
 
     def _death(self) -> EncodeFailed:
         try:
-            returncode = self._process.wait(_EXIT_GRACE_S)
+            returncode = self._process.wait(self._waits.exit_s)
             how = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
         except subprocess.TimeoutExpired:
             how = "its input closed"
-        self._reader.join(_EXIT_GRACE_S)
+        self._reader.join(self._waits.exit_s)
         self._log_last_lines(f"ended with {how}")
         return EncodeFailed(f"the video encoder ended early, with {how}; try again")
 
     def _log_last_lines(self, what: str) -> None:
         logger.error("ffmpeg %s; its last lines:\n%s", what, "\n".join(self._last_lines) or "(none)")
-
-
-@dataclass(frozen=True, slots=True)
-class VideoFile:
-    """An encoded video on the local disk. `poster` is a JPEG, None where none was asked for."""
-
-    path: Path
-    poster: Path | None
-    width: int
-    height: int
-    num_frames: int
-    fps: int
-    size_bytes: int
-    sha256: str
-
-    @property
-    def duration_seconds(self) -> float:
-        return self.num_frames / self.fps

@@ -25,8 +25,7 @@ from PIL import Image
 
 from worker.base.errors import Cancelled, EncodeFailed
 from worker.media import VideoFile
-from worker.media import encode as encode_module
-from worker.media.encode import QUEUE_FRAMES, encode
+from worker.media.encode import QUEUE_FRAMES, WAITS, Waits, encode
 from worker.media.poster import POSTER_WINDOW_FRAMES
 
 WIDTH, HEIGHT = 64, 48
@@ -291,14 +290,13 @@ def test_a_dying_ffmpeg(
     tmp_path: Path,
     out: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     body: str,
     how: str,
 ) -> None:
-    monkeypatch.setattr(encode_module, "_EXIT_GRACE_S", 1.0)
     frames = _moving(20, width=BIG, height=BIG)
     with caplog.at_level(logging.ERROR, logger="worker.media.encode"):
-        failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=_script(tmp_path, body))
+        ffmpeg = _script(tmp_path, body)
+        failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=Waits(exit_s=1.0))
     assert failure.code == "encode_failed"
     assert how in str(failure)
     assert "boom" not in str(failure)
@@ -354,12 +352,16 @@ def test_cancel_while_ffmpeg_hangs(tmp_path: Path, out: Path) -> None:
     assert list(out.iterdir()) == []
 
 
+def test_the_waits() -> None:
+    assert Waits(stall_s=120.0, exit_s=5.0) == WAITS
+
+
 @pytest.mark.parametrize("body", ["exec sleep 600", "sleep 600", "cat > /dev/null; sleep 600", "exec <&-; sleep 600"])
-def test_a_hanging_ffmpeg_is_given_up(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    monkeypatch.setattr(encode_module, "STALL_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(encode_module, "_EXIT_GRACE_S", 0.2)
+def test_a_hanging_ffmpeg_is_killed(tmp_path: Path, out: Path, body: str) -> None:
+    waits = Waits(stall_s=0.2, exit_s=0.2)
     frames = _moving(20, width=BIG, height=BIG)
-    failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=_script(tmp_path, body))
+    ffmpeg = _script(tmp_path, body)
+    failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=waits)
     assert ("its input closed" if "<&-" in body else "stopped responding") in str(failure)
 
 

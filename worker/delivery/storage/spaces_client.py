@@ -1,15 +1,17 @@
-"""The S3 client of the worker: boto3 with the settings that real servers need, and blind to its surroundings.
+"""The S3 client of the worker: boto3 with the settings that real servers need, which reads nothing of its surroundings.
 
-Credentials, region and endpoint come from the caller alone: neither AWS_* and proxy variables, nor ~/.aws, nor a
-metadata server is asked.
+Credentials, region and endpoint are those of the caller alone: neither AWS_* and proxy variables, nor ~/.aws, nor a
+metadata server is read.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3.session
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
@@ -75,4 +77,11 @@ def _isolated_session() -> botocore.session.Session:
         variables[file] = (None, None, None, None)
     session = botocore.session.Session(session_vars=variables)
     session.get_component("config_store").set_config_variable("s3", None)
+    session.register_component("data_loader", _loader())
     return session
+
+
+@functools.cache
+def _loader() -> botocore.loaders.Loader:
+    """Botocore's description of S3, read once for all clients: it takes 0.1 s of CPU time."""
+    return botocore.loaders.create_loader()
