@@ -92,7 +92,7 @@ async def test_four_failures_and_then_success_is_one_event(volume: Volume, open_
     assert network.ids == [event_id(0)] * 5
     assert len(set(network.bodies)) == 1
     assert volume.waiting() == []
-    assert volume.journal.is_told("abc", event_id(0))
+    assert volume.journal.has_arrived("abc", event_id(0))
 
 
 async def test_five_failures_use_the_attempts_up_and_keep_the_event(volume: Volume, open_channel: Open) -> None:
@@ -100,11 +100,11 @@ async def test_five_failures_use_the_attempts_up_and_keep_the_event(volume: Volu
     assert await open_channel(opener=network).completed(0, {"n": 1}) is False
     assert len(network.ids) == 5
     assert volume.waiting() == [event_id(0)]
-    assert not volume.journal.is_told("abc", event_id(0))
+    assert not volume.journal.has_arrived("abc", event_id(0))
     await send_rest(volume, network)
     assert network.ids == [event_id(0)] * 6
     assert volume.waiting() == []
-    assert volume.journal.is_told("abc", event_id(0))
+    assert volume.journal.has_arrived("abc", event_id(0))
 
 
 def test_the_waits_double_within_the_35_seconds_of_the_contract() -> None:
@@ -144,7 +144,7 @@ async def test_later_events_of_a_dead_job_are_tried_once_and_in_order(volume: Vo
     assert [await channel.completed(index, {}) for index in range(5)] == [False, False, False, True, True]
     assert network.ids == [event_id(0)] * 8 + [event_id(index) for index in (1, 2, 3, 4)]
     assert volume.waiting() == []
-    assert all(volume.journal.is_told("abc", event_id(index)) for index in range(5))
+    assert all(volume.journal.has_arrived("abc", event_id(index)) for index in range(5))
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -389,7 +389,7 @@ async def test_a_worker_killed_while_it_sends_leaves_the_event_to_the_next(volum
         process.close()
         await send_rest(volume)
         assert receiver.ids == [event_id(0)] * 2
-        assert volume.journal.is_told("abc", event_id(0))
+        assert volume.journal.has_arrived("abc", event_id(0))
 
 
 # --- progress

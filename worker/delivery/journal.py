@@ -133,13 +133,13 @@ class Journal:
 
         return self._change(entry.job_id, recorded)
 
-    def is_told(self, job_id: str, event_id: str) -> bool:
-        """The event is known to have arrived."""
+    def has_arrived(self, job_id: str, event_id: str) -> bool:
+        """Whether the event is known to have arrived."""
         entry = self.entry(job_id)
         return entry is not None and event_id in entry.told
 
-    def record_told(self, job_id: str, event_id: str) -> None:
-        """The event is known to have arrived: a redelivery need not send it again."""
+    def record_arrived(self, job_id: str, event_id: str) -> None:
+        """Record that the event has arrived: a redelivery need not send it again."""
         self._change(job_id, lambda entry: {"told": entry.told | {event_id}})
 
     def sweep(self) -> None:

@@ -73,7 +73,7 @@ def remove(place: Path) -> None:
 
 
 def sizes(folder: Path) -> dict[Path, os.stat_result]:
-    """What the operating system says of every file in `folder`."""
+    """Size and times of every file in `folder`."""
     found = {}
     with os.scandir(folder) as listing:
         for file in listing:

@@ -25,7 +25,7 @@ _SHARPNESS_WIDTH = 320
 class PosterPicker:
     """Finds the first sharp frame: the earliest that is nearly as sharp as the sharpest of the first second.
 
-    Keeps only frames that can still be the answer: each sharper than all before it, which are few.
+    Keeps only frames that can still be chosen: each sharper than all before it, which are few.
     """
 
     def __init__(self) -> None:

@@ -38,15 +38,15 @@ def test_a_redelivered_job_keeps_its_day_seeds_and_results(tmp_path: Path) -> No
     assert (accepted.accepted_on, accepted.seeds, accepted.finished) == (DAY, (1, 2**63 - 1), {})
     result = {"index": 1, "video_url": "https://cdn.example/v.mp4", "prompt": "été 雪", "cost_usd": None}
     first.record_result("abc-123", 1, result)
-    first.record_told("abc-123", "evt_1")
+    first.record_arrived("abc-123", "evt_1")
 
     again = journal_in(tmp_path).accept("abc-123", "d1", today=LATER, seeds=[7, 8])
     assert again.accepted_on == DAY
     assert again.seeds == (1, 2**63 - 1)
     assert dict(again.finished) == {1: result}
     assert again.told == frozenset({"evt_1"})
-    assert journal_in(tmp_path).is_told("abc-123", "evt_1")
-    assert not journal_in(tmp_path).is_told("abc-123", "evt_2")
+    assert journal_in(tmp_path).has_arrived("abc-123", "evt_1")
+    assert not journal_in(tmp_path).has_arrived("abc-123", "evt_2")
 
 
 def test_another_payload_under_one_job_id_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_an_unwritable_folder_costs_only_the_protection_and_is_said_once(
         entry = journal.accept("abc", f"d{seed}", today=DAY, seeds=[seed])
         assert entry.seeds == (seed,)
         journal.record_result("abc", 0, {"n": 1})
-        journal.record_told("abc", "evt_1")
+        journal.record_arrived("abc", "evt_1")
         assert journal.entry("abc") is None
-        assert not journal.is_told("abc", "evt_1")
+        assert not journal.has_arrived("abc", "evt_1")
         assert not journal.record_unstored(entry, 0, {"n": 1})
         journal.sweep()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -188,8 +188,8 @@ def test_a_lock_that_is_never_freed_costs_only_the_protection(tmp_path: Path) ->
         assert journal.accept("abc", "d1", today=DAY, seeds=[2]).seeds == (1,)
         with pytest.raises(InvalidRequest):
             journal.accept("abc", "d2", today=DAY, seeds=[2])
-        journal.record_told("abc", "evt_1")
-    assert not journal.is_told("abc", "evt_1")
+        journal.record_arrived("abc", "evt_1")
+    assert not journal.has_arrived("abc", "evt_1")
 
 
 def test_a_video_is_unstored_until_a_result_of_it_is_recorded(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def _write_for_ever(folder: Path, job_id: str) -> None:
     count = len(journal.accept(job_id, "d1", today=DAY, seeds=[1]).told)
     while True:
         journal.record_result(job_id, count % 50, {"text": "x" * random.randrange(20_000)})
-        journal.record_told(job_id, f"evt_{count}")
+        journal.record_arrived(job_id, f"evt_{count}")
         count += 1
 
 

@@ -15,7 +15,7 @@ from tests.kits.webhooks import Clock
 from worker.base import locks
 from worker.base.files import StateFolder
 from worker.base.log import current_job_id, job_scope
-from worker.delivery.webhooks.letter import Letter, Outcome, Round, Told
+from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
 from worker.delivery.webhooks.outbox import Outbox
 
 URL = "https://one.example/hook"
@@ -26,13 +26,13 @@ class Journal:
     """Stands for the journal."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.arrived: list[tuple[str, str]] = []
 
-    def is_told(self, job_id: str, event_id: str) -> bool:
-        return (job_id, event_id) in self.told
+    def has_arrived(self, job_id: str, event_id: str) -> bool:
+        return (job_id, event_id) in self.arrived
 
-    def record_told(self, job_id: str, event_id: str) -> None:
-        self.told.append((job_id, event_id))
+    def record_arrived(self, job_id: str, event_id: str) -> None:
+        self.arrived.append((job_id, event_id))
 
 
 class Receivers:
@@ -78,14 +78,14 @@ class Scene:
         *,
         job_id: str | None = None,
         outbox: Outbox | None = None,
-        told: Told | None = None,
+        arrivals: Arrivals | None = None,
         stop: threading.Event | None = None,
         budget_s: float = 30.0,
         attempt_s: float = 15.0,
     ) -> list[str]:
         """The events that were settled in one round."""
         stop = threading.Event() if stop is None else stop
-        sending = Round(self.receivers, stop, self.times.now + budget_s, attempt_s, told=told, clock=self.times)
+        sending = Round(self.receivers, stop, self.times.now + budget_s, attempt_s, arrivals=arrivals, clock=self.times)
         of = None if job_id is None else self.letter("", job_id)
         outcomes = (self.outbox if outbox is None else outbox).drain(sending, of=of)
         return [event_id for event_id, outcome in outcomes.items() if outcome.settled]
@@ -102,8 +102,8 @@ def test_what_is_put_in_comes_out_once_in_the_order_of_its_job(scene: Scene) -> 
         scene.put(event_id)
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in scene.files)
     journal = Journal()
-    assert scene.drain(told=journal) == scene.receivers.sent == ids
-    assert journal.told == [("abc", event_id) for event_id in ids]
+    assert scene.drain(arrivals=journal) == scene.receivers.sent == ids
+    assert journal.arrived == [("abc", event_id) for event_id in ids]
     assert scene.files == []
     assert scene.drain() == []
 
@@ -211,14 +211,14 @@ def test_a_job_s_own_line_knows_no_rest_and_stops_at_the_first_failure(scene: Sc
     assert set(scene.drain()) == {"evt_0", "evt_1", "evt_2", "evt_9"}  # and left no rest behind
 
 
-@pytest.mark.parametrize(("kind", "told"), [("gone", True), ("blocked", False)])
-def test_what_the_receiver_does_not_want_is_removed(scene: Scene, kind: str, told: bool) -> None:
+@pytest.mark.parametrize(("kind", "arrived"), [("gone", True), ("blocked", False)])
+def test_what_the_receiver_does_not_want_is_removed(scene: Scene, kind: str, arrived: bool) -> None:
     scene.put("evt_1")
     journal = Journal()
     scene.receivers.answers[URL] = Outcome(kind)
-    scene.drain(told=journal)
+    scene.drain(arrivals=journal)
     assert scene.files == []
-    assert journal.told == ([("abc", "evt_1")] if told else [])
+    assert journal.arrived == ([("abc", "evt_1")] if arrived else [])
 
 
 def test_retry_after_is_kept_by_every_worker(scene: Scene) -> None:

@@ -257,3 +257,12 @@ def test_a_server_that_is_not_s3(double: Double, open_double: Opened, tmp_path: 
     with pytest.raises(UploadFailed, match=remedy):
         open_double(attempts=1).store(make_video(tmp_path, b"v" * (MIB + 1), None), KEY)
     assert double.operations() == ["create"]
+
+
+def test_a_server_that_redirects_for_ever_is_an_upload_that_failed(
+    double: Double, open_double: Opened, tmp_path: Path
+) -> None:
+    """Botocore follows it until Python's stack is used up."""
+    double.always.update(put=status(307, "TemporaryRedirect"), head=status(307, "TemporaryRedirect"))
+    with pytest.raises(UploadFailed, match="region"):
+        open_double(attempts=1).store(make_video(tmp_path, poster=None), KEY)

@@ -1,4 +1,4 @@
-"""Where finished videos go: one storage for the life of the process, chosen by the settings.
+"""Where finished videos are stored: one storage for the life of the process, chosen by the settings.
 
 To add one, write its file and its line in `STORAGES`: docs/adding-a-storage.md.
 """

@@ -1,6 +1,6 @@
 """What every storage promises, and the one recipe by which a video and its poster are stored.
 
-The video goes first and the poster after it, so that a failed video leaves no poster behind. The URLs are returned
+The video is stored first and the poster after it, so that a failed video leaves no poster behind. The URLs are returned
 when both are complete. A poster that cannot be stored costs the thumbnail (`thumbnail_url` is None, with a warning in
 the log), never the video.
 """

@@ -1,6 +1,6 @@
 """The embedded default storage: files under OUTPUT_DIR and `file://` URLs.
 
-A file appears under its name only when it is complete: it is copied beside its place (the encoder's folder may lie on
+A file appears under its name only when it is complete: it is copied beside its place (the encoder's folder may be on
 another file system), flushed to the disk, then renamed.
 """
 

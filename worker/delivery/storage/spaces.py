@@ -5,7 +5,7 @@ upload that fails is aborted, so that no paid-for parts stay behind; where the a
 the next upload that works. Either way the sha256 is in the object's metadata, and size and sha256 are read back before
 a URL is returned. Requests are retried in botocore's standard mode.
 
-The client takes nothing from its surroundings: see worker/delivery/storage/spaces_client.py.
+The client reads nothing of its surroundings: see worker/delivery/storage/spaces_client.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 MIB = 1024 * 1024
 MULTIPART_THRESHOLD_BYTES = 64 * MIB
 MAX_LEFT_BEHIND = 1000
-# A job waits for the answer to `holds`: 2 attempts of 5 s at most.
+# A job waits for `holds`: 2 attempts of 5 s at most.
 ASKING_ATTEMPTS = 2
 ASKING_TIMEOUT_S = 5.0
 PART_BYTES = 16 * MIB  # S3 takes no part below 5 MiB but the last, and no more than 10,000 parts
@@ -61,9 +61,10 @@ class SpacesStorage:
 
     `public_base_url` is the public or CDN base of the URLs, None for the bucket's own address. With acl `private` every
     URL is presigned for `presign_expiry_s` and points at the bucket, because a CDN does not check signatures. `asking`
-    is a less patient client for `holds`, `client` itself by default. `renew` makes another client like `client`, which
-    takes its place after an upload that failed: botocore's retries draw on a quota of the client's whole life, which
-    one outage uses up and only many successes refill; without it the first 503 afterwards would fail an upload.
+    is a client with shorter timeouts for `holds`, `client` itself by default. `renew` makes another client like
+    `client`, which replaces it after an upload that failed: botocore's retries draw on a quota of the client's whole
+    life, which one outage uses up and only many successes refill; without it the first 503 afterwards would fail an
+    upload.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class SpacesStorage:
             raise
 
     def holds(self, key: str, *, sha256: str) -> bool:
-        """See `Storage.holds`. Where the key may not list the bucket, some servers answer 403 for what is gone."""
+        """See `Storage.holds`. Where the key may not list the bucket, some servers return 403 for what is gone."""
         with upload_errors(key):
             try:
                 head = self._asking.head_object(Bucket=self._place.bucket, Key=key + VIDEO_SUFFIX)
@@ -215,7 +216,7 @@ class SpacesStorage:
         return True
 
     def _clear_up(self) -> None:
-        """Abort the uploads whose abort failed, now that the storage answers; up to the first failure."""
+        """Abort the uploads whose abort failed, now that the storage works again; up to the first failure."""
         while self._left_behind:
             try:
                 key, upload_id = self._left_behind.popleft()

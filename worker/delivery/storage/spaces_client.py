@@ -37,7 +37,7 @@ def make_client(
     read_timeout_s: float = READ_TIMEOUT_S,
     ca_bundle: Path | None = None,
 ) -> S3Client:
-    """An S3 client that takes nothing from its surroundings.
+    """An S3 client that reads nothing of its surroundings.
 
     `ca_bundle` is a PEM file of the authorities to trust instead of botocore's own. Raises SettingsError where botocore
     refuses the place.

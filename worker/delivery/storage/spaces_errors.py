@@ -64,9 +64,9 @@ _BY_CODE = {
     "SlowDown": _LATER,
 }
 _BY_STATUS = {301: _REGION, 307: _REGION, 401: _KEYS, 403: _KEYS, 404: _BUCKET, 429: _LATER, 507: _QUOTA}
-# What an upload can raise: answers that are errors, everything botocore and boto3 define, an answer that cannot be
-# parsed, what urllib3 lets through, and the disk.
-STORAGE_FAILURES = (ClientError, BotoCoreError, Boto3Error, ResponseParserError, HTTPError, OSError)
+# What an upload can raise: responses that are errors, everything botocore and boto3 define, a response that cannot be
+# parsed, what urllib3 lets through, the disk, and a redirect that botocore follows until the stack is used up.
+STORAGE_FAILURES = (ClientError, BotoCoreError, Boto3Error, ResponseParserError, HTTPError, OSError, RecursionError)
 _TOKEN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -81,7 +81,7 @@ def upload_errors(key: str) -> Iterator[None]:
 
 
 def not_s3(field: str) -> UploadFailed:
-    """The error for an answer without a field that every S3 server sends."""
+    """The error for a response without a field that every S3 server sends."""
     logger.warning("the storage's answer has no %s", field)
     return UploadFailed(_NOT_S3)
 
@@ -106,6 +106,8 @@ def _advice(failure: Exception) -> str:
         status = _status(failure)
         known = _BY_CODE.get(_code(failure)) or _BY_STATUS.get(status)
         return known if known is not None else (_LATER if status >= 500 else _OTHER)
+    if isinstance(failure, RecursionError):
+        return _REGION
     if isinstance(failure, SSLError):
         return _TLS
     if isinstance(failure, ResponseParserError):

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from worker.base import timing
 from worker.delivery.webhooks import envelopes
-from worker.delivery.webhooks.letter import Letter, Outcome, Round, Told
+from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
 from worker.delivery.webhooks.outbox import Outbox
 from worker.delivery.webhooks.postman import PATIENCE, Patience, Postman, Transport
 from worker.delivery.webhooks.progress_sender import ProgressEvent, ProgressSender
@@ -54,7 +54,7 @@ class Channel:
         opener: Transport,
         secrets: Sequence[str],
         outbox: Outbox | None,
-        journal: Told | None = None,
+        journal: Arrivals | None = None,
         patience: Patience = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -142,7 +142,7 @@ class Channel:
             return False
         event_id = envelopes.final_event_id(self._job_id, self._payload_digest, index, kind)
         # A failed video is tried again on redelivery and may end otherwise: its event is always sent.
-        if kind == "completed" and self._is_told(event_id):
+        if kind == "completed" and self._has_arrived(event_id):
             return True
         began, arrived = time.perf_counter(), False
         try:
@@ -159,7 +159,7 @@ class Channel:
         began, sending = self._clock(), self._round()
         outcomes = {} if outbox is None or place is None else outbox.drain(sending, of=letter)
         outcome = outcomes.get(letter.event_id)
-        if (outcome is None or outcome.kind == "waits") and self._is_told(letter.event_id):
+        if (outcome is None or outcome.kind == "waits") and self._has_arrived(letter.event_id):
             return True  # another worker has just sent it
         is_kept = place is not None and place.exists()
         if outcome is None:  # no outbox, a damaged or expired letter of the same id, or a line that stands still
@@ -184,7 +184,7 @@ class Channel:
             patience.attempt_s,
             patience.least_s,
             waits_s=() if self._silent or self._hurried else patience.waits_s,
-            told=self._journal,
+            arrivals=self._journal,
             clock=self._clock,
         )
 
@@ -200,8 +200,8 @@ class Channel:
             self._over = True
             logger.warning("no more webhooks for this job: %s", outcome.reason)
 
-    def _is_told(self, event_id: str) -> bool:
-        return self._journal is not None and self._journal.is_told(self._job_id, event_id)
+    def _has_arrived(self, event_id: str) -> bool:
+        return self._journal is not None and self._journal.has_arrived(self._job_id, event_id)
 
     def _send_progress(self, event: ProgressEvent) -> None:
         if self._url is None or self._over:

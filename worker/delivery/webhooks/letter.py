@@ -54,12 +54,12 @@ Send = Callable[[Letter, float], Outcome]
 """Makes one attempt that takes at most so many seconds. Raises nothing."""
 
 
-class Told(Protocol):
+class Arrivals(Protocol):
     """Remembers which events need not be sent again (the journal)."""
 
-    def is_told(self, job_id: str, event_id: str) -> bool: ...
+    def has_arrived(self, job_id: str, event_id: str) -> bool: ...
 
-    def record_told(self, job_id: str, event_id: str) -> None: ...
+    def record_arrived(self, job_id: str, event_id: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Round:
 
     A letter gets one attempt and one more after each of `waits_s` (shortened at random by up to a quarter), or after
     the `Retry-After` of its receiver where that is longer. An attempt takes at most `attempt_s`, and none begins that
-    could take less than `least_s`, nor after `stop`. `told` records each event that need not be sent again.
+    could take less than `least_s`, nor after `stop`. `arrivals` records each event that need not be sent again.
     """
 
     send: Send
@@ -77,7 +77,7 @@ class Round:
     attempt_s: float
     least_s: float = 0.0
     waits_s: tuple[float, ...] = ()
-    told: Told | None = None
+    arrivals: Arrivals | None = None
     clock: Callable[[], float] = time.monotonic
 
     def is_over(self, pause_s: float = 0.0) -> bool:
@@ -95,6 +95,6 @@ class Round:
             if outcome.kind != "failed":
                 break
             logger.info("webhook %s, attempt %d: %s", letter.event_id, number, outcome.reason)
-        if self.told is not None and outcome.kind in ("delivered", "gone"):
-            self.told.record_told(letter.job_id, letter.event_id)
+        if self.arrivals is not None and outcome.kind in ("delivered", "gone"):
+            self.arrivals.record_arrived(letter.job_id, letter.event_id)
         return outcome

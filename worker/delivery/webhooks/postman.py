@@ -23,7 +23,7 @@ from urllib3.util.retry import Retry
 from worker.base import metrics
 from worker.base.errors import Cancelled, InputBlocked, InvalidRequest
 from worker.delivery.webhooks import envelopes
-from worker.delivery.webhooks.letter import Letter, Outcome, Round, Told
+from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
 from worker.delivery.webhooks.outbox import Outbox
 from worker.net import PostAnswer, PostFailed
 
@@ -118,7 +118,7 @@ async def redeliver(
     *,
     opener: Transport,
     secrets: Sequence[str],
-    journal: Told | None = None,
+    journal: Arrivals | None = None,
     budget_s: float = 30.0,
     patience: Patience = PATIENCE,
 ) -> None:
@@ -134,7 +134,7 @@ async def redeliver(
         outbox.sweep()
         ends_at = time.monotonic() + budget_s
         send = Postman(opener, secrets, stop)
-        outbox.drain(Round(send, stop, ends_at, patience.attempt_s, patience.least_s, told=journal))
+        outbox.drain(Round(send, stop, ends_at, patience.attempt_s, patience.least_s, arrivals=journal))
 
     draining = thread.submit(copy_context().run, drain)
     thread.shutdown(wait=False)

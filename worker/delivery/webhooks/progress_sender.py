@@ -1,4 +1,4 @@
-"""Progress events on their way to the webhook: the latest wins, and none is ever in the way of the work."""
+"""Progress events on their way to the webhook: the latest wins, and none ever delays the work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ProgressSender:
     """Sends progress events from one thread of its own: the latest wins, one at a time, none after a final event.
 
     `post` sends one event and may block for a few seconds; `offer` never does. Between the starts of two sends at
-    least `every_s` pass, however late an earlier one was answered.
+    least `every_s` pass, however late the response to an earlier one was.
     """
 
     def __init__(self, post: Callable[[ProgressEvent], None], *, every_s: float = 2.0) -> None:
