@@ -31,7 +31,7 @@ from benchmarks.reporting import RESULTS
 from worker.engine.models.components import Components
 from worker.engine.techniques import base, lora
 from worker.weights.loras.cache import LoraCache
-from worker.weights.loras.store import check_safetensors
+from worker.weights.loras.header import check_safetensors
 
 # transformer/config.json of Wan-AI/Wan2.2-T2V-A14B-Diffusers.
 _A14B: dict[str, Any] = {

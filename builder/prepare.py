@@ -16,6 +16,7 @@ originals. A worker that finds such a folder at its start serves turbo from it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import shutil
 import sys
@@ -30,10 +31,9 @@ from worker.base.errors import ModelUnavailable, SettingsError
 from worker.base.locks import held
 from worker.request import CATALOGUE
 from worker.request.catalogue import DistilledLoras
-from worker.weights import ModelFolder, locate
-from worker.weights.ensure import ensure, lock_path
+from worker.weights import ModelCache, ModelFolder
+from worker.weights.ensure import ensure
 from worker.weights.folder import fused
-from worker.weights.folder.places import home, prepared_folder
 from worker.weights.folder.record import Dtype
 from worker.weights.hub.failures import TRANSLATED, unavailable
 
@@ -56,18 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(failure, file=sys.stderr)
         return 1
     log.configure(level=configured.log_level, layout=configured.log_format, secrets=configured.secret_values())
-    names = {"i2v": configured.i2v_model_id, "t2v": configured.t2v_model_id, "5b": configured.ti2v_model_id}
-    model_id = names.get(options.model, options.model)
-    cache_dir = folders.model_cache_dir(configured)
-    token = configured.hf_token.get_secret_value() if configured.hf_token is not None else None
+    model_id = configured.model_ids.get(options.model, options.model)
+    cache = ModelCache(folders.model_cache_dir(configured), token=configured.hub_token)
     try:
         if options.turbo:
             sets = distilled_for(options.model)
-            prepared = prepare_turbo(model_id, options.dtype, sets, cache_dir=cache_dir, out=options.out, token=token)
+            prepared = prepare_turbo(cache, model_id, options.dtype, sets, out=options.out)
         else:
-            prepared = prepare_model(
-                model_id, options.dtype, cache_dir=cache_dir, out=options.out, token=token, replace=options.replace
-            )
+            prepared = prepare_model(cache, model_id, options.dtype, out=options.out, replace=options.replace)
     except ModelUnavailable as failure:
         print(f"not prepared: {failure}", file=sys.stderr)
         return 1
@@ -76,39 +72,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare_model(
-    model_id: str,
-    dtype: Dtype,
-    *,
-    cache_dir: Path,
-    out: Path | None = None,
-    token: str | None = None,
-    replace: bool = False,
+    cache: ModelCache, model_id: str, dtype: Dtype, *, out: Path | None = None, replace: bool = False
 ) -> ModelFolder:
-    """Prepared weights of a model, made unless they are there. `out` is the model cache that receives them.
+    """Prepared weights of a model, made unless they exist. `out` is the model cache that receives them.
 
     Raises ModelUnavailable.
     """
-    target_cache = out if out is not None else cache_dir
-    done = locate(model_id, cache_dir=target_cache, prepared=dtype)
+    target = dataclasses.replace(cache, folder=out) if out is not None else cache
+    done = target.locate(model_id, prepared=dtype)
     if done is not None and done.dtype == dtype:
         print(f"{done.repo} is there in {dtype} already")
         return done
     # Imported late: torch takes seconds, and --help needs none of it.
     from worker.weights.convert import prepare
 
-    original = ensure(model_id, cache_dir=cache_dir, token=token, prepared=None)
-    destination = prepared_folder(original, dtype, target_cache)
+    original = ensure(cache, model_id, prepared=None)
+    destination = target.prepared_folder(original, dtype)
     try:
-        with held(lock_path(target_cache, original.repo), doing=f"preparing {original.repo}"):
+        with held(target.lock_path(original.repo), doing=f"preparing {original.repo}"):
             if not destination.exists():
                 with _shown(f"{original.repo} to {dtype}") as show:
-                    prepare(original, dtype, destination, cache_dir=target_cache, on_bytes=show)
+                    prepare(original, dtype, destination, cache=target, on_bytes=show)
             before, after = _gigabytes(original.path), _gigabytes(destination)
             print(f"{original.repo}: {before:.2f} GB before, {after:.2f} GB after")
             if replace:
-                _remove_original(original, cache_dir)
+                _remove_original(original, cache)
     except TRANSLATED as failure:
-        raise unavailable(failure, original.repo, has_token=token is not None) from failure
+        raise unavailable(failure, original.repo, has_token=cache.token is not None) from failure
     return ModelFolder(destination, original.repo, original.revision, "prepared", dtype)
 
 
@@ -118,21 +108,14 @@ def distilled_for(model: str) -> tuple[DistilledLoras, ...]:
 
 
 def prepare_turbo(
-    model_id: str,
-    dtype: Dtype,
-    sets: Sequence[DistilledLoras],
-    *,
-    cache_dir: Path,
-    out: Path | None = None,
-    token: str | None = None,
-    endpoint: str | None = None,
+    cache: ModelCache, model_id: str, dtype: Dtype, sets: Sequence[DistilledLoras], *, out: Path | None = None
 ) -> ModelFolder:
-    """Prepared weights with the first of `sets` that is available fused in, made unless they exist.
+    """Prepared weights with the first of `sets` that can be fetched fused in, made unless they exist.
 
-    `endpoint` is the hub that has the LoRAs, the hub client's own where None. Raises ModelUnavailable.
+    Raises ModelUnavailable.
     """
-    target_cache = out if out is not None else cache_dir
-    done = fused.find(model_id, cache_dir=target_cache, prepared=dtype)
+    target = dataclasses.replace(cache, folder=out) if out is not None else cache
+    done = fused.find(target, model_id, dtype)
     if done is not None and done.dtype == dtype:
         print(f"{done.repo} is there in {dtype} with its distilled LoRAs already")
         return done
@@ -140,20 +123,21 @@ def prepare_turbo(
     from worker.weights.convert import Fusion, prepare
     from worker.weights.loras import LoraStore, fuse
 
-    files = LoraStore(target_cache, Opener(), token=token, endpoint=endpoint).fetch_distilled(sets, path="--turbo")
+    store = LoraStore(target.folder, Opener(), token=cache.token, endpoint=cache.endpoint)
+    files = store.fetch_distilled(sets, path="--turbo")
     by_expert = {"transformer": files.high.path, "transformer_2": files.low.path}
     fusion = Fusion(files.repo, lambda expert, shapes: fuse.changes(by_expert[expert], shapes))
-    lying = [locate(model_id, cache_dir=cache_dir, prepared=wanted) for wanted in (None, "bf16")]
-    usable = [folder for folder in lying if folder is not None and folder.dtype != "fp8"]
-    original = usable[0] if usable else ensure(model_id, cache_dir=cache_dir, token=token, prepared=None)
-    destination = fused.folder_for(original, dtype, target_cache)
+    stored = [cache.locate(model_id, prepared=wanted) for wanted in (None, "bf16")]
+    usable = [folder for folder in stored if folder is not None and folder.dtype != "fp8"]
+    original = usable[0] if usable else ensure(cache, model_id, prepared=None)
+    destination = fused.folder_for(target, original, dtype)
     try:
-        with held(lock_path(target_cache, original.repo), doing=f"preparing {original.repo}"):
+        with held(target.lock_path(original.repo), doing=f"preparing {original.repo}"):
             if not destination.exists():
                 with _shown(f"{original.repo} to {dtype}, with {files.repo}") as show:
-                    prepare(original, dtype, destination, cache_dir=target_cache, fusion=fusion, on_bytes=show)
+                    prepare(original, dtype, destination, cache=target, fusion=fusion, on_bytes=show)
     except TRANSLATED as failure:
-        raise unavailable(failure, original.repo, has_token=token is not None) from failure
+        raise unavailable(failure, original.repo, has_token=cache.token is not None) from failure
     print(f"{original.repo}: {_gigabytes(destination):.2f} GB with {files.repo} fused in")
     return ModelFolder(destination, original.repo, original.revision, "prepared", dtype)
 
@@ -170,7 +154,7 @@ def _shown(doing: str) -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
-def _remove_original(original: ModelFolder, cache_dir: Path) -> None:
+def _remove_original(original: ModelFolder, cache: ModelCache) -> None:
     """Delete the originals where they are the cache's own. Files that the prepared weights share stay, as links."""
     if original.source not in ("cache", "hub"):
         logger.warning("the originals are not in MODEL_CACHE_DIR and are kept")
@@ -180,7 +164,7 @@ def _remove_original(original: ModelFolder, cache_dir: Path) -> None:
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         folder = folder.parent.parent
     shutil.rmtree(folder)
-    rest = home(cache_dir, original.repo)
+    rest = cache.home(original.repo)
     print(f"deleted the originals; {rest.name} holds what is left")
 
 

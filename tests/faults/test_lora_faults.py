@@ -6,8 +6,10 @@ Whatever the file, the request is refused with the field and the first keys name
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from tests.kits.lora_kit import adapter, as_diffusers, as_musubi, as_original, f
 from worker.base.errors import InputInvalid, Unsupported, WorkerError
 from worker.engine.models.components import Components
 from worker.engine.techniques.lora import applied
-from worker.weights.loras.store import MAX_HEADER_BYTES, check_safetensors
+from worker.weights.loras.content import Contents
+from worker.weights.loras.header import MAX_HEADER_BYTES, check_safetensors
 
 QUERY = "blocks.0.attn1.to_q"
 NAME = "diffusion_model.blocks.0.self_attn.q"
@@ -131,6 +134,56 @@ def test_the_header_is_bounded_before_it_is_parsed(tmp_path: Path, beyond: int) 
         check_safetensors(file, path="p")
 
 
+def many(count: int, shape: list[int]) -> bytes:
+    """A file of `count` tensors of bytes, each of `shape`."""
+    size = math.prod(shape)
+    header = {
+        f"x{number}": {
+            "dtype": "F8_E4M3",
+            "shape": shape,
+            "data_offsets": [number * size, (number + 1) * size],
+        }
+        for number in range(count)
+    }
+    return header_of(header, body=bytes(count * size))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (many(1, [1] * 70_000), "dimensions"),
+        (many(1, [1] * 6), "dimensions"),
+        (many(90_000, [1]), "90000 tensors"),
+        (many(10_001, [1]), "10001 tensors"),
+        (header_of({"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}}, body=bytes(4)), "F8_E8M0"),
+        (header_of({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "F4"),
+        (header_of({"a": {"dtype": "F4_X", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "damaged"),
+        (header_of({"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}), "shape"),
+        (header_of({"a": {"dtype": "F32", "shape": [0, 2**31 + 1], "data_offsets": [0, 0]}}), "shape"),
+    ],
+)
+def test_a_header_that_no_lora_has_is_refused_at_once_when_fetched_and_when_read(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    """A cache may hold files that an earlier version did not judge."""
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(content)
+    for judge in (check_safetensors, Contents().of):
+        started = time.process_time()
+        with pytest.raises(InputInvalid, match=said) as caught:
+            judge(file, path="loras[0].source")
+        assert time.process_time() - started < 4  # it was 10 to 20 s, and grew with the square
+        assert caught.value.path == "loras[0].source"
+
+
+@pytest.mark.parametrize("content", [many(1, [1] * 5), many(10_000, [1])])
+def test_the_largest_header_that_a_lora_may_have_is_read(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(content)
+    check_safetensors(file, path="p")
+    assert Contents().of(file, "p").total in (1, 10_000)
+
+
 def test_a_header_whose_length_looks_like_a_pickle_is_a_header(tmp_path: Path) -> None:
     file = tmp_path / "good.safetensors"
     text = json.dumps({"a": entry(0, 4)}).encode().ljust(0x280)
@@ -233,6 +286,27 @@ def test_an_alpha_that_is_no_number_is_invalid(
 ) -> None:
     tensors = query(model) | {f"{NAME}.alpha": alpha}
     assert isinstance(refusal(model, saved(tmp_path, tensors), untouched), InputInvalid)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"lora_alpha": 1' + "0" * 400 + "}",
+        '{"lora_alpha": 1e39}',
+        '{"lora_alpha": -Infinity}',
+        '{"alpha_pattern": {"blocks": 1' + "0" * 400 + "}}",
+        '{"lora_alpha": 1' + "0" * 5000 + "}",
+        "[1]",
+        '{"alpha_pattern": [1]}',
+    ],
+    ids=lambda config: config[:30],
+)
+def test_metadata_that_is_no_number_is_invalid(
+    model: Components, tmp_path: Path, untouched: list[torch.Tensor], config: str
+) -> None:
+    tensors = as_diffusers(factors(model.transformer, QUERY))
+    error = refusal(model, saved(tmp_path, tensors, lora_adapter_metadata=config), untouched)
+    assert isinstance(error, InputInvalid)
 
 
 def test_a_lora_of_zeros_only_is_no_silent_success(

@@ -28,6 +28,7 @@ import json, logging, sys, time
 from pathlib import Path
 import huggingface_hub.hf_api
 from worker.base.errors import ModelUnavailable
+from worker.weights import ModelCache
 from worker.weights.ensure import ensure
 logging.basicConfig(level="WARNING")
 logging.getLogger("worker").setLevel("INFO")
@@ -35,7 +36,7 @@ cache, runpod, go = map(Path, sys.argv[1:])
 while not go.exists():
     time.sleep(0.01)
 try:
-    folder = ensure("Wan-AI/Wan2.2-I2V-A14B", cache_dir=cache, runpod_cache=runpod, token=None)
+    folder = ensure(ModelCache(cache, runpod), "Wan-AI/Wan2.2-I2V-A14B")
     print(json.dumps({"path": str(folder.path), "source": folder.source}))
 except ModelUnavailable as failure:
     print(json.dumps({"error": str(failure)}))
@@ -173,14 +174,14 @@ def mounted(cache: Path, options: str) -> tuple[str, ...]:
 @pytest.mark.slow
 def test_a_full_disk_is_told(hub: HubServer, cache: Path) -> None:
     result, _ = outcome(start(hub, cache, *mounted(cache, "-t tmpfs -o size=3m tmpfs")))
-    assert result["error"].startswith(f"{REPO}: the disk of MODEL_CACHE_DIR is full: ")
+    assert result["error"].startswith(f"{REPO}: MODEL_CACHE_DIR is full: ")
     assert str(cache) not in result["error"]
 
 
 @pytest.mark.slow
 def test_an_empty_read_only_volume_is_told(hub: HubServer, cache: Path) -> None:
     result, _ = outcome(start(hub, cache, *mounted(cache, "-t tmpfs -o ro tmpfs")))
-    assert result["error"].startswith(f"{REPO}: the volume of MODEL_CACHE_DIR is read-only: ")
+    assert result["error"].startswith(f"{REPO}: MODEL_CACHE_DIR is read-only: ")
     assert hub.hits == []
 
 

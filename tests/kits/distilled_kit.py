@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -44,5 +45,5 @@ def serve_misfit(hub: HubServer) -> None:
     hub.add(REPO, {f"first/{name}.safetensors": save(tensors) for name in ("high", "low")})
 
 
-def store(folder: Path, hub: HubServer) -> LoraStore:
-    return LoraStore(folder, Opener(), token=None, endpoint=hub.url)
+def store(folder: Path, hub: HubServer, **options: Any) -> LoraStore:
+    return LoraStore(folder, Opener(), token=None, endpoint=hub.url, **options)

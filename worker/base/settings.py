@@ -256,7 +256,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings
 
     @property
-    def model_ids(self) -> Mapping[Preload, str]:
+    def model_ids(self) -> Mapping[str, str]:
         """The id or folder of each model's weights, by the model's key."""
         return {"i2v": self.i2v_model_id, "t2v": self.t2v_model_id, "5b": self.ti2v_model_id}
 

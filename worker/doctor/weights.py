@@ -12,9 +12,9 @@ from worker.doctor.deployment import Deployment
 from worker.doctor.plans import spec_of
 from worker.doctor.report import Finding, fail, ok, warn
 from worker.request import plan as memory
-from worker.weights import ModelFolder
+from worker.weights import ModelCache, ModelFolder
 from worker.weights.folder.check import present_files
-from worker.weights.folder.places import candidates, local_folder
+from worker.weights.folder.places import local_folder
 from worker.weights.folder.record import Dtype
 
 _GB = 1e9
@@ -36,19 +36,11 @@ class Found:
 
 def search(deployment: Deployment, key: str) -> Found:
     """Looks where a worker would look; reads no weights and asks no hub."""
-    settings = deployment.settings
-    ids = {"i2v": settings.i2v_model_id, "t2v": settings.t2v_model_id, "5b": settings.ti2v_model_id}
-    found = list(
-        candidates(
-            ids[key],
-            cache_dir=deployment.model_cache,
-            runpod_cache=deployment.runpod_cache,
-            prepared=_wanted(deployment, key),
-            revision=None,
-        )
-    )
-    folder = next((folder for folder, complete in found if complete), None)
-    return Found(ids[key], folder, folder is None and bool(found))
+    cache = ModelCache(deployment.model_cache, deployment.runpod_cache)
+    model_id = deployment.settings.model_ids[key]
+    found = list(cache.candidates(model_id, prepared=_wanted(deployment, key)))
+    folder = next((folder for folder in found if folder.complete), None)
+    return Found(model_id, folder, folder is None and bool(found))
 
 
 def check_presence(deployment: Deployment, key: str) -> Finding:

@@ -19,25 +19,31 @@ from pathlib import Path
 import torch
 
 from worker.base.errors import ModelUnavailable
+from worker.base.files import sha256_of
 from worker.weights.folder import check
 from worker.weights.folder import record as records
 from worker.weights.folder.links import find_copy, link
-from worker.weights.folder.places import RUNPOD_CACHE, ModelFolder
+from worker.weights.folder.places import ModelCache, ModelFolder
 from worker.weights.folder.record import Dtype, FileRecord, Record
-from worker.weights.tensors.writing import StoredTensor, stored_tensors, write_shard
+from worker.weights.tensors.headers import StoredTensor, stored_tensors
+from worker.weights.tensors.index import SUFFIX, write_index
+from worker.weights.tensors.writing import write_shard
 
 logger = logging.getLogger(__name__)
 
-SHARD_BYTES = 5_000_000_000
+# A shard is converted in memory: what it takes is the shard and its largest tensor.
+SHARD_BYTES = 2_000_000_000
 _EXPERTS = ("transformer", "transformer_2")
 _CONVERTED = (*_EXPERTS, "text_encoder")
-_INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """LoRAs to be fused in. `changes` answers, for the name of an expert and the shapes of its weights by key, what
-    becomes of each weight that changes, and raises ModelUnavailable. `repo` is for the record."""
+    """LoRAs to be fused in.
+
+    `changes` returns, for the name of an expert and the shapes of its weights by key, the change of each weight that
+    changes; it raises ModelUnavailable. `repo` is for the record.
+    """
 
     repo: str
     changes: Callable[[str, Mapping[str, tuple[int, ...]]], Mapping[str, Callable[[torch.Tensor], torch.Tensor]]]
@@ -55,7 +61,7 @@ class _Fused(StoredTensor):
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """A part of the pipeline whose weights are rewritten. stem: `diffusion_pytorch_model` or `model`."""
+    """A part of the pipeline whose weights are rewritten. `stem`: `diffusion_pytorch_model` or `model`."""
 
     name: str
     stem: str
@@ -75,17 +81,18 @@ def prepare(
     dtype: Dtype,
     destination: Path,
     *,
-    cache_dir: Path,
+    cache: ModelCache,
     shard_bytes: int = SHARD_BYTES,
     fusion: Fusion | None = None,
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> ModelFolder:
     """Write the prepared weights of `original` to `destination`, which must not exist.
 
-    `destination` appears whole, with its record, or not at all; the caller holds the lock of the repository. Memory
-    holds one tensor at a time, about 1 GB for the A14B experts. Shards have at most `shard_bytes`. Raises
-    ModelUnavailable for an original that is damaged or prepared already (where LoRAs are fused in, bf16 weights will
-    do), OSError from the volume.
+    `destination` appears whole, with its record, or not at all; the caller holds the lock of the repository. Shards
+    have at most `shard_bytes`, and memory holds one of them at a time. Files that `cache` has already are linked.
+
+    Raises ModelUnavailable for an original that is damaged or prepared already (where LoRAs are fused in, bf16 weights
+    will do), OSError from the volume.
     """
     if original.dtype is not None and (fusion is None or original.dtype != "bf16"):
         raise ModelUnavailable(f"{original.repo}: these weights are prepared already; name the originals")
@@ -95,7 +102,7 @@ def prepare(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        record = _build(original, dtype, building, (cache_dir, RUNPOD_CACHE), shard_bytes, fusion, on_bytes)
+        record = _build(original, dtype, building, cache, shard_bytes, fusion, on_bytes)
         records.write(building, record)
         if problems := check.check(building):
             raise ModelUnavailable(f"{original.repo}: the prepared weights are damaged: {'; '.join(problems)}")
@@ -109,7 +116,7 @@ def _build(
     original: ModelFolder,
     dtype: Dtype,
     building: Path,
-    caches: tuple[Path, ...],
+    cache: ModelCache,
     shard_bytes: int,
     fusion: Fusion | None,
     on_bytes: Callable[[int, int], None] | None,
@@ -127,11 +134,11 @@ def _build(
     rewritten = {part.name for part in changed}
     for path in check.present_files(original.path):
         component, _, name = path.partition("/")
-        if component not in rewritten or not name.endswith((".safetensors", _INDEX_SUFFIX)):
+        if component not in rewritten or not name.endswith((".safetensors", SUFFIX)):
             record = record.with_file(path, _take_over(original.path, building, path, known))
     done = 0
     for part in changed:
-        for path, entry, written in _rewrite(part, building, caches, shard_bytes):
+        for path, entry, written in _rewrite(part, building, cache, shard_bytes):
             record = record.with_file(path, entry)
             done += written
             if on_bytes is not None:
@@ -151,7 +158,7 @@ def _take_over(source: Path, building: Path, path: str, known: Record | None) ->
 
 
 def _rewrite(
-    part: _Component, building: Path, caches: tuple[Path, ...], shard_bytes: int
+    part: _Component, building: Path, cache: ModelCache, shard_bytes: int
 ) -> Iterator[tuple[str, FileRecord, int]]:
     """Write the shards and the index of a component; yields each file, its record and its bytes of tensors."""
     folder = building / part.name
@@ -162,19 +169,18 @@ def _rewrite(
         name = f"{part.stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         if len(shards) == 1:
             name = f"{part.stem}.safetensors"
-        sha256 = write_shard(folder / name, shard, part.dtypes)
+        write_shard(folder / name, shard, part.dtypes)
+        sha256 = sha256_of(folder / name)
         entry = check.describe_file(folder / name, sha256=sha256)
-        # The text encoder of T2V and I2V comes out the same: the second is a link to the first.
-        if (twin := find_copy(sha256, entry.size, caches=caches)) is not None:
+        # The text encoders of T2V and I2V are the same: the second is a link to the first.
+        if (twin := find_copy(cache, sha256, entry.size)) is not None:
             link(twin[0], folder / name)
         weight_map |= {tensor.key: name for tensor in shard}
         yield f"{part.name}/{name}", entry, sum(part.size_of(tensor) for tensor in shard)
     if len(shards) > 1:
-        index = folder / f"{part.stem}{_INDEX_SUFFIX}"
-        total = sum(part.size_of(tensor) for tensor in part.tensors)
-        content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        index.write_text(json.dumps(content, indent=1))
-        entry = check.describe_file(index, sha256=check.sha256_of(index))
+        index = folder / f"{part.stem}{SUFFIX}"
+        write_index(index, weight_map, sum(map(part.size_of, part.tensors)))
+        entry = check.describe_file(index, sha256=sha256_of(index))
         yield f"{part.name}/{index.name}", entry, 0
 
 

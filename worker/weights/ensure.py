@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from worker.base import metrics
@@ -14,141 +14,99 @@ from worker.base.errors import ModelUnavailable
 from worker.base.locks import held
 from worker.weights.folder import check
 from worker.weights.folder import record as records
-from worker.weights.folder.places import (
-    RUNPOD_CACHE,
-    ModelFolder,
-    candidates,
-    diffusers_repo,
-    home,
-    local_folder,
-    looked_at,
-)
+from worker.weights.folder.places import ModelCache, ModelFolder, diffusers_repo, local_folder
 from worker.weights.folder.record import Dtype
 from worker.weights.hub.download import download, drop_unfinished
 from worker.weights.hub.failures import TRANSLATED, unavailable
 from worker.weights.hub.listing import list_files
-from worker.weights.hub.transfer import Abort
+from worker.weights.hub.transfer import Abort, HubPatience, Retries
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """What is looked for, where, and what the hub is to be told. The token is never shown."""
-
-    model_id: str
-    cache_dir: Path
-    runpod_cache: Path
-    prepared: Dtype | None
-    revision: str | None
-    token: str | None = field(repr=False)
-    endpoint: str | None
-
-    @property
-    def repo(self) -> str:
-        return diffusers_repo(self.model_id)
-
-    def candidates(self) -> list[tuple[ModelFolder, bool]]:
-        return list(
-            candidates(
-                self.model_id,
-                cache_dir=self.cache_dir,
-                runpod_cache=self.runpod_cache,
-                prepared=self.prepared,
-                revision=self.revision,
-            )
-        )
-
-    def intact(self) -> ModelFolder | None:
-        """The first complete folder that passes the cheap check."""
-        for folder, complete in self.candidates():
-            if not complete:
-                continue
-            problems = check.check(folder.path)
-            if not problems:
-                _note(folder)
-                return folder
-            logger.warning("%s in %s is damaged: %s", folder.repo, folder.path, "; ".join(problems))
-        return None
-
-
 def ensure(
+    cache: ModelCache,
     model_id: str,
     *,
-    cache_dir: Path,
-    token: str | None,
-    revision: str | None = None,
     prepared: Dtype | None = "bf16",
-    runpod_cache: Path = RUNPOD_CACHE,
+    revision: str | None = None,
     on_bytes: Callable[[int, int], None] | None = None,
     stop: threading.Event | None = None,
-    endpoint: str | None = None,
+    retries: Retries | None = None,
 ) -> ModelFolder:
     """A folder that holds the model and has passed the cheap check; downloads and repairs what is needed for that.
 
-    `model_id` is a repository or the path of a folder; `revision` a commit, branch or tag, None for what is there
-    already or else the branch main. `endpoint`: the hub, None for the hub client's own (HF_ENDPOINT).
-    `on_bytes(done, total)` is called from other threads while a download runs.
+    `model_id`: a repository, or the path of a folder.
+    `prepared`: the precision that is preferred, None for the originals.
+    `revision`: a commit, branch or tag; None for what is stored already, or else the branch main.
+    `on_bytes(done, total)`: called from other threads while a download runs.
 
     Raises ModelUnavailable (the message names what to do) and, when `stop` is set, Cancelled. Blocks, for as long as
     another worker of the volume downloads the same model.
     """
-    search = _Search(model_id, cache_dir, runpod_cache, prepared, revision, token, endpoint)
+    repo = diffusers_repo(model_id)
     abort = Abort(stop)
     try:
-        if (ready := search.intact()) is not None:
+        if (ready := _intact(cache.candidates(model_id, prepared=prepared, revision=revision))) is not None:
             metrics.cache("hub", hit=True)
             return ready
-        if local_folder(model_id) is not None:
-            raise _local_failure(search)
-        with held(lock_path(cache_dir, search.repo), doing=f"downloading {search.repo}", stopped=abort.is_set):
-            if (ready := search.intact()) is not None:
+        if (local := local_folder(model_id)) is not None:
+            raise _local_failure(local)
+        with held(cache.lock_path(repo), doing=f"downloading {repo}", stopped=abort.is_set):
+            candidates = list(cache.candidates(model_id, prepared=prepared, revision=revision))
+            if (ready := _intact(candidates)) is not None:
                 return ready
             metrics.cache("hub", hit=False)
-            _set_prepared_aside(search)
-            return _fetch(search, on_bytes, abort)
+            _set_prepared_aside(candidates)
+            begun = next((found for found in candidates if found.source == "cache"), None)
+            return _fetch(cache, repo, begun, revision, HubPatience(abort, retries), on_bytes)
     except TRANSLATED as failure:
-        raise _explained(unavailable(failure, search.repo, has_token=token is not None), search) from failure
+        raise _explained(unavailable(failure, repo, has_token=cache.token is not None), cache, model_id) from failure
     except ModelUnavailable as failure:
-        raise _explained(failure, search) from failure
+        raise _explained(failure, cache, model_id) from failure
 
 
-def lock_path(cache_dir: Path, repo: str) -> Path:
-    """The lock of a repository in a cache: who holds it may change its folders."""
-    return cache_dir / ".locks" / f"{home(cache_dir, repo).name}.lock"
+def _intact(candidates: Iterable[ModelFolder]) -> ModelFolder | None:
+    """The first complete folder that passes the cheap check."""
+    for folder in candidates:
+        if not folder.complete:
+            continue
+        problems = check.check(folder.path)
+        if not problems:
+            _note(folder)
+            return folder
+        logger.warning("%s in %s is damaged: %s", folder.repo, folder.path, "; ".join(problems))
+    return None
 
 
-def _fetch(search: _Search, on_bytes: Callable[[int, int], None] | None, abort: Abort) -> ModelFolder:
-    """Download, into the folder that is there already if there is one that may be mended."""
-    begun = next((found for found, _ in search.candidates() if found.source == "cache"), None)
-    pinned = begun.revision if begun is not None and begun.revision is not None else search.revision
-    listing = list_files(search.repo, revision=pinned, token=search.token, abort=abort, endpoint=search.endpoint)
-    if begun is not None:
-        target = begun.path
-        known = records.read(target)
-        listing = replace(listing, requested=known.requested if known is not None else search.revision)
+def _fetch(
+    cache: ModelCache,
+    repo: str,
+    begun: ModelFolder | None,
+    revision: str | None,
+    patience: HubPatience,
+    on_bytes: Callable[[int, int], None] | None,
+) -> ModelFolder:
+    """Download, into `begun`, the folder that may be repaired, if there is one."""
+    if begun is None:
+        listing = list_files(cache, repo, revision=revision, patience=patience)
+        target, requested = cache.home(repo) / listing.revision, revision
     else:
-        target = home(search.cache_dir, search.repo) / listing.revision
-        listing = replace(listing, requested=search.revision)
-    download(
-        target,
-        listing,
-        cache_dir=search.cache_dir,
-        runpod_cache=search.runpod_cache,
-        token=search.token,
-        on_bytes=on_bytes,
-        abort=abort,
-    )
+        known = records.read(begun.path)
+        pinned = begun.revision if begun.revision is not None else revision
+        listing = list_files(cache, repo, revision=pinned, patience=patience)
+        target, requested = begun.path, known.requested if known is not None else revision
+    download(cache, target, replace(listing, requested=requested), patience=patience, on_bytes=on_bytes)
     if problems := check.check(target):
-        raise ModelUnavailable(f"{search.repo} is not usable as the hub has it: {'; '.join(problems)}")
-    if target.parent == home(search.cache_dir, search.repo):
+        raise ModelUnavailable(f"{repo} is not usable as the hub has it: {'; '.join(problems)}")
+    if target.parent == cache.home(repo):
         drop_unfinished(target.parent, keep=target)
-    return ModelFolder(target, search.repo, listing.revision, "hub")
+    return ModelFolder(target, repo, listing.revision, "hub")
 
 
-def _set_prepared_aside(search: _Search) -> None:
-    """Put damaged prepared weights out of the way: the hub does not have them, the originals serve instead."""
-    for folder, _ in search.candidates():
+def _set_prepared_aside(candidates: Iterable[ModelFolder]) -> None:
+    """Move damaged prepared weights out of the way: the hub does not have them, the originals serve instead."""
+    for folder in candidates:
         if folder.source == "prepared":
             aside = folder.path.with_name(f"{folder.path.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
@@ -171,9 +129,7 @@ def _note(folder: ModelFolder) -> None:
         )
 
 
-def _local_failure(search: _Search) -> ModelUnavailable:
-    folder = local_folder(search.model_id)
-    assert folder is not None
+def _local_failure(folder: Path) -> ModelUnavailable:
     if not folder.is_dir():
         return ModelUnavailable("the model id names a folder that does not exist: correct it")
     if not (folder / check.MODEL_INDEX).is_file():
@@ -185,11 +141,11 @@ def _local_failure(search: _Search) -> ModelUnavailable:
     )
 
 
-def _explained(failure: ModelUnavailable, search: _Search) -> ModelUnavailable:
-    """The same error with what was looked at and what lies there; the paths go to the log alone."""
-    if local_folder(search.model_id) is not None:
-        logger.error("%s (%s)", failure.message, local_folder(search.model_id))
+def _explained(failure: ModelUnavailable, cache: ModelCache, model_id: str) -> ModelUnavailable:
+    """The same error with what was searched and found; the paths go to the log alone."""
+    if (local := local_folder(model_id)) is not None:
+        logger.error("%s (%s)", failure.message, local)
         return failure
-    public, private = looked_at(search.model_id, cache_dir=search.cache_dir, runpod_cache=search.runpod_cache)
+    public, private = cache.looked_at(model_id)
     logger.error("%s. %s", failure.message, private)
     return ModelUnavailable(f"{failure.message}. {public}")

@@ -29,7 +29,7 @@ from worker.doctor.disks import Folder
 from worker.doctor.report import Finding, Status
 from worker.engine.device import Planner
 from worker.request.plan import Gpu, from_name
-from worker.weights import ModelFolder
+from worker.weights import ModelCache, ModelFolder
 from worker.weights.ensure import ensure
 
 PLATFORM = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID"}
@@ -83,7 +83,7 @@ def copied(home: Path, _: Patch) -> Path:
 def recorded(home: Path, patch: Patch) -> ModelFolder:
     """As after the first start of a worker, which notes sizes and samples."""
     place = copied(home, patch)
-    return ensure(I2V, cache_dir=place.parent, token=None, runpod_cache=place / "none")
+    return ensure(ModelCache(place.parent, place / "none"), I2V)
 
 
 def unfinished(home: Path, patch: Patch) -> None:

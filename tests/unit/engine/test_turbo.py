@@ -32,6 +32,7 @@ from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Rendering
 from worker.engine.modes import schedules
 from worker.engine.modes import schedules as distilled
+from worker.net.opener import LORA_LIMITS
 from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose
 from worker.request.catalogue import I2V_A14B, T2V_A14B, DistilledLoras, with_distilled_fused
 from worker.request.plan import MemoryPlan, Shape
@@ -247,14 +248,11 @@ def test_the_second_set_serves_where_the_first_cannot_be_had(
     sets = (DistilledLoras("org/gone", "high.safetensors", "low.safetensors"), *distilled_kit.SETS)
     got = distilled_kit.store(tmp_path / "models", hub).fetch_distilled(sets, path="quality_preset")
     assert got.repo == distilled_kit.REPO
-    assert "org/gone cannot be had" in caplog.text
+    assert "org/gone cannot be fetched" in caplog.text
 
 
 @pytest.mark.parametrize("broken", ["missing", "half", "down", "damaged"])
-def test_without_distilled_loras_the_remedy_is_told(
-    hub: HubServer, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.weights.hub.transfer.RETRIES", 1, raising=False)
+def test_without_distilled_loras_the_remedy_is_told(hub: HubServer, tmp_path: Path, broken: str) -> None:
     if broken == "missing":
         del hub.repos[distilled_kit.REPO]
     elif broken == "half":
@@ -271,16 +269,16 @@ def test_without_distilled_loras_the_remedy_is_told(
 
 @pytest.mark.parametrize(("beyond", "good"), [(0, True), (1, False)])
 def test_the_size_of_a_distilled_lora_is_bounded_by_itself(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: int, good: bool
+    hub: HubServer, tmp_path: Path, beyond: int, good: bool
 ) -> None:
     """They are larger than what a caller may send."""
-    from worker.net import opener
-    from worker.weights.loras import store as loras
-
     sizes = [len(blob.content) for blob in hub.repos[distilled_kit.REPO].files.values()]
-    monkeypatch.setattr(loras, "DISTILLED_MAX_BYTES", max(sizes) - beyond)
-    monkeypatch.setattr(loras, "LORA_LIMITS", replace(opener.LORA_LIMITS, max_bytes=10))
-    store = distilled_kit.store(tmp_path / "models", hub)
+    store = distilled_kit.store(
+        tmp_path / "models",
+        hub,
+        limits=replace(LORA_LIMITS, max_bytes=10),
+        distilled_max_bytes=max(sizes) - beyond,
+    )
     if good:
         store.fetch_distilled(distilled_kit.SETS, path="quality_preset")
     else:

@@ -17,13 +17,14 @@ from tests.kits import distilled_kit, lora_kit, weights_kit
 from tests.kits.engine_kit import PICTURE, PLANNER, Quiet, pixels, request
 from tests.kits.hub_server import HubServer
 from tests.kits.videos import given
+from tests.kits.weights_kit import place
 from worker.base.errors import ModelUnavailable
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine, Rendering
 from worker.request import CATALOGUE, VideoRequest
 from worker.request.catalogue import T2V_A14B
-from worker.weights import ModelFolder, locate, verify
+from worker.weights import ModelFolder, verify
 from worker.weights.folder import fused
 from worker.weights.folder import record as records
 from worker.weights.loras import DistilledFiles, fuse
@@ -51,7 +52,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def prepared(cache: Path, hub: HubServer, dtype: Any = "bf16") -> ModelFolder:
-    return prepare_turbo(REPO, dtype, distilled_kit.SETS, cache_dir=cache, endpoint=hub.url)
+    return prepare_turbo(place(cache, endpoint=hub.url), REPO, dtype, distilled_kit.SETS)
 
 
 def stored(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -111,7 +112,7 @@ def test_fused_weights_make_what_the_loras_make(cache: Path, hub: HubServer, dty
 
 
 def test_other_videos_of_that_worker_are_made_from_the_plain_weights(cache: Path, hub: HubServer) -> None:
-    prepare_model(REPO, "bf16", cache_dir=cache)  # whose text encoder is the fused weights' too
+    prepare_model(place(cache), REPO, "bf16")  # whose text encoder is the fused weights' too
     video = request(num_inference_steps=8)
     wanted = {name: pixels(render(engine_on(cache), one)) for name, one in (("plain", video), ("hybrid", HYBRID))}
     prepared(cache, hub)
@@ -126,19 +127,19 @@ def test_other_videos_of_that_worker_are_made_from_the_plain_weights(cache: Path
 
 def test_plain_and_fused_weights_are_never_taken_for_each_other(cache: Path, hub: HubServer, tmp_path: Path) -> None:
     def found(dtype: Any) -> list[Path | None]:
-        plain = locate(REPO, cache_dir=cache, runpod_cache=tmp_path / "none", prepared=dtype)
-        turbo = fused.find(REPO, cache_dir=cache, prepared=dtype)
+        plain = place(cache).locate(REPO, prepared=dtype)
+        turbo = fused.find(place(cache), REPO, dtype)
         return [folder.path if folder is not None else None for folder in (plain, turbo)]
 
     assert found("bf16") == [cache / PLAIN, None]
     turbo = prepared(cache, hub).path
     assert found("bf16") == found("fp8") == [cache / PLAIN, turbo]
-    plain = prepare_model(REPO, "bf16", cache_dir=cache).path
+    plain = prepare_model(place(cache), REPO, "bf16").path
     assert found("bf16") == [plain, turbo]
     narrow = prepared(cache, hub, "fp8").path
     assert found("bf16") == [plain, turbo]
     assert found("fp8") == [plain, narrow]
-    assert locate(REPO, cache_dir=cache, runpod_cache=tmp_path / "none", prepared=None) is not None
+    assert place(cache).locate(REPO, prepared=None) is not None
 
 
 def test_a_worker_serves_turbo_from_fused_weights_that_lie_there_at_its_start(cache: Path, hub: HubServer) -> None:
@@ -148,7 +149,7 @@ def test_a_worker_serves_turbo_from_fused_weights_that_lie_there_at_its_start(ca
 
 
 def test_it_can_be_made_of_bf16_weights_once_the_originals_are_gone(cache: Path, hub: HubServer) -> None:
-    prepare_model(REPO, "bf16", cache_dir=cache, replace=True)
+    prepare_model(place(cache), REPO, "bf16", replace=True)
     folder = prepared(cache, hub).path
     assert verify(folder) == []
     rendering = render(engine_on(cache), TURBO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from worker.base.errors import ModelUnavailable
-from worker.weights.tensors import headers
-from worker.weights.tensors.headers import MAX_HEADER_BYTES, stored_tensors
+from worker.weights.tensors.headers import stored_tensors
 
 TWO: dict[str, Any] = {
     "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
@@ -54,39 +54,45 @@ def changed(key: str, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    "header",
     [
-        (b"[]", "not a JSON object"),
-        (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b'{"a": 1, "a": 1}', "names a twice"),
-        ({"a": []}, "does not describe"),
-        (changed("b", extra=1), "does not describe"),
-        (changed("b", dtype="F4"), "of the type F4"),
-        (changed("b", shape=[-3]), "where the tensor b lies"),
-        (changed("b", shape=[True, 3]), "where the tensor b lies"),
-        (changed("b", data_offsets=[8]), "where the tensor b lies"),
-        (changed("b", data_offsets=[8, 16]), "another size than its shape"),
-        (changed("b", shape=[2**62, 2**62]), "another size than its shape"),
-        (changed("b", data_offsets=[9, 15]), "a gap before the tensor b"),
-        (changed("b", data_offsets=[7, 13]), "lays it over another"),
-        ({"a": TWO["a"]}, "bytes where its header says"),
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b'{"a": 1, "a": 1}',
+        {"a": []},
+        changed("b", dtype="F99"),
+        changed("b", shape=[-3]),
+        changed("b", shape=[True, 3]),
+        changed("b", data_offsets=[8]),
+        changed("b", data_offsets=[8, 16]),
+        changed("b", shape=[2**62, 2**62]),
+        changed("b", data_offsets=[9, 15]),
+        changed("b", data_offsets=[7, 13]),
+        {"a": TWO["a"]},
     ],
 )
-def test_a_header_that_is_not_true_is_refused(tmp_path: Path, header: object, said: str) -> None:
+def test_a_header_that_is_not_true_is_refused(tmp_path: Path, header: object) -> None:
     path = written(tmp_path, header)
-    with pytest.raises(ModelUnavailable, match=said) as caught:
+    with pytest.raises(
+        ModelUnavailable, match=r"transformer/x\.safetensors: it is truncated, or its header is"
+    ) as caught:
         stored_tensors(path)
-    assert "transformer/x.safetensors" in caught.value.message
     assert str(tmp_path) not in caught.value.message
     assert [tensor.key for tensor in stored_tensors(written(tmp_path, TWO))] == ["a", "b"]
+
+
+def test_a_type_that_no_model_has_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, changed("b", dtype="F4", shape=[12]))
+    with pytest.raises(ModelUnavailable, match="the tensor b is of the type F4"):
+        stored_tensors(path)
 
 
 @pytest.mark.parametrize("missing", [1, 14])
 def test_a_truncated_file_is_refused(tmp_path: Path, missing: int) -> None:
     path = written(tmp_path, TWO)
     path.write_bytes(path.read_bytes()[:-missing])
-    with pytest.raises(ModelUnavailable, match="bytes where its header says"):
+    with pytest.raises(ModelUnavailable, match="truncated"):
         stored_tensors(path)
 
 
@@ -98,22 +104,14 @@ def test_a_file_without_a_header_is_refused(tmp_path: Path, content: bytes) -> N
         stored_tensors(path)
 
 
-def test_the_length_of_a_header_has_a_bound_and_is_not_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert MAX_HEADER_BYTES == 100_000_000
-    path = written(tmp_path, TWO)
-    length = int.from_bytes(path.read_bytes()[:8], "little")
-    monkeypatch.setattr(headers, "MAX_HEADER_BYTES", length)
-    assert len(stored_tensors(path)) == 2
-    monkeypatch.setattr(headers, "MAX_HEADER_BYTES", length - 1)
-    with pytest.raises(ModelUnavailable, match="header is damaged"):
+@pytest.mark.parametrize("length", [100_000_001, 2**63, 2**64 - 1])
+def test_the_length_of_a_header_has_a_bound_and_is_not_trusted(tmp_path: Path, length: int) -> None:
+    path = written(tmp_path, TWO, length=length)
+    os.truncate(path, 100_001_000)  # as long as the least of them says, without taking any room
+    with pytest.raises(ModelUnavailable, match="too large"):
         stored_tensors(path)
-    monkeypatch.undo()
-    with pytest.raises(ModelUnavailable, match="truncated"):
-        stored_tensors(written(tmp_path, TWO, length=2**63))
 
 
-def test_a_file_that_is_not_there_is_the_models_failure(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_is_the_models_failure(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="it is missing"):
         stored_tensors(tmp_path / "x.safetensors")

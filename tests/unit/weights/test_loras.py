@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,9 @@ from worker.base.errors import (
     ModelUnavailable,
     Unsupported,
 )
-from worker.net import Limits, Opener, opener
-from worker.weights.hub import transfer
+from worker.net import Opener
+from worker.net.opener import LORA_LIMITS
+from worker.weights.hub.transfer import Retries
 from worker.weights.loras import LoraFile, LoraStore, cache
 from worker.weights.loras import store as loras
 
@@ -64,7 +66,6 @@ def store(home: Path) -> LoraStore:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setattr(transfer, "BACKOFF_S", 0.01)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")
     with HubServer() as server:
         server.add(REPO, {"style/high.safetensors": tensors(1), "README.md": b"# styles"})
@@ -73,7 +74,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def store_in(home: Path, **options: object) -> LoraStore:
-    return LoraStore(home.parent, Opener(("127.0.0.1",)), **{"token": None, **options})  # type: ignore[arg-type]
+    options = {"token": None, "retries": Retries(backoff_s=0.01), **options}
+    return LoraStore(home.parent, Opener(("127.0.0.1",)), **options)  # type: ignore[arg-type]
 
 
 def content_of(found: LoraFile) -> bytes:
@@ -182,27 +184,21 @@ def test_a_pickle_of_the_operator_is_refused_too(store: LoraStore, home: Path) -
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_the_size_of_a_local_file_is_bounded(
-    store: LoraStore, home: Path, monkeypatch: pytest.MonkeyPatch, beyond: int
+@pytest.mark.parametrize("kind", ["folder", "url", "hub"])
+def test_the_size_of_a_file_is_bounded(
+    home: Path, hub: HubServer, httpserver: HTTPServer, kind: str, beyond: int
 ) -> None:
     (home / "a.safetensors").write_bytes(tensors())
-    bounded(monkeypatch, len(tensors()) - beyond)
-    expect_bounded(lambda: store.fetch("a.safetensors", path=PATH), beyond)
-
-
-def bounded(monkeypatch: pytest.MonkeyPatch, max_bytes: int) -> None:
-    limits = opener.LORA_LIMITS
-    bound = Limits(max_bytes, limits.connect_timeout_s, limits.read_timeout_s, limits.total_timeout_s)
-    monkeypatch.setattr(loras, "LORA_LIMITS", bound)
-
-
-def expect_bounded(fetch: object, beyond: int) -> None:
-    assert callable(fetch)
+    hub.add(REPO, {"a.safetensors": tensors()})
+    httpserver.expect_request("/a").respond_with_data(tensors())
+    source = {"folder": "a.safetensors", "url": httpserver.url_for("/a"), "hub": f"{REPO}/a.safetensors"}[kind]
+    store = store_in(home, endpoint=hub.url, limits=replace(LORA_LIMITS, max_bytes=len(tensors()) - beyond))
     if beyond:
         with pytest.raises(InputFailed, match="larger than"):
-            fetch()
+            store.fetch(source, path=PATH)
+        assert hub.gets() == []
     else:
-        assert fetch().sha256 == sha256(tensors())
+        assert store.fetch(source, path=PATH).sha256 == sha256(tensors())
 
 
 # URLs
@@ -283,15 +279,6 @@ def test_a_pickle_is_refused_and_a_safetensors_file_taken_whatever_their_names(
 ) -> None:
     httpserver.expect_request("/style.ckpt").respond_with_data(tensors(1))
     assert content_of(store.fetch(httpserver.url_for("/style.ckpt"), path=PATH)) == tensors(1)
-
-
-@pytest.mark.parametrize("beyond", [0, 1])
-def test_the_size_of_a_download_is_bounded(
-    store: LoraStore, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, beyond: int
-) -> None:
-    httpserver.expect_request("/a").respond_with_data(tensors())
-    bounded(monkeypatch, len(tensors()) - beyond)
-    expect_bounded(lambda: store.fetch(httpserver.url_for("/a"), path=PATH), beyond)
 
 
 @pytest.mark.parametrize(
@@ -440,16 +427,6 @@ def test_a_small_file_of_the_hub_that_is_no_lora_is_refused(home: Path, hub: Hub
         store_in(home, endpoint=hub.url).fetch(f"{REPO}/README.md", path=PATH)
 
 
-@pytest.mark.parametrize("beyond", [0, 1])
-def test_the_size_of_a_file_of_the_hub_is_bounded(
-    home: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, beyond: int
-) -> None:
-    hub.add(REPO, {"a.safetensors": tensors()})
-    bounded(monkeypatch, len(tensors()) - beyond)
-    expect_bounded(lambda: store_in(home, endpoint=hub.url).fetch(f"{REPO}/a.safetensors", path=PATH), beyond)
-    assert len(hub.gets("a.safetensors")) == (0 if beyond else 1)
-
-
 # The cache
 
 
@@ -517,11 +494,8 @@ def test_a_disk_that_is_full_everywhere_is_said(
     home: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     httpserver.expect_request("/a").respond_with_data(tensors(1))
-
-    def full(*_: object, **__: object) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Opener, "download", full)
+    (home / ".cache").write_bytes(b"in the way")
+    monkeypatch.setattr("tempfile.tempdir", str(home / "gone"))
     with pytest.raises(ModelUnavailable, match="no room") as caught:
         store_in(home).fetch(httpserver.url_for("/a"), path=PATH)
     assert caught.value.path == PATH
@@ -529,11 +503,11 @@ def test_a_disk_that_is_full_everywhere_is_said(
 
 
 def test_nothing_of_a_signed_url_is_logged(
-    store: LoraStore, httpserver: HTTPServer, caplog: pytest.LogCaptureFixture
+    store: LoraStore, home: Path, httpserver: HTTPServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     httpserver.expect_request("/a.safetensors").respond_with_data(tensors(1))
     with caplog.at_level(logging.DEBUG, logger="worker"):
         store.fetch(httpserver.url_for("/a.safetensors?token=s3cret"), path=PATH)
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("worker")]
     assert any("a.safetensors" in line for line in lines)
-    assert not any("s3cret" in line or str(store._folder) in line for line in lines)
+    assert not any("s3cret" in line or str(home) in line for line in lines)

@@ -18,7 +18,6 @@ from worker.base import log
 from worker.base.errors import Cancelled, ModelUnavailable
 from worker.weights import ModelFolder, verify
 from worker.weights.folder import record as records
-from worker.weights.hub import transfer
 
 
 @pytest.fixture
@@ -215,13 +214,3 @@ def test_stop_ends_a_download_and_the_next_continues_it(hub: HubServer, cache: P
     total = sum(len(blob.content) for blob in hub.repos[I2V].files.values())
     assert hub.bytes_sent < total - 700_000
     assert verify(folder.path) == []
-
-
-def test_progress_is_logged(
-    hub: HubServer, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transfer, "PROGRESS_LOG_S", 0.0)
-    with caplog.at_level(logging.INFO, logger="worker"):
-        get(hub, cache)
-    lines = [record.message for record in caplog.records if record.name == "worker.weights.hub.transfer"]
-    assert lines[-1].startswith(f"downloading {I2V}: 0.01 of 0.01 GB (100%), ")

@@ -12,12 +12,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.kits.tiny_repo import tiny_repos
+from worker.base.files import sha256_of
 from worker.base.log import current_job_id, job_scope
 from worker.weights import check, verify
 from worker.weights.folder import check as integrity
 from worker.weights.folder import record as records
 
 SHARD = "transformer/diffusion_pytorch_model-00002-of-00006.safetensors"
+TOKENIZER = "tokenizer/tokenizer.json"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
@@ -138,6 +140,16 @@ def test_a_flipped_bit_in_a_recorded_block_is_found(folder: Path) -> None:
         assert check(folder) == []
 
 
+@pytest.mark.parametrize("harm", [lengthen, truncate])
+def test_a_file_of_another_length_than_recorded_is_found(folder: Path, harm: Callable[[Path], None]) -> None:
+    """One whose length nothing else tells: every recorded block of it is as it was."""
+    keep_record(folder)
+    size = (folder / TOKENIZER).stat().st_size
+    harm(folder / TOKENIZER)
+    changed = size + (1 if harm is lengthen else -1)
+    assert check(folder) == [f"{TOKENIZER}: it has {changed} bytes instead of {size}"]
+
+
 def test_a_short_zero_tail_is_found_by_the_record(folder: Path) -> None:
     keep_record(folder)
     zero_tail(folder / SHARD, 16)
@@ -163,7 +175,7 @@ def test_the_full_check_finds_a_bit_between_the_blocks(folder: Path, monkeypatch
     monkeypatch.setattr(integrity, "BLOCKS_PER_FILE", 3)
     record = integrity.make_record(folder, repo="org/name", revision=None)
     entry = record.files[SHARD]
-    sha256 = integrity.sha256_of(folder / SHARD)
+    sha256 = sha256_of(folder / SHARD)
     records.write(folder, record.with_file(SHARD, records.FileRecord(entry.size, sha256, entry.blocks)))
     between = entry.blocks[0][0] + integrity.BLOCK_BYTES + 10
     assert between < entry.blocks[1][0]
@@ -173,7 +185,7 @@ def test_the_full_check_finds_a_bit_between_the_blocks(folder: Path, monkeypatch
 
 
 def test_a_blob_of_the_hub_clients_layout_is_known_by_its_name(folder: Path) -> None:
-    sha256 = integrity.sha256_of(folder / VAE)
+    sha256 = sha256_of(folder / VAE)
     blob = folder.parent / "blobs" / sha256
     blob.parent.mkdir()
     (folder / VAE).rename(blob)

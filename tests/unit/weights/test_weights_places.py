@@ -4,16 +4,19 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from worker.weights import ModelFolder, diffusers_repo, locate
+from tests.kits.weights_kit import place
+from worker.weights import ModelFolder, diffusers_repo
 from worker.weights.folder import places
 from worker.weights.folder import record as records
 from worker.weights.folder.record import Record
 
 I2V = "Wan-AI/Wan2.2-I2V-A14B"
 TWIN = "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
+HOME = "Wan-AI--Wan2.2-I2V-A14B-Diffusers"
 OLD, NEW = "a" * 40, "b" * 40
 
 
@@ -30,8 +33,8 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def find(cache: Path, model_id: str = I2V, **options: object) -> ModelFolder | None:
-    return locate(model_id, cache_dir=cache, runpod_cache=cache.parent / "runpod", **options)  # type: ignore[arg-type]
+def find(cache: Path, model_id: str = I2V, **options: Any) -> ModelFolder | None:
+    return place(cache).locate(model_id, **options)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_the_twin_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: py
     [
         "Wan2.2-I2V-A14B-Diffusers",
         TWIN,
-        "Wan-AI--Wan2.2-I2V-A14B-Diffusers",
+        HOME,
         "Wan2.2-I2V-A14B",
         I2V,
     ],
@@ -101,14 +104,14 @@ def test_nothing_is_found_in_empty_missing_or_foreign_folders(cache: Path) -> No
 
 
 def test_an_unfinished_download_is_passed_over(cache: Path) -> None:
-    folder = put(cache / "Wan-AI--Wan2.2-I2V-A14B-Diffusers" / OLD, Record(TWIN, OLD, complete=False))
+    folder = put(cache / HOME / OLD, Record(TWIN, OLD, complete=False))
     assert find(cache) is None
     records.write(folder, Record(TWIN, OLD))
     assert find(cache) == ModelFolder(folder, TWIN, OLD, "cache")
 
 
 def test_a_pinned_revision_passes_over_others_but_not_the_unknown(cache: Path) -> None:
-    home = cache / "Wan-AI--Wan2.2-I2V-A14B-Diffusers"
+    home = cache / HOME
     put(home / OLD, Record(TWIN, OLD, requested="v1"))
     newer = put(home / NEW, Record(TWIN, NEW))
     for wanted, found in ((OLD, OLD), ("v1", OLD), (NEW, NEW)):
@@ -126,7 +129,7 @@ def test_a_pinned_revision_passes_over_others_but_not_the_unknown(cache: Path) -
     [("bf16", ["bf16", None, "fp8"]), ("fp8", ["fp8", "bf16", None]), (None, [None])],
 )
 def test_prepared_weights_are_preferred_in_order(cache: Path, wanted: str | None, order: list[str | None]) -> None:
-    home = cache / "Wan-AI--Wan2.2-I2V-A14B-Diffusers"
+    home = cache / HOME
     folders = {
         None: put(home / OLD, Record(TWIN, OLD)),
         "bf16": put(home / f"{OLD}-bf16", Record(TWIN, OLD, dtype="bf16")),
@@ -140,7 +143,7 @@ def test_prepared_weights_are_preferred_in_order(cache: Path, wanted: str | None
 
 
 def test_what_was_set_aside_or_is_being_built_is_not_found(cache: Path) -> None:
-    home = cache / "Wan-AI--Wan2.2-I2V-A14B-Diffusers"
+    home = cache / HOME
     put(home / f"{OLD}-bf16.corrupt", Record(TWIN, OLD, dtype="bf16"))
     put(home / f".{OLD}-bf16.building", Record(TWIN, OLD, dtype="bf16"))
     assert find(cache) is None
@@ -149,9 +152,8 @@ def test_what_was_set_aside_or_is_being_built_is_not_found(cache: Path) -> None:
 def test_a_model_id_may_be_a_folder_and_its_prepared_weights_lie_beside_it(tmp_path: Path, cache: Path) -> None:
     folder = put(tmp_path / "mine")
     assert find(cache, str(folder)) == ModelFolder(folder, str(folder), None, "local")
-    assert (
-        places.prepared_folder(ModelFolder(folder, str(folder), None, "local"), "fp8", cache) == tmp_path / "mine-fp8"
-    )
+    own = ModelFolder(folder, str(folder), None, "local")
+    assert place(cache).prepared_folder(own, "fp8") == tmp_path / "mine-fp8"
     prepared = put(tmp_path / "mine-bf16", Record(str(folder), dtype="bf16"))
     assert find(cache, str(folder)) == ModelFolder(prepared, str(folder), None, "prepared", "bf16")
 
@@ -166,7 +168,7 @@ def test_a_record_that_cannot_be_read_counts_as_none(cache: Path) -> None:
 def test_what_was_looked_at_names_folders_and_only_the_log_has_paths(cache: Path) -> None:
     for number in range(12):
         (cache / f"model-{number:02d}").mkdir(parents=True)
-    public, private = places.looked_at(I2V, cache_dir=cache, runpod_cache=cache.parent / "runpod")
+    public, private = place(cache).looked_at(I2V)
     assert "MODEL_CACHE_DIR (holds model-00, model-01," in public
     assert "model-09 and 2 more)" in public
     assert "RunPod's cached models (does not exist)" in public
@@ -174,27 +176,20 @@ def test_what_was_looked_at_names_folders_and_only_the_log_has_paths(cache: Path
     assert str(cache) in private
     assert f"{cache.parent / 'runpod'} (does not exist; {cache.parent} holds models)" in private
     (cache / "empty").mkdir()
-    assert "(holds no model)" in places.looked_at(I2V, cache_dir=cache / "empty", runpod_cache=cache)[0]
+    assert "(holds no model)" in place(cache / "empty").looked_at(I2V)[0]
 
 
-@pytest.fixture
-def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where builder.bake puts models into the image."""
-    monkeypatch.setattr(places, "IMAGE_MODELS", tmp_path / "image")
-    return tmp_path / "image"
-
-
-def test_weights_in_the_image_come_before_those_of_the_volume(cache: Path, image: Path) -> None:
-    put(places.home(cache, TWIN) / f"{OLD}-bf16", Record(TWIN, OLD, dtype="bf16"))
-    baked = put(places.home(image, TWIN) / f"{NEW}-bf16", Record(TWIN, NEW, dtype="bf16"))
+def test_weights_in_the_image_come_before_those_of_the_volume(cache: Path) -> None:
+    put(place(cache).home(TWIN) / f"{OLD}-bf16", Record(TWIN, OLD, dtype="bf16"))
+    baked = put(cache.parent / "image" / HOME / f"{NEW}-bf16", Record(TWIN, NEW, dtype="bf16"))
     assert find(cache) == ModelFolder(baked, TWIN, NEW, "image", "bf16")
-    assert "the image (holds Wan-AI--" in places.looked_at(I2V, cache_dir=cache, runpod_cache=cache)[0]
+    assert "the image (holds Wan-AI--" in place(cache).looked_at(I2V)[0]
 
 
-def test_fp8_in_the_image_serves_only_where_the_volume_has_nothing_better(cache: Path, image: Path) -> None:
-    baked = put(places.home(image, TWIN) / f"{NEW}-fp8", Record(TWIN, NEW, dtype="fp8"))
+def test_fp8_in_the_image_serves_only_where_the_volume_has_nothing_better(cache: Path) -> None:
+    baked = put(cache.parent / "image" / HOME / f"{NEW}-fp8", Record(TWIN, NEW, dtype="fp8"))
     assert find(cache) == ModelFolder(baked, TWIN, NEW, "image", "fp8")
-    original = put(places.home(cache, TWIN) / OLD, Record(TWIN, OLD))
+    original = put(place(cache).home(TWIN) / OLD, Record(TWIN, OLD))
     found = find(cache)
     assert found is not None
     assert found.path == original

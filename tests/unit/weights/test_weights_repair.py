@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from huggingface_hub import snapshot_download
 
 from tests.kits.hub_server import HubServer
 from tests.kits.tiny_repo import tiny_repos
-from tests.kits.weights_kit import ENCODER, I2V, SHARD, T2V, flip, get, served
+from tests.kits.weights_kit import ENCODER, I2V, SHARD, T2V, VAE, flip, get, served
 from worker.base.errors import ModelUnavailable
 from worker.weights import ModelFolder, check, verify
 from worker.weights.folder import record as records
@@ -71,6 +72,26 @@ def test_two_models_downloaded_at_once_fetch_the_shared_files_once(hub: HubServe
     assert len(hub.gets(ENCODER)) == 1
     for repo in (I2V, T2V):
         assert check(get(hub, cache, repo).path) == []
+
+
+def test_a_shared_file_is_recorded_before_another_download_may_look_for_it(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the record takes to be written, such as on a slow volume."""
+    write = records.write
+
+    def slow(folder: Path, record: records.Record) -> None:
+        if ENCODER in record.files and not record.complete:
+            time.sleep(0.05)
+        write(folder, record)
+
+    monkeypatch.setattr(records, "write", slow)
+    threads = [threading.Thread(target=get, args=(hub, cache, repo)) for repo in (I2V, T2V)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(hub.gets(file)) for file in (ENCODER, VAE)] == [1, 1]
 
 
 def test_a_damaged_copy_is_not_shared(hub: HubServer, cache: Path) -> None:

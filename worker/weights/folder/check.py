@@ -16,12 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
+from worker.base.files import is_temporary, sha256_of
 from worker.weights.folder import record as records
 from worker.weights.folder.record import FileRecord, Record
+from worker.weights.tensors.index import SUFFIX, read_index
 
 BLOCK_BYTES = 64 * 1024
 BLOCKS_PER_FILE = 9  # odd: the middle is one of them
@@ -104,7 +106,11 @@ def verify(folder: Path) -> list[str]:
 def present_files(folder: Path) -> list[str]:
     """The files of a folder that a pipeline needs, relative to it."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in wanted(paths) if not path.endswith((".incomplete", ".corrupt")))
+    return sorted(path for path in wanted(paths) if not _is_aside(PurePosixPath(path).name))
+
+
+def _is_aside(name: str) -> bool:
+    return name.endswith((".incomplete", ".corrupt")) or is_temporary(name)
 
 
 def expected_sha256(folder: Path, path: str, record: Record | None) -> str | None:
@@ -117,7 +123,7 @@ def expected_sha256(folder: Path, path: str, record: Record | None) -> str | Non
 
 
 def make_record(folder: Path, *, repo: str, revision: str | None) -> Record:
-    """A record of a folder that somebody else put there: sizes, blocks, and a sha256 where a blob's name tells it."""
+    """A record of a folder that somebody else put there: sizes, blocks, and the sha256 of what is named by it."""
     paths = present_files(folder)
     with ThreadPoolExecutor(_READERS) as pool:
         running = {path: pool.submit(copy_context().run, _described, folder, path) for path in paths}
@@ -130,7 +136,7 @@ def _described(folder: Path, path: str) -> FileRecord:
 
 
 def describe_file(path: Path, *, sha256: str | None) -> FileRecord:
-    """Size and sampled blocks of a file as it lies there."""
+    """Size and sampled blocks of a file as it is now."""
     size = path.stat().st_size
     with path.open("rb") as file:
         blocks = tuple((offset, _block(file.fileno(), offset)) for offset in _offsets(size))
@@ -150,11 +156,6 @@ def damage_of(path: Path, entry: FileRecord) -> str | None:
             if _block(file.fileno(), offset) != digest:
                 return f"its content has changed near byte {offset}"
     return None
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _offsets(size: int) -> tuple[int, ...]:
@@ -192,15 +193,15 @@ def _component(folder: Path, name: str) -> Iterator[Damage]:
     if name in _CONFIG_OF:
         return
     keys_by_shard: dict[str, set[str]] = {}
-    indexes = sorted((folder / name).glob("*.safetensors.index.json"))
+    indexes = sorted((folder / name).glob(f"*{SUFFIX}"))
     for path in indexes:
-        index = _json(path)
-        weight_map = index.get("weight_map") if index is not None else None
-        if not isinstance(weight_map, dict) or not weight_map:
-            yield Damage(f"{name}/{path.name}", "it is not an index of shards")
-            continue
-        for key, shard in weight_map.items():
-            keys_by_shard.setdefault(str(shard), set()).add(str(key))
+        try:
+            for key, shard in read_index(path).items():
+                keys_by_shard.setdefault(shard, set()).add(key)
+        except (ValueError, OSError) as failure:
+            yield Damage(
+                f"{name}/{path.name}", str(failure) if isinstance(failure, ValueError) else "it cannot be read"
+            )
     if not indexes:
         keys_by_shard = {path.name: set() for path in sorted((folder / name).glob("*.safetensors"))}
         if not keys_by_shard:
@@ -211,7 +212,7 @@ def _component(folder: Path, name: str) -> Iterator[Damage]:
 
 
 def shard_damage(path: Path, keys: set[str]) -> str | None:
-    """What is wrong with a safetensors file that should hold `keys`, as far as its header and its last block tell."""
+    """What is wrong with a safetensors file that should hold `keys`, as far as its header and its last block show."""
     if not path.is_file():
         return "it is missing"
     try:

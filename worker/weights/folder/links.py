@@ -6,12 +6,13 @@ import errno
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from worker.base.files import replacing, sha256_of
 from worker.weights.folder import record as records
-from worker.weights.folder.check import damage_of, describe_file, sha256_of
+from worker.weights.folder.check import damage_of, describe_file
+from worker.weights.folder.places import ModelCache
 from worker.weights.folder.record import FileRecord
 
 logger = logging.getLogger(__name__)
@@ -22,14 +23,14 @@ _NO_LINKS = frozenset(
 
 
 def find_copy(
-    sha256: str, size: int, *, caches: Sequence[Path], other_than: Path | None = None
+    cache: ModelCache, sha256: str, size: int, *, other_than: Path | None = None
 ) -> tuple[Path, FileRecord] | None:
-    """A file with that content in one of the caches, and its record; None where none is intact.
+    """A file with that content in the cache or RunPod's, and its record; None where none is intact.
 
-    Files that a record vouches for are checked by their sampled blocks; blobs of the hub client's layout, which bear
+    Files that a record describes are checked by their sampled blocks; blobs of the hub client's layout, which have
     the sha256 as their name, are read whole. `other_than`: a damaged file, whose other hard links do not count.
     """
-    for path, entry in _copies(sha256, caches):
+    for path, entry in _copies(sha256, (cache.folder, cache.runpod)):
         if not path.is_file() or path.stat().st_size != size:
             continue
         if other_than is not None and other_than.exists() and path.samefile(other_than):
@@ -56,8 +57,7 @@ def link(source: Path, target: Path) -> None:
 
     Atomic: `target` is whole or not there. Raises OSError.
     """
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.incomplete")
-    try:
+    with replacing(target, lasting=False) as fresh:
         try:
             os.link(source.resolve(), fresh)
         except OSError as failure:
@@ -65,6 +65,3 @@ def link(source: Path, target: Path) -> None:
                 raise
             logger.info("the volume takes no hard link for %s; it is copied", target.name)
             shutil.copyfile(source, fresh)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)

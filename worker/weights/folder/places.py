@@ -1,11 +1,10 @@
-"""Where a model lies: prepared weights, MODEL_CACHE_DIR, RunPod's cached models."""
+"""Where a model is stored: prepared weights, MODEL_CACHE_DIR, RunPod's cached models."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,16 +16,18 @@ logger = logging.getLogger(__name__)
 
 # RunPod's "cached models": the hub client's layout, filled by the platform before the worker starts.
 RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
-# Prepared weights that were put into the image when it was built (builder/bake.py); nobody can write there.
+# Prepared weights that builder/bake.py put into the image; nobody can write there.
 IMAGE_MODELS = Path("/models")
 Source = Literal["cache", "runpod", "hub", "prepared", "image", "local"]
+# A folder, what it is called, and the commit that its name tells.
+_Place = tuple[Path, Source, str | None]
 
 # The originals of these repositories are in Wan's own format, which Diffusers cannot load.
 _TWINS = {
     name: f"{name}-Diffusers" for name in ("Wan-AI/Wan2.2-I2V-A14B", "Wan-AI/Wan2.2-T2V-A14B", "Wan-AI/Wan2.2-TI2V-5B")
 }
-# What serves in which order, by what is wanted: None stands for the originals. A worker that wants bf16 takes fp8
-# before it downloads 126 GB again; one that wants the originals takes nothing else.
+# What serves in which order, by what is wanted: None stands for the originals. A worker that wants bf16 uses fp8
+# before it downloads 126 GB again; one that wants the originals uses nothing else.
 _PREFERENCE: dict[Dtype | None, tuple[Dtype | None, ...]] = {
     None: (None,),
     "bf16": ("bf16", None, "fp8"),
@@ -38,10 +39,11 @@ _announced: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder in Diffusers' format. revision: the hub's commit, None where unknown.
+    """A folder in Diffusers' format.
 
-    dtype: what `builder.prepare` made of the experts, None for the originals. With `fp8` the 2-D weights of the
-    blocks are stored as float8_e4m3fn.
+    `revision`: the hub's commit, None where unknown. `dtype`: what `builder.prepare` made of the experts, None for the
+    originals; with `fp8` the 2-D weights of the blocks are stored as float8_e4m3fn. `complete`: False while a download
+    into it is not finished.
     """
 
     path: Path
@@ -49,6 +51,101 @@ class ModelFolder:
     revision: str | None
     source: Source
     dtype: Dtype | None = None
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCache:
+    """Where the models of a worker are searched, and the hub that has what is missing.
+
+    `folder` is MODEL_CACHE_DIR: downloads and prepared weights are written there. `runpod` are RunPod's cached models,
+    `image` the models in the container image; both are only read. `endpoint`: the hub, None for the hub client's own
+    (HF_ENDPOINT). The token is never shown.
+    """
+
+    folder: Path
+    runpod: Path = RUNPOD_CACHE
+    image: Path = IMAGE_MODELS
+    endpoint: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def home(self, repo: str) -> Path:
+        """The folder that holds the revisions of a repository and what was prepared from them."""
+        return _home(self.folder, repo)
+
+    def lock_path(self, repo: str) -> Path:
+        """The lock of a repository: who holds it may change its folders."""
+        return self.folder / ".locks" / f"{self.home(repo).name}.lock"
+
+    def prepared_folder(self, original: ModelFolder, dtype: Dtype) -> Path:
+        """Where the prepared weights of a model belong: beside a folder given by its path, else in the cache."""
+        if original.source == "local":
+            return original.path.with_name(f"{original.path.name}-{dtype}")
+        revision = original.revision if original.revision is not None else "unpinned"
+        return self.home(original.repo) / f"{revision}-{dtype}"
+
+    def locate(
+        self, model_id: str, *, prepared: Dtype | None = "bf16", revision: str | None = None
+    ) -> ModelFolder | None:
+        """The first complete folder that holds the model, or None. Its content is not checked, the hub is not asked.
+
+        Prepared weights are preferred, those in the image before those of the volume, then MODEL_CACHE_DIR, then
+        RunPod's cached models. `prepared=None` asks for the originals. With `revision` (a commit, or the branch or tag
+        that was downloaded) folders of another known revision are skipped.
+        """
+        found = self.candidates(model_id, prepared=prepared, revision=revision)
+        return next((folder for folder in found if folder.complete), None)
+
+    def candidates(
+        self, model_id: str, *, prepared: Dtype | None = "bf16", revision: str | None = None
+    ) -> Iterator[ModelFolder]:
+        """Every folder that may hold the model, best first, unfinished downloads included."""
+        repo = diffusers_repo(model_id)
+        for dtype in _PREFERENCE[prepared]:
+            for path, source, known_revision in self._places(model_id, repo, dtype):
+                record = records.read(path)
+                if (record.dtype if record is not None else None) == dtype and (path / MODEL_INDEX).is_file():
+                    actual = record.revision if record is not None else known_revision
+                    if _serves(revision, actual, record):
+                        complete = record is None or record.complete
+                        yield ModelFolder(path, repo, actual, source, dtype, complete)
+
+    def looked_at(self, model_id: str) -> tuple[str, str]:
+        """What was searched and what is there: for the caller (names of folders only) and for the log (paths)."""
+        places = (
+            ("MODEL_CACHE_DIR", self.folder),
+            ("RunPod's cached models", self.runpod),
+            ("the image", self.image),
+        )
+        public = [f"{label} ({_contents(path)})" for label, path in places]
+        private = [f"{label} {path} ({_contents(path)}{_nearest(path)})" for label, path in places]
+        wanted = diffusers_repo(model_id)
+        return f"{wanted} was looked for in: {', '.join(public)}", f"{wanted} was looked for in: {', '.join(private)}"
+
+    def _places(self, model_id: str, repo: str, dtype: Dtype | None) -> Iterator[_Place]:
+        local = local_folder(model_id)
+        if local is not None:
+            if dtype is None:
+                yield local, "local", None
+            else:
+                yield local.with_name(f"{local.name}-{dtype}"), "prepared", None
+        elif dtype is None:
+            yield from self._originals(model_id, repo)
+        else:
+            yield from _prepared(_home(self.image, repo), dtype, "image")
+            yield from _prepared(self.home(repo), dtype, "prepared")
+
+    def _originals(self, model_id: str, repo: str) -> Iterator[_Place]:
+        for path in _newest_first(self.home(repo)):
+            if (path / records.RECORD_NAME).is_file():
+                yield path, "cache", None
+        for name in dict.fromkeys((repo, model_id.strip())):
+            short = name.rpartition("/")[2]
+            for path in dict.fromkeys((self.folder / short, self.folder / name, self.home(name))):
+                yield path, "cache", None
+        for cache in (self.folder, self.folder / "hub"):
+            yield from ((path, "cache", path.name) for path in _snapshots(cache, repo))
+        yield from ((path, "runpod", path.name) for path in _snapshots(self.runpod, repo))
 
 
 def diffusers_repo(model_id: str) -> str:
@@ -67,61 +164,8 @@ def local_folder(model_id: str) -> Path | None:
     return Path(model_id).expanduser() if model_id.startswith(("/", "./", "../", "~")) else None
 
 
-def home(cache_dir: Path, repo: str) -> Path:
-    """The folder of a cache that holds the revisions of a repository and what was prepared from them."""
+def _home(cache_dir: Path, repo: str) -> Path:
     return cache_dir / repo.replace("/", "--")
-
-
-def prepared_folder(original: ModelFolder, dtype: Dtype, cache_dir: Path) -> Path:
-    """Where the prepared weights of a model belong: beside a folder given by its path, else in the cache."""
-    if original.source == "local":
-        return original.path.with_name(f"{original.path.name}-{dtype}")
-    revision = original.revision if original.revision is not None else "unpinned"
-    return home(cache_dir, original.repo) / f"{revision}-{dtype}"
-
-
-def locate(
-    model_id: str,
-    *,
-    cache_dir: Path,
-    runpod_cache: Path = RUNPOD_CACHE,
-    prepared: Dtype | None = "bf16",
-    revision: str | None = None,
-) -> ModelFolder | None:
-    """The first folder that holds the model, or None. Neither its content is checked nor the hub asked.
-
-    Prepared weights come first, those in the image before those of the volume, then MODEL_CACHE_DIR, then RunPod's
-    cached models. `prepared=None` asks for the originals. With `revision` (a commit, or the branch or tag that was
-    downloaded) folders of another known revision are passed over.
-    """
-    found = candidates(model_id, cache_dir=cache_dir, runpod_cache=runpod_cache, prepared=prepared, revision=revision)
-    return next((folder for folder, complete in found if complete), None)
-
-
-def candidates(
-    model_id: str, *, cache_dir: Path, runpod_cache: Path, prepared: Dtype | None, revision: str | None
-) -> Iterator[tuple[ModelFolder, bool]]:
-    """Every folder that may hold the model, best first, and whether it is complete by its own record."""
-    repo = diffusers_repo(model_id)
-    local = local_folder(model_id)
-    for dtype in _PREFERENCE[prepared]:
-        if dtype is None and local is not None:
-            places: Iterator[tuple[Path, Source, str | None]] = iter([(local, "local", None)])
-        elif dtype is None:
-            places = _originals(model_id, repo, cache_dir, runpod_cache)
-        elif local is not None:
-            places = iter([(local.with_name(f"{local.name}-{dtype}"), "prepared", None)])
-        else:
-            places = chain(
-                _prepared(home(IMAGE_MODELS, repo), dtype, "image"), _prepared(home(cache_dir, repo), dtype, "prepared")
-            )
-        for path, source, known_revision in places:
-            record = records.read(path)
-            if (record.dtype if record is not None else None) == dtype and (path / MODEL_INDEX).is_file():
-                actual = record.revision if record is not None else known_revision
-                if _serves(revision, actual, record):
-                    complete = record is None or record.complete
-                    yield ModelFolder(path, repo, actual, source, dtype), complete
 
 
 def _serves(wanted: str | None, actual: str | None, record: Record | None) -> bool:
@@ -129,25 +173,10 @@ def _serves(wanted: str | None, actual: str | None, record: Record | None) -> bo
     return wanted is None or actual is None or wanted in (actual, requested)
 
 
-def _prepared(folder: Path, dtype: Dtype, source: Source) -> Iterator[tuple[Path, Source, str | None]]:
+def _prepared(folder: Path, dtype: Dtype, source: Source) -> Iterator[_Place]:
     for path in _newest_first(folder):
         if path.name.endswith(f"-{dtype}") and (path / records.RECORD_NAME).is_file():
             yield path, source, None
-
-
-def _originals(
-    model_id: str, repo: str, cache_dir: Path, runpod_cache: Path
-) -> Iterator[tuple[Path, Source, str | None]]:
-    for path in _newest_first(home(cache_dir, repo)):
-        if (path / records.RECORD_NAME).is_file():
-            yield path, "cache", None
-    for name in dict.fromkeys((repo, model_id.strip())):
-        short = name.rpartition("/")[2]
-        for path in dict.fromkeys((cache_dir / short, cache_dir / name, home(cache_dir, name))):
-            yield path, "cache", None
-    for cache in (cache_dir, cache_dir / "hub"):
-        yield from ((path, "cache", path.name) for path in _snapshots(cache, repo))
-    yield from ((path, "runpod", path.name) for path in _snapshots(runpod_cache, repo))
 
 
 def _snapshots(hub_cache: Path, repo: str) -> list[Path]:
@@ -173,17 +202,8 @@ def _is_aside(path: Path) -> bool:
     return path.name.startswith(".") or path.name.endswith(".corrupt")
 
 
-def looked_at(model_id: str, *, cache_dir: Path, runpod_cache: Path) -> tuple[str, str]:
-    """What was searched and what lies there: for the caller (names of folders only) and for the log (paths)."""
-    places = (("MODEL_CACHE_DIR", cache_dir), ("RunPod's cached models", runpod_cache), ("the image", IMAGE_MODELS))
-    public = [f"{label} ({_contents(path)})" for label, path in places]
-    private = [f"{label} {path} ({_contents(path)}{_nearest(path)})" for label, path in places]
-    wanted = diffusers_repo(model_id)
-    return f"{wanted} was looked for in: {', '.join(public)}", f"{wanted} was looked for in: {', '.join(private)}"
-
-
 def _nearest(folder: Path) -> str:
-    """What lies in the nearest folder that exists, where this one does not: it shows a volume mounted elsewhere."""
+    """The content of the nearest folder that exists, where this one does not: it shows a volume mounted elsewhere."""
     if folder.exists():
         return ""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())

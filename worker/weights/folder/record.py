@@ -7,7 +7,6 @@ read counts as none.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +14,19 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from worker.base.files import write_atomically
+
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "videogen.json"
 Dtype = Literal["bf16", "fp8"]
-# Where a folder can lie under a model cache: PLAIN, ORG/PLAIN or ORG--NAME/REVISION, and the hub client's own layout.
+# Where a folder can be under a model cache: PLAIN, ORG/PLAIN or ORG--NAME/REVISION, and the hub client's own layout.
 _RECORD_PLACES = (f"*/{RECORD_NAME}", f"*/*/{RECORD_NAME}", f"*/snapshots/*/{RECORD_NAME}")
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """size: bytes. sha256: None where it was never computed. blocks: (offset, blake2b of the block there)."""
+    """`size`: bytes. `sha256`: None where it was never computed. `blocks`: (offset, blake2b of the block there)."""
 
     size: int
     sha256: str | None
@@ -34,11 +35,11 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """revision: the hub's commit, None where unknown. requested: the branch or tag that was asked for.
+    """`revision`: the hub's commit, None where unknown. `requested`: the branch or tag that was asked for.
 
-    complete is False while a download is under way: a folder is used only when it is True. dtype: what the experts
+    `complete` is False while a download is under way: a folder is used only when it is True. `dtype`: what the experts
     were converted to, None for the originals; `fp8` means that the 2-D weights of the blocks are stored as
-    float8_e4m3fn without a scale, and are to be cast when they are used. fused: the repository of the LoRAs that were
+    float8_e4m3fn without a scale, and are to be cast when they are used. `fused`: the repository of the LoRAs that were
     fused into the experts, None where none were.
     """
 
@@ -69,13 +70,8 @@ def read(folder: Path) -> Record | None:
 
 
 def write(folder: Path, record: Record) -> None:
-    """Put `record` in place of the folder's record. Raises OSError."""
-    fresh = folder / f".{RECORD_NAME}.{uuid.uuid4().hex[:8]}"
-    try:
-        fresh.write_bytes(_ADAPTER.dump_json(record, indent=1))
-        fresh.replace(folder / RECORD_NAME)
-    finally:
-        fresh.unlink(missing_ok=True)
+    """Replace the folder's record by `record`. Raises OSError."""
+    write_atomically(folder / RECORD_NAME, _ADAPTER.dump_json(record, indent=1), mode=0o666)
 
 
 def recorded_folders(cache_dir: Path) -> Iterator[tuple[Path, Record]]:

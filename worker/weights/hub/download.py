@@ -1,9 +1,9 @@
-"""Bring a model folder to what the hub has: keep what is intact, link what lies elsewhere, fetch the rest.
+"""Bring a model folder to what the hub has: keep what is intact, link what is stored elsewhere, fetch the rest.
 
 The hub client's own `snapshot_download` (2.4) writes to a file of a random name and deletes it on failure, so that a
 killed download of a 5 GB shard begins again; it also accepts damaged bytes of the right length. Here a partial file
-is named by the hash that it is to have, is continued by whoever holds the lock next, and takes its final name only
-when its hash is that of the hub.
+is named by the hash that it will have, is continued by whoever holds the lock next, and gets its final name only when
+its hash is that of the hub.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from pathlib import Path
 from huggingface_hub.utils._headers import build_hf_headers
 
 from worker.base.errors import Cancelled, ModelUnavailable
+from worker.base.files import TEMPORARY_KEEP_S, is_temporary, sha256_of
 from worker.base.locks import held
 from worker.weights.folder import record as records
-from worker.weights.folder.check import damage_of, describe_file, sha256_of
+from worker.weights.folder.check import damage_of, describe_file
 from worker.weights.folder.links import find_copy, link
+from worker.weights.folder.places import ModelCache
 from worker.weights.folder.record import FileRecord, Record
 from worker.weights.hub.listing import HubFile, Listing
-from worker.weights.hub.transfer import Abort, PartialFile, Progress, receive
+from worker.weights.hub.transfer import HubPatience, PartialFile, TransferProgress, receive
 
 logger = logging.getLogger(__name__)
 
 FILES_AT_ONCE = 8
-_STALE_S = 3600.0
 
 
 class Download:
@@ -40,23 +41,21 @@ class Download:
 
     def __init__(
         self,
+        cache: ModelCache,
         folder: Path,
         listing: Listing,
         *,
-        cache_dir: Path,
-        runpod_cache: Path,
-        token: str | None,
-        abort: Abort,
-        progress: Progress,
+        patience: HubPatience,
+        progress: TransferProgress,
     ) -> None:
+        self._cache = cache
         self._folder = folder
         self._listing = listing
-        self._cache_dir = cache_dir
-        self._runpod_cache = runpod_cache
-        self._headers = build_hf_headers(token=token)
-        self._abort = abort
+        self._headers = build_hf_headers(token=cache.token)
+        self._patience = patience
+        self._abort = patience.abort
         self._progress = progress
-        self._journal_lock = threading.Lock()
+        self._record_lock = threading.Lock()
         known = records.read(folder)
         self._record = Record(
             repo=listing.repo,
@@ -92,17 +91,20 @@ class Download:
         self._abort.check()
         target = self._folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        entry = self._intact(file, target)
-        if entry is not None:
+        if (entry := self._intact(file, target)) is not None:
             self._progress.add(file.size)
+            self._note(file, entry)
         elif file.sha256 is None:
-            entry = self._fetch(file, target)
+            self._note(file, self._fetch(file, target))
         else:
-            # Another model's download may be fetching the same content, such as the shared text encoder.
-            lock = self._cache_dir / ".locks" / f"{file.sha256}.lock"
+            # Another model's download may be fetching the same content, such as the shared text encoder. It finds this
+            # file by its record, which is written before the lock is released.
+            lock = self._cache.folder / ".locks" / f"{file.sha256}.lock"
             with held(lock, doing=f"downloading {file.path}", stopped=self._abort.is_set):
-                entry = self._borrow(file, target) or self._fetch(file, target)
-        with self._journal_lock:
+                self._note(file, self._borrow(file, target) or self._fetch(file, target))
+
+    def _note(self, file: HubFile, entry: FileRecord) -> None:
+        with self._record_lock:
             self._record = self._record.with_file(file.path, entry)
             records.write(self._folder, self._record)
 
@@ -133,7 +135,7 @@ class Download:
         blob = target.resolve()
         if target.is_symlink():
             target.unlink()
-            if not blob.is_relative_to(self._cache_dir.resolve()):
+            if not blob.is_relative_to(self._cache.folder.resolve()):
                 return
         blob.replace(blob.with_name(f"{blob.name}.corrupt"))
 
@@ -141,7 +143,7 @@ class Download:
         """Link the same content from elsewhere on the volume, such as the text encoder of the other model."""
         assert file.sha256 is not None
         aside = target.with_name(f"{target.name}.corrupt")
-        found = find_copy(file.sha256, file.size, caches=(self._cache_dir, self._runpod_cache), other_than=aside)
+        found = find_copy(self._cache, file.sha256, file.size, other_than=aside)
         if found is None:
             return None
         path, entry = found
@@ -155,7 +157,7 @@ class Download:
         partial_path = target.with_name(file.partial_name)
         for _ in range(2):
             with PartialFile(partial_path, file.size) as partial:
-                receive(file.url, self._headers, partial, abort=self._abort, progress=self._progress)
+                receive(file.url, self._headers, partial, patience=self._patience, progress=self._progress)
                 sha256 = partial.finish()
             if file.is_content(partial_path, sha256):
                 entry = describe_file(partial_path, sha256=sha256)
@@ -170,27 +172,26 @@ class Download:
         )
 
     def _sweep(self) -> None:
-        """Delete partial files that nothing will continue. The lock's holder alone may do so."""
+        """Remove partial files that nothing will continue. The lock's holder alone may do so."""
         ours = {(self._folder / file.path).with_name(file.partial_name) for file in self._listing.files}
         stale = [path for path in self._folder.rglob("*.incomplete") if path not in ours]
-        # Those of the hub client belong to no lock of ours: only what has been left alone for long is stale.
-        blobs = self._cache_dir / ("models--" + self._listing.repo.replace("/", "--")) / "blobs"
-        oldest_use = time.time() - _STALE_S
-        stale += [path for path in blobs.glob("*.incomplete") if path.stat().st_mtime < oldest_use]
+        # Those of the hub client, and half-written records, belong to no lock of ours: only old ones are stale.
+        blobs = self._cache.folder / ("models--" + self._listing.repo.replace("/", "--")) / "blobs"
+        others = [*blobs.glob("*.incomplete"), *filter(lambda path: is_temporary(path.name), self._folder.rglob(".*"))]
+        oldest_use = time.time() - TEMPORARY_KEEP_S
+        stale += [path for path in others if path.stat().st_mtime < oldest_use]
         for path in stale:
             logger.info("the stale partial file %s is deleted", path.name)
             path.unlink(missing_ok=True)
 
 
 def download(
+    cache: ModelCache,
     folder: Path,
     listing: Listing,
     *,
-    cache_dir: Path,
-    runpod_cache: Path,
-    token: str | None,
+    patience: HubPatience,
     on_bytes: Callable[[int, int], None] | None,
-    abort: Abort,
 ) -> None:
     """Bring `folder` to the listing. The caller holds the lock of the repository.
 
@@ -198,16 +199,8 @@ def download(
     """
     logger.info("downloading %s at %s: %.2f GB", listing.repo, listing.revision, listing.total_bytes / 1e9)
     started = time.monotonic()
-    with Progress(f"downloading {listing.repo}", listing.total_bytes, on_bytes) as progress:
-        Download(
-            folder,
-            listing,
-            cache_dir=cache_dir,
-            runpod_cache=runpod_cache,
-            token=token,
-            abort=abort,
-            progress=progress,
-        ).run()
+    with TransferProgress(f"downloading {listing.repo}", listing.total_bytes, on_bytes) as progress:
+        Download(cache, folder, listing, patience=patience, progress=progress).run()
     logger.info("%s is complete and verified, after %.0f s", listing.repo, time.monotonic() - started)
 
 

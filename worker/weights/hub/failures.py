@@ -1,8 +1,6 @@
-"""Failures of the hub, the network and the volume, each told in one sentence that names what to do."""
+"""Failures of the hub, the network and the volume, each as one sentence that names what to do."""
 
 from __future__ import annotations
-
-import errno
 
 import httpx2
 from huggingface_hub.errors import (
@@ -16,22 +14,12 @@ from huggingface_hub.errors import (
 )
 
 from worker.base.errors import ModelUnavailable
+from worker.base.os_errors import reason_of
 
-# What `unavailable` can tell; anything else is a defect and is not caught.
+# What `unavailable` can explain; anything else is a defect and is not caught.
 TRANSLATED = (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OfflineModeIsEnabled, OSError)
 
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-_OS_SENTENCES = {
-    errno.ENOSPC: "the disk of MODEL_CACHE_DIR is full: enlarge the volume or delete what is not needed from it",
-    errno.EDQUOT: "the quota of the volume of MODEL_CACHE_DIR is used up: enlarge the volume or delete from it",
-    errno.EFBIG: "the volume of MODEL_CACHE_DIR does not take files of this size: use another volume",
-    errno.EROFS: "the volume of MODEL_CACHE_DIR is read-only: mount it writable once, or put the model there first",
-    errno.EACCES: "the worker may not write to MODEL_CACHE_DIR: give its user permission, or choose another folder",
-    errno.EPERM: "the worker may not write to MODEL_CACHE_DIR: give its user permission, or choose another folder",
-    errno.ENOSYS: "the volume of MODEL_CACHE_DIR has no file locks (flock): use another volume",
-    errno.ENOTDIR: "MODEL_CACHE_DIR is not a folder: choose another",
-    errno.EIO: "the volume of MODEL_CACHE_DIR fails (input/output error): check it, or use another volume",
-}
 
 
 def is_transient(failure: Exception) -> bool:
@@ -59,9 +47,9 @@ def _sentence(failure: Exception, repo: str, *, has_token: bool) -> str:
         return "the address of the hub is not valid: correct or unset HF_ENDPOINT"
     if isinstance(failure, httpx2.HTTPError):
         return "the hub cannot be reached: check the network of the worker, then start it again"
-    number = failure.errno if isinstance(failure, OSError) else None
-    known = _OS_SENTENCES.get(number) if number is not None else None
-    return known if known is not None else f"the volume of MODEL_CACHE_DIR fails ({errno.errorcode.get(number or 0)})"
+    assert isinstance(failure, OSError)
+    reason, advice = reason_of(failure)
+    return f"MODEL_CACHE_DIR {reason}: {advice}"
 
 
 def _hub_sentence(failure: HfHubHTTPError, repo: str, *, has_token: bool) -> str:

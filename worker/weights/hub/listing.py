@@ -12,12 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from worker.base.errors import ModelUnavailable
 from worker.weights.folder.check import MODEL_INDEX, wanted
-from worker.weights.hub.transfer import Abort, Patience
+from worker.weights.folder.places import ModelCache
+from worker.weights.hub.transfer import HubPatience
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file. sha256: of large files (LFS); git_oid: of the others, the SHA-1 that git gives to their content."""
+    """One file. `sha256`: of large files (LFS); `git_oid`: of the others, the SHA-1 that git gives to their content."""
 
     path: str
     url: str
@@ -41,7 +42,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files that a pipeline needs, of one commit. requested: the branch or tag that was asked for, or None."""
+    """The files that a pipeline needs, of one commit. `requested`: the branch or tag that was asked for, or None."""
 
     repo: str
     revision: str
@@ -53,17 +54,15 @@ class Listing:
         return sum(file.size for file in self.files)
 
 
-def list_files(
-    repo: str, *, revision: str | None, token: str | None, abort: Abort, endpoint: str | None = None
-) -> Listing:
+def list_files(cache: ModelCache, repo: str, *, revision: str | None, patience: HubPatience) -> Listing:
     """Ask the hub for the commit behind `revision` (the branch main where None) and its files.
 
     Raises ModelUnavailable where the repository is not in Diffusers' format, else what the hub client raises.
     """
-    patience = Patience(abort)
+    patience = patience.fresh()
     while True:
         try:
-            info = HfApi(endpoint, token=token).model_info(
+            info = HfApi(cache.endpoint, token=cache.token).model_info(
                 repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
             )
             break
@@ -83,7 +82,7 @@ def list_files(
         size = sibling.lfs.size if sibling.lfs is not None else sibling.size
         if size is None or ".." in PurePosixPath(path).parts:
             raise ModelUnavailable(f"{repo}: the hub describes {PurePosixPath(path).name} in a way that cannot be used")
-        url = hf_hub_url(repo, path, revision=info.sha, endpoint=endpoint)
+        url = hf_hub_url(repo, path, revision=info.sha, endpoint=cache.endpoint)
         sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
         files.append(HubFile(path, url, size, sha256, None if sha256 else sibling.blob_id))
     requested = revision if revision != info.sha else None

@@ -1,4 +1,4 @@
-"""Bytes from the hub into a partial file: continued, hashed as they pass, retried with patience, shown as progress."""
+"""Bytes from the hub into a partial file: continued, hashed on the way, retried with patience, shown as progress."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -21,11 +22,6 @@ from worker.weights.hub.failures import is_transient
 
 logger = logging.getLogger(__name__)
 
-# Consecutive failures without a byte between them: 1 + 2 + 4 + 8 + 16 s of waiting before giving up.
-RETRIES = 5
-BACKOFF_S = 1.0
-MAX_RETRY_AFTER_S = 60.0
-PROGRESS_LOG_S = 10.0
 _READ_BYTES = 1024 * 1024
 _STOP_POLL_S = 0.2
 
@@ -57,12 +53,29 @@ class Abort:
         self.check()
 
 
-class Patience:
-    """How often a failing hub is asked again."""
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """`count` failures in a row, without a byte between them, are forgiven: by default 1 + 2 + 4 + 8 + 16 s of waiting.
 
-    def __init__(self, abort: Abort) -> None:
-        self._abort = abort
+    `max_retry_after_s` bounds what the hub's Retry-After may ask for.
+    """
+
+    count: int = 5
+    backoff_s: float = 1.0
+    max_retry_after_s: float = 60.0
+
+
+class HubPatience:
+    """How often a failing hub is asked again, within one download; `abort` ends the waiting."""
+
+    def __init__(self, abort: Abort, retries: Retries | None = None) -> None:
+        self.abort = abort
+        self._retries = retries if retries is not None else Retries()
         self._failures = 0
+
+    def fresh(self) -> HubPatience:
+        """The same patience for another request of the download: failures are counted for each."""
+        return HubPatience(self.abort, self._retries)
 
     def reset(self) -> None:
         self._failures = 0
@@ -70,18 +83,23 @@ class Patience:
     def pause(self, failure: Exception) -> None:
         """Wait before the next attempt; raises `failure` where no further attempt is due."""
         self._failures += 1
-        if not is_transient(failure) or self._failures > RETRIES:
+        if not is_transient(failure) or self._failures > self._retries.count:
             raise failure
-        wait_s = max(BACKOFF_S * 2 ** (self._failures - 1), _retry_after_s(failure))
+        asked_s = min(_retry_after_s(failure), self._retries.max_retry_after_s)
+        wait_s = max(self._retries.backoff_s * 2 ** (self._failures - 1), asked_s)
         logger.warning(
-            "the hub failed (%s); attempt %d of %d in %.0f s", _brief(failure), self._failures, RETRIES, wait_s
+            "the hub failed (%s); attempt %d of %d in %.0f s",
+            _brief(failure),
+            self._failures,
+            self._retries.count,
+            wait_s,
         )
-        self._abort.sleep(wait_s)
+        self.abort.sleep(wait_s)
 
 
 def _retry_after_s(failure: Exception) -> float:
     value = failure.response.headers.get("Retry-After", "") if isinstance(failure, HfHubHTTPError) else ""
-    return min(float(value), MAX_RETRY_AFTER_S) if value.isdigit() else 0.0
+    return float(value) if value.isdigit() else 0.0
 
 
 def _brief(failure: Exception) -> str:
@@ -90,23 +108,31 @@ def _brief(failure: Exception) -> str:
     return type(failure).__name__
 
 
-class Progress:
-    """Bytes of a whole model, over every thread: a bar on a terminal, a line of the log every PROGRESS_LOG_S.
+class TransferProgress:
+    """Bytes of a whole model, over every thread: a bar on a terminal, a line of the log every `log_every_s`.
 
     `on_bytes(done, total)` is called from the transferring threads, one at a time.
     """
 
-    def __init__(self, title: str, total: int, on_bytes: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        on_bytes: Callable[[int, int], None] | None = None,
+        *,
+        log_every_s: float = 10.0,
+    ) -> None:
         self._title = title
         self._total = total
         self._on_bytes = on_bytes
+        self._log_every_s = log_every_s
         self._lock = threading.Lock()
         self._done = self._received = 0
         self._started = self._logged = time.monotonic()
         # disable=None: no bar where the log is not a terminal.
         self._bar = tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=None)  # type: ignore[no-untyped-call]
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TransferProgress:
         return self
 
     def __exit__(
@@ -115,14 +141,14 @@ class Progress:
         self._bar.close()
 
     def add(self, count: int, *, received: bool = False) -> None:
-        """`count` bytes more are there (fewer where negative); `received`: they came over the network just now."""
+        """`count` bytes more are stored (fewer where negative); `received`: they were sent by the hub just now."""
         with self._lock:
             self._done += count
             self._received += count if received else 0
             self._bar.update(count)
             if self._on_bytes is not None:
                 self._on_bytes(self._done, self._total)
-            if time.monotonic() - self._logged >= PROGRESS_LOG_S:
+            if time.monotonic() - self._logged >= self._log_every_s:
                 self._logged = time.monotonic()
                 self._log()
 
@@ -175,26 +201,30 @@ class PartialFile:
         self.have = 0
 
     def finish(self) -> str:
-        """Make the bytes lasting (a network volume may report a full quota only now); answers their sha256."""
+        """Wait until the disk has the bytes (a network volume may report its quota only now); returns their sha256."""
         os.fsync(self._file.fileno())
         return self._hasher.hexdigest()
 
 
-def receive(url: str, headers: Mapping[str, str], partial: PartialFile, *, abort: Abort, progress: Progress) -> None:
+def receive(
+    url: str, headers: Mapping[str, str], partial: PartialFile, *, patience: HubPatience, progress: TransferProgress
+) -> None:
     """Fetch what `partial` still lacks. Raises what the hub client and httpx2 raise, OSError, or Cancelled."""
-    patience = Patience(abort)
+    patience = patience.fresh()
     progress.add(partial.have)
     while partial.have < partial.size:
         before = partial.have
         try:
-            _stream(url, headers, partial, abort, progress)
+            _stream(url, headers, partial, patience.abort, progress)
         except (HfHubHTTPError, httpx2.TransportError) as failure:
             if partial.have > before:
                 patience.reset()
             patience.pause(failure)
 
 
-def _stream(url: str, headers: Mapping[str, str], partial: PartialFile, abort: Abort, progress: Progress) -> None:
+def _stream(
+    url: str, headers: Mapping[str, str], partial: PartialFile, abort: Abort, progress: TransferProgress
+) -> None:
     # identity: a compressed body could not be continued at a byte of the file.
     asked = {**headers, "Accept-Encoding": "identity", "Range": f"bytes={partial.have}-"}
     before = partial.have
@@ -219,7 +249,7 @@ def _stream(url: str, headers: Mapping[str, str], partial: PartialFile, abort: A
         raise httpx2.RemoteProtocolError("the hub sent nothing")
 
 
-def _restart(partial: PartialFile, progress: Progress) -> int:
+def _restart(partial: PartialFile, progress: TransferProgress) -> int:
     progress.add(-partial.have)
     partial.restart()
     return 0

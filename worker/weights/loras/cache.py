@@ -1,11 +1,11 @@
 """Downloaded LoRA files, kept under the hash of their content.
 
-    {MODEL_CACHE_DIR}/loras/NAME.safetensors            put there by the operator; never touched here
-    {MODEL_CACHE_DIR}/loras/.cache/SHA256.safetensors   downloaded; the least recently used go when there are too many
+    {MODEL_CACHE_DIR}/loras/NAME.safetensors            put there by the operator; never changed
+    {MODEL_CACHE_DIR}/loras/.cache/SHA256.safetensors   downloaded; the least recently used are removed first
     {MODEL_CACHE_DIR}/loras/.cache/KEY.source           the hash of what a source held last; KEY is the source's sha256
 
 A source may be a signed URL, so only its hash is written down. A file appears whole or not at all, and its content is
-compared with its name once a process. Where the folder cannot be written, a temporary one serves in its place.
+compared with its name once a process. Where the folder cannot be written, a temporary one is used instead.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from pathlib import Path
 
 from worker.base import metrics
 from worker.base.errors import ModelUnavailable
+from worker.base.files import is_temporary, sha256_of, write_atomically
 from worker.base.scratch import ScratchFolder
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 20_000_000_000
-# A file that a job has just been given must still be there when the job reads it.
+# A file that was just given to a job must still be there when the job reads it.
 KEEP_S = 3600.0
 _SUFFIX = ".safetensors"
 _PART = ".part"
@@ -51,8 +52,7 @@ class LoraCache:
         state = path.stat()
         key = (str(path), state.st_size, state.st_mtime_ns)
         if key not in self._hashes:
-            with path.open("rb") as file:
-                self._hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._hashes[key] = sha256_of(path)
         return self._hashes[key]
 
     def find(self, sha256: str) -> Path | None:
@@ -79,17 +79,18 @@ class LoraCache:
         return None
 
     def take(self, source: str, fetch: Callable[[Path], str]) -> tuple[Path, str]:
-        """Let `fetch` write what `source` holds to a new file and answer its hash; keep the file under that hash.
+        """Keep what `fetch` writes to the new file that it is given, under the hash that it returns.
 
-        Raises what `fetch` raises, with nothing kept; an OSError of the folder is answered by a temporary folder, and
-        one of that by ModelUnavailable.
+        Raises what `fetch` raises, with nothing kept. Where the folder fails (OSError), a temporary one is used; where
+        that fails too: ModelUnavailable.
         """
         metrics.cache("lora", hit=False)
         try:
             return self._take_into(self._writable(), source, fetch)
         except OSError as failure:
-            self._give_up(failure)
+            broken = failure
         try:
+            self._use_spare(broken)
             return self._take_into(self._writable(), source, fetch)
         except OSError as failure:
             raise ModelUnavailable("this worker has no room left for the LoRA: try again later") from failure
@@ -100,13 +101,11 @@ class LoraCache:
             sha256 = fetch(part)
             path = folder / f"{sha256}{_SUFFIX}"
             part.replace(path)
-            note = folder / f"{uuid.uuid4().hex}{_PART}"
-            note.write_text(sha256, encoding="ascii")
-            note.replace(folder / _note_name(source))
+            write_atomically(folder / _note_name(source), sha256.encode("ascii"), mode=0o666)
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-        # It was hashed on its way here.
+        # It was hashed while it was written.
         state = path.stat()
         self._hashes[(str(path), state.st_size, state.st_mtime_ns)] = sha256
         _touch(path)
@@ -124,8 +123,8 @@ class LoraCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def _give_up(self, failure: OSError) -> None:
-        """Use a temporary folder from now on; it goes when the process ends."""
+    def _use_spare(self, failure: OSError) -> None:
+        """Use a temporary folder from now on; it is removed when the process ends."""
         with self._lock:
             if self._spare is None:
                 reason = failure.strerror or type(failure).__name__
@@ -147,7 +146,7 @@ class LoraCache:
                     if path.suffix == _SUFFIX:
                         used.append((state.st_atime, state.st_size, path))
                         total += state.st_size
-                    elif path.suffix == _PART and now - state.st_mtime > KEEP_S:
+                    elif (path.suffix == _PART or is_temporary(path.name)) and now - state.st_mtime > KEEP_S:
                         path.unlink()
         for last_use, size, path in sorted(used):
             if total <= self._max_bytes:
@@ -164,6 +163,6 @@ def _note_name(source: str) -> str:
 
 
 def _touch(path: Path) -> None:
-    """Mark as used now. The time of change stays: it tells whether the hash is still known."""
+    """Mark as used now. The time of change stays: by it the hash is still known."""
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))

@@ -1,6 +1,6 @@
 """A LoRA file read into memory: pairs of factors and whole differences, by the name of what they change.
 
-What was read stays for the next job, up to a bound: the same LoRA is not read from a slow volume for every video.
+What was read is kept for the next job, up to a bound: the same LoRA is not read from a slow volume for every video.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import torch
 from safetensors import SafetensorError
 
 from worker.base.errors import InputFailed, InputInvalid
+from worker.weights.loras.header import check_safetensors
 from worker.weights.loras.keys import Part, place_of
 
 # Both files of one distilled set for A14B in bf16 are 1.3 GB.
 KEPT_BYTES = 4_000_000_000
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +116,16 @@ class _Parts:
 
 
 def _read(file: Path, path: str) -> Content:
-    # Not mapped into memory: over a network volume that is slow, and a file changed in place would end the process.
-    encoded = file.read_bytes()
+    # Again, though it was judged when it was fetched: it may have changed, or been fetched by an earlier version.
+    scaling = _Scaling.of(check_safetensors(file, path), path)
     try:
-        # Sorted: the library answers in another order every time, and errors name the first keys.
-        tensors = dict(sorted(safetensors.torch.load(encoded).items()))
+        # Not mapped into memory: over a network volume that is slow, and a file changed in place would end the process.
+        # Sorted: the library's order is another one every time, and errors name the first keys.
+        tensors = dict(sorted(safetensors.torch.load(file.read_bytes()).items()))
     except SafetensorError as failure:
         raise InputInvalid(
             "a damaged safetensors file: send the LoRA as a whole .safetensors file", path=path
         ) from failure
-    scaling = _Scaling.of(encoded, path)
-    del encoded
     _check_numbers(tensors, path)
     places: defaultdict[str, _Parts] = defaultdict(_Parts)
     unused: list[str] = []
@@ -181,9 +182,8 @@ class _Scaling:
     by_root: bool = False
 
     @classmethod
-    def of(cls, encoded: bytes, path: str) -> _Scaling:
-        header = json.loads(encoded[8 : 8 + int.from_bytes(encoded[:8], "little")])
-        written = (header.get("__metadata__") or {}).get("lora_adapter_metadata")
+    def of(cls, metadata: Mapping[str, str], path: str) -> _Scaling:
+        written = metadata.get("lora_adapter_metadata")
         if written is None:
             return cls()
         try:
@@ -193,7 +193,7 @@ class _Scaling:
             alpha = config.get("lora_alpha")
             alphas = {name.lstrip("^"): _number(value) for name, value in (config.get("alpha_pattern") or {}).items()}
             return cls(None if alpha is None else _number(alpha), alphas, config.get("use_rslora") is True)
-        except (ValueError, TypeError, AttributeError, RecursionError) as failure:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as failure:
             message = "the metadata of this LoRA cannot be read: save it again without lora_adapter_metadata"
             raise InputInvalid(message, path=path) from failure
 
@@ -205,6 +205,7 @@ class _Scaling:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Raises ValueError or OverflowError for what is no number, or one that float32 does not hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(float(value)) <= _LARGEST:
         raise ValueError("not a number")
     return float(value)

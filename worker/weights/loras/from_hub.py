@@ -21,7 +21,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from worker.base.errors import ModelUnavailable, Unsupported, WorkerError
 from worker.weights.hub.listing import HubFile
-from worker.weights.hub.transfer import Abort, PartialFile, Patience, Progress, receive
+from worker.weights.hub.transfer import Abort, HubPatience, PartialFile, Retries, TransferProgress, receive
 
 _NOT_FOUND = (RepositoryNotFoundError, EntryNotFoundError, RevisionNotFoundError, HFValidationError)
 _TRANSLATED = (HfHubHTTPError, httpx2.HTTPError, HFValidationError, OfflineModeIsEnabled)
@@ -31,17 +31,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class LoraHub:
     """Asks the hub at `endpoint` (the hub client's own where None), with `token` or without one."""
 
-    def __init__(self, *, token: str | None, endpoint: str | None) -> None:
-        # False: a token that happens to lie on the machine is not used.
+    def __init__(self, *, token: str | None, endpoint: str | None, retries: Retries | None = None) -> None:
+        # False: a token that is stored on the machine for somebody else is not used.
         self._token: str | bool = token if token is not None else False
         self._endpoint = endpoint
+        self._retries = retries
 
     def find(self, repo: str, file: str, *, path: str, stop: threading.Event | None) -> HubFile:
         """What the hub has under that name now, pinned to its commit.
 
         Raises Unsupported where it has none or shows none to this worker, ModelUnavailable where it fails, Cancelled.
         """
-        patience = Patience(Abort(stop))
+        patience = HubPatience(Abort(stop), self._retries)
         try:
             url = hf_hub_url(repo, file, endpoint=self._endpoint)
             while True:
@@ -59,11 +60,14 @@ class LoraHub:
         return HubFile(file, pinned, known.size, sha256, None if sha256 else known.etag)
 
     def download(self, entry: HubFile, target: Path, *, path: str, stop: threading.Event | None) -> str:
-        """Write the file to `target` and answer its sha256, which is what the hub says. Raises what `find` raises."""
+        """Write the file to `target` and return its sha256, which is what the hub says. Raises what `find` raises."""
         try:
-            with Progress("downloading a LoRA", entry.size, None) as progress, PartialFile(target, entry.size) as part:
-                headers = build_hf_headers(token=self._token)
-                receive(entry.url, headers, part, abort=Abort(stop), progress=progress)
+            with (
+                TransferProgress("downloading a LoRA", entry.size) as progress,
+                PartialFile(target, entry.size) as part,
+            ):
+                patience = HubPatience(Abort(stop), self._retries)
+                receive(entry.url, build_hf_headers(token=self._token), part, patience=patience, progress=progress)
                 sha256 = part.finish()
         except _TRANSLATED as failure:
             raise _explained(failure, path) from failure

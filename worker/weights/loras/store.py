@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from safetensors import SafetensorError, safe_open
-
 from worker.base.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported
-from worker.net import Opener
+from worker.net import Limits, Opener
 from worker.net.opener import LORA_LIMITS, MEGABYTE
 from worker.request.catalogue import DistilledLoras
+from worker.weights.hub.transfer import Retries
 from worker.weights.loras.cache import MAX_BYTES, LoraCache
 from worker.weights.loras.from_hub import LoraHub
+from worker.weights.loras.header import check_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +34,8 @@ logger = logging.getLogger(__name__)
 URL_FRESH_S = 900.0
 # Rank 64 on every layer of an A14B expert is 307 million numbers, published in fp32 too.
 DISTILLED_MAX_BYTES = 2_000 * MEGABYTE
-# A LoRA of every layer of the A14B experts, with biases, has a header of 0.3 MB. The parser needs many times its size.
-MAX_HEADER_BYTES = 8 * MEGABYTE
 _LISTED = 10
-_REMEDY = "send the LoRA as a .safetensors file"
 _HUB_FILE = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/(?P<file>[^\\\x00-\x1f]+)", re.ASCII)
-_KINDS = (
-    (re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), "it is a PyTorch checkpoint (a pickle), which is never opened"),
-    (re.compile(rb"\s*<"), "it is a web page: use the address of the file itself"),
-    (re.compile(rb"GGUF"), "it is a GGUF file"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,11 @@ class DistilledFiles:
 
 
 class LoraStore:
-    """Finds, fetches and keeps LoRAs. `cache_dir` is the model cache; `token` is for the hub, at `endpoint`."""
+    """Finds, fetches and keeps LoRAs.
+
+    `cache_dir`: the model cache. `token`: for the hub, at `endpoint`. `max_cache_bytes`: of what was fetched. `limits`:
+    of one LoRA. `distilled_max_bytes`: of one that turbo needs, in their place.
+    """
 
     def __init__(
         self,
@@ -75,11 +71,16 @@ class LoraStore:
         token: str | None,
         endpoint: str | None = None,
         max_cache_bytes: int = MAX_BYTES,
+        limits: Limits = LORA_LIMITS,
+        distilled_max_bytes: int = DISTILLED_MAX_BYTES,
+        retries: Retries | None = None,
     ) -> None:
         self._folder = cache_dir / "loras"
         self._cache = LoraCache(self._folder / ".cache", max_bytes=max_cache_bytes)
         self._opener = opener
-        self._hub = LoraHub(token=token, endpoint=endpoint)
+        self._hub = LoraHub(token=token, endpoint=endpoint, retries=retries)
+        self._limits = limits
+        self._distilled_max_bytes = distilled_max_bytes
 
     def fetch(self, source: str, *, path: str, stop: threading.Event | None = None) -> LoraFile:
         """The file that `source` names; blocks while it is fetched.
@@ -105,9 +106,9 @@ class LoraStore:
     def fetch_distilled(
         self, sets: Sequence[DistilledLoras], *, path: str, stop: threading.Event | None = None
     ) -> DistilledFiles:
-        """The first of `sets` that is in the cache, else the first that the hub gives; at least one is asked for.
+        """The first of `sets` that is in the cache, else the first that can be fetched.
 
-        What was fetched once is not asked for again: these files are named with their version. Raises ModelUnavailable
+        What was fetched once is not fetched again: these files are named with their version. Raises ModelUnavailable
         and Cancelled.
         """
         for wanted in sets:
@@ -118,12 +119,12 @@ class LoraStore:
         for wanted in sets:
             try:
                 high, low = (
-                    self._from_hub(wanted.repo, file, path, stop, max_bytes=DISTILLED_MAX_BYTES)
+                    self._from_hub(wanted.repo, file, path, stop, max_bytes=self._distilled_max_bytes)
                     for file in (wanted.high, wanted.low)
                 )
                 return DistilledFiles(wanted.repo, high, low)
             except (Unsupported, ModelUnavailable, InputInvalid, InputFailed) as failure:
-                logger.warning("the distilled LoRAs of %s cannot be had: %s", wanted.repo, failure.message)
+                logger.warning("the distilled LoRAs of %s cannot be fetched: %s", wanted.repo, failure.message)
                 failures.append(f"{wanted.repo}: {failure.message}")
         raise ModelUnavailable(
             f"the distilled LoRAs of turbo are not on this worker and cannot be fetched ({'; '.join(failures)}); its "
@@ -137,7 +138,7 @@ class LoraStore:
         return LoraFile(kept, known[0], _short(PurePosixPath(file).name)) if known and kept else None
 
     def _from_folder(self, name: str, path: str) -> LoraFile:
-        """The name is compared with those that are there, and never becomes a path itself."""
+        """The name is compared with those in the folder, and never becomes a path itself."""
         try:
             present = {entry.name: entry for entry in self._folder.iterdir() if not entry.name.startswith(".")}
         except OSError:
@@ -150,8 +151,7 @@ class LoraStore:
         if file is None:
             raise Unsupported(f"this worker has no LoRA file of that name; it has {_listed(usable)}", path=path)
         try:
-            if file.stat().st_size > LORA_LIMITS.max_bytes:
-                raise _too_large(path)
+            _check_size(file.stat().st_size, self._limits.max_bytes, path)
             check_safetensors(file, path=path)
             return LoraFile(file, self._cache.sha256_of(file), _short(name))
         except OSError as failure:
@@ -165,7 +165,7 @@ class LoraStore:
             return LoraFile(kept, known[0], name)
 
         def download(part: Path) -> str:
-            sha256 = self._opener.download(url, part, limits=LORA_LIMITS, path=path, stop=stop)
+            sha256 = self._opener.download(url, part, limits=self._limits, path=path, stop=stop)
             check_safetensors(part, path=path)
             return sha256
 
@@ -190,8 +190,7 @@ class LoraStore:
             return found
         if entry.sha256 is not None and (kept := self._cache.find(entry.sha256)) is not None:
             return LoraFile(kept, entry.sha256, name)
-        if entry.size > (LORA_LIMITS.max_bytes if max_bytes is None else max_bytes):
-            raise _too_large(path)
+        _check_size(entry.size, self._limits.max_bytes if max_bytes is None else max_bytes, path)
 
         def download(part: Path) -> str:
             sha256 = self._hub.download(entry, part, path=path, stop=stop)
@@ -209,35 +208,14 @@ class LoraStore:
         return LoraFile(file, sha256, name)
 
 
-def check_safetensors(file: Path, *, path: str) -> None:
-    """Read the header of a file: every tensor lies within it and no byte is left over.
-
-    Raises InputInvalid, which says what to send, and OSError. The tensors themselves are not read.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    header_bytes = int.from_bytes(start[:8], "little")
-    # The brace first: the length of a good header may look like the first bytes of a pickle.
-    if start[8:9] != b"{" or header_bytes > min(MAX_HEADER_BYTES, size - 8):
-        kind = next((what for pattern, what in _KINDS if pattern.match(start)), "or only the beginning of one")
-        raise InputInvalid(f"not a safetensors file, {kind}: {_REMEDY}", path=path)
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            empty = not tensors.keys()
-    except SafetensorError as failure:
-        raise InputInvalid(f"a damaged safetensors file: {_REMEDY} that is whole", path=path) from failure
-    if empty:
-        raise InputInvalid("the file holds no tensors: send a LoRA", path=path)
-
-
 def _hub_source(repo: str, file: str) -> str:
-    """What the cache knows a file of the hub by."""
+    """The name of a file of the hub in the cache."""
     return f"hub:{repo}/{file}"
 
 
-def _too_large(path: str) -> InputFailed:
-    return InputFailed(f"the file is larger than the {LORA_LIMITS.max_bytes / MEGABYTE:g} MB allowed here", path=path)
+def _check_size(size: int, max_bytes: int, path: str) -> None:
+    if size > max_bytes:
+        raise InputFailed(f"the file is larger than the {max_bytes / MEGABYTE:g} MB allowed here", path=path)
 
 
 def _short(name: str) -> str:

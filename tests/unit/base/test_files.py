@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.base import files, locks
+from worker.base import files
 
 
 def names(folder: Path) -> list[str]:
@@ -40,55 +40,54 @@ def test_a_quota_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, monk
     assert names(tmp_path) == ["one.json"]
 
 
-def test_a_lock_excludes_a_second_holder_until_it_is_let_go(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    with locks.locked(lock, wait_s=1), pytest.raises(TimeoutError), locks.locked(lock, wait_s=0.05):
-        pytest.fail("two held the lock")
-    with locks.locked(lock, wait_s=0):
-        pass
-
-
-def test_a_claim_excludes_another_and_ends(tmp_path: Path) -> None:
-    path = tmp_path / "one"
-    path.write_bytes(b"content")
-    with locks.claimed(path) as content:
-        assert content == b"content"
-        with pytest.raises(BlockingIOError), locks.claimed(path):
-            pytest.fail("two held the claim")
-    with locks.claimed(path):
-        pass
-    path.unlink()
-    with pytest.raises(FileNotFoundError), locks.claimed(path):
-        pytest.fail("claimed what is gone")
-
-
-@pytest.mark.parametrize("change", ["removed", "replaced"])
-def test_a_claim_on_a_file_that_changed_before_the_lock_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
+def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_bytes(b"old")
-    real = fcntl.flock
 
-    def late(handle: int, how: int) -> None:
-        path.unlink()
-        if change == "replaced":
-            path.write_bytes(b"new")
-        real(handle, how)
+    def fail_after_writing(fresh: Path) -> None:
+        fresh.write_bytes(b"new")
+        assert (fresh.parent, files.is_temporary(fresh.name)) == (tmp_path, True)
+        raise KeyError
 
-    monkeypatch.setattr(fcntl, "flock", late)
-    expected = FileNotFoundError if change == "removed" else BlockingIOError
-    with pytest.raises(expected), locks.claimed(path):
-        pytest.fail("claimed a file that had changed")
+    with pytest.raises(KeyError), files.replacing(path) as fresh:
+        fail_after_writing(fresh)
+    with pytest.raises(FileNotFoundError), files.replacing(path, lasting=False):
+        pass  # wrote nothing
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["one"]
 
 
-def test_a_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(handle: int, how: int) -> None:
-        raise OSError(errno.ENOTSUP, "Operation not supported")
+@pytest.mark.parametrize("lasting", [True, False])
+def test_only_what_must_outlive_a_crash_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool
+) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    with files.replacing(tmp_path / "one", lasting=lasting) as fresh:
+        fresh.write_bytes(b"new")
+    assert (tmp_path / "one").read_bytes() == b"new"
+    assert synced == ([False, True] if lasting else [])  # the file, then its folder
 
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    with locks.locked(tmp_path / "lock", wait_s=0):
-        pass
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def file_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", file_only)
+    files.write_atomically(tmp_path / "one", b"new")
+    assert (tmp_path / "one").read_bytes() == b"new"
+
+
+def test_a_mode_is_subject_to_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    files.write_atomically(tmp_path / "one", b"", mode=0o666)
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"abc")
+    assert files.sha256_of(tmp_path / "one") == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_an_unusable_folder_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
