@@ -6,10 +6,9 @@ that a template with blank fields starts. `load` reports every unreadable value 
 
 from __future__ import annotations
 
-import base64
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,46 +16,17 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.base import allowlist
+from worker.base import setting_texts as texts
 from worker.base.errors import SettingsError
 
 MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
-MAX_GPUS = 8
-PRELOADABLE = ("i2v", "t2v", "5b")
-_SECRET_BYTES = range(24, 65)
+MAX_GPUS = texts.MAX_GPUS
+PRELOADABLE = texts.PRELOADABLE
 
 Preload = Literal["i2v", "t2v", "5b"]
 
 
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value
-
-
-def _tiling(value: object) -> object:
-    word = _lower(value)
-    if word in ("1", "yes", "on"):
-        return "true"
-    return "false" if word in ("0", "no", "off") else word
-
-
-def _gpus(value: object) -> object:
-    word = _lower(value)
-    if word == "all" or (isinstance(word, str) and word.isascii() and word.isdigit() and 1 <= int(word) <= MAX_GPUS):
-        return word if word == "all" else int(word)
-    if isinstance(value, int) and 1 <= value <= MAX_GPUS:
-        return value
-    raise ValueError(f"write all, or a number from 1 to {MAX_GPUS}")
-
-
-Lowered = BeforeValidator(_lower)
+Lowered = BeforeValidator(texts.lower)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +62,7 @@ class Settings(BaseSettings):
         description="wan2.2 serves the real models, demo the small built-in one. Unset: wan2.2, but demo in local mode "
         "on a machine without a CUDA GPU",
     )
-    preload: Annotated[tuple[Preload, ...], NoDecode] = Field(
+    preload: Annotated[tuple[Preload, ...], NoDecode, BeforeValidator(texts.preload)] = Field(
         ("i2v",), description="What is loaded before the first job: any of i2v,t2v,5b with commas between, or none"
     )
     model_cache_dir: Path | None = Field(
@@ -101,7 +71,7 @@ class Settings(BaseSettings):
         "~/.cache/videogen/models; a path under /workspace is looked for on /runpod-volume too",
     )
 
-    enable_vae_tiling: Annotated[Literal["true", "always", "false"], BeforeValidator(_tiling)] = Field(
+    enable_vae_tiling: Annotated[Literal["true", "always", "false"], BeforeValidator(texts.tiling)] = Field(
         "true",
         description="true tiles the VAE where it would not fit otherwise (slower, changes pixels); or always, false",
     )
@@ -132,7 +102,7 @@ class Settings(BaseSettings):
     vae_decode_dtype: Annotated[Literal["fp32", "bf16"], Lowered] = Field(
         "fp32", description="bf16 decodes with half the memory and work, at some cost in quality; encoding stays fp32"
     )
-    gpus: Annotated[Literal["all"] | int, BeforeValidator(_gpus)] = Field(
+    gpus: Annotated[Literal["all"] | int, BeforeValidator(texts.gpus)] = Field(
         1, description="GPUs that share each video, one process a GPU: all, or how many"
     )
 
@@ -207,7 +177,7 @@ class Settings(BaseSettings):
         description="Journal, outbox and videos that wait for the storage (5 GiB at most). "
         "Unset: state beside the model cache on a volume, else ./.state",
     )
-    private_url_allowlist: Annotated[tuple[str, ...], NoDecode] = Field(
+    private_url_allowlist: Annotated[tuple[str, ...], NoDecode, BeforeValidator(texts.openings)] = Field(
         (),
         description="Hosts, host:port or CIDRs with commas between that requests may reach though they are not public",
     )
@@ -220,7 +190,7 @@ class Settings(BaseSettings):
     gpu_hourly_usd: float | None = Field(
         None, ge=0, description="What the GPU costs an hour: results then have cost_usd"
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(texts.upper)] = Field(
         "INFO", description="The least level that is logged"
     )
     log_format: Annotated[Literal["text", "json"], Lowered] = Field(
@@ -295,31 +265,10 @@ class Settings(BaseSettings):
         )
         return (*(held.get_secret_value() for held in holders if held is not None), *self.webhook_secrets)
 
-    @field_validator("preload", mode="before")
-    @classmethod
-    def _preload(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        parts = [part.strip().lower() for part in value.split(",") if part.strip()]
-        if parts == ["none"]:
-            return ()
-        if "none" in parts or any(part not in PRELOADABLE for part in parts):
-            raise ValueError("write any of i2v,t2v,5b with commas between, or none")
-        return tuple(dict.fromkeys(parts))
-
-    @field_validator("private_url_allowlist", mode="before")
-    @classmethod
-    def _allowlist(cls, value: object) -> object:
-        entries = _split(value)
-        unreadable = [entry for entry in entries if not _opens(entry)] if isinstance(entries, list) else []
-        if unreadable:
-            raise ValueError(f"write hosts, host:port or CIDRs, not {', '.join(map(repr, unreadable))}")
-        return entries
-
     @field_validator("webhook_secret")
     @classmethod
     def _secrets_are_long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not all(map(_is_secret, value.get_secret_value().split())):
+        if value is not None and not all(map(texts.is_secret, value.get_secret_value().split())):
             raise ValueError(
                 "each secret must be whsec_ and base64 of 24 to 64 bytes, such as one made by: "
                 "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
@@ -332,52 +281,6 @@ class Settings(BaseSettings):
         if value is not None and not re.match(r"https?://[^/\s]+", value):
             raise ValueError("must begin with https:// (or http://) and name a host")
         return value
-
-
-def _opens(entry: str) -> bool:
-    try:
-        allowlist.parse(entry)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_secret(text: str) -> bool:
-    """Whether `text` is as Standard Webhooks writes a secret."""
-    encoded = text.removeprefix("whsec_")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        return False
-    return len(key) in _SECRET_BYTES and text == f"whsec_{base64.b64encode(key).decode()}"
-
-
-_REMOTE_STORAGE = {
-    "storage_endpoint_url": "DIGITAL_OCEAN_ENDPOINT_URL",
-    "storage_access_key": "DIGITAL_OCEAN_BUCKET_ACCESS_KEY",
-    "storage_secret_key": "DIGITAL_OCEAN_BUCKET_SECRET_KEY",
-    "storage_bucket": "DIGITAL_OCEAN_BUCKET_NAME",
-}
-
-
-def _bucket_in_endpoint(endpoint: str | None) -> str | None:
-    """The bucket of an endpoint written as `https://BUCKET.REGION.digitaloceanspaces.com`, or None."""
-    found = re.match(r"https?://([^./]+)\.[^./]+\.digitaloceanspaces\.com", endpoint or "")
-    return found[1] if found else None
-
-
-def _storage_problems(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
-    missing = [
-        variable
-        for name, variable in _REMOTE_STORAGE.items()
-        if getattr(settings, name) is None and name not in unreadable
-    ]
-    if not missing or len(missing) == len(_REMOTE_STORAGE):
-        return []
-    return [
-        f"storage is configured in part: set {', '.join(missing)} too, "
-        "or unset all four DIGITAL_OCEAN_* variables to write to OUTPUT_DIR"
-    ]
 
 
 def load() -> Settings:
@@ -395,9 +298,10 @@ def load() -> Settings:
         problems = [_problem(str(entry["loc"][0]), entry["msg"]) for entry in entries]
         # The readable values are judged too, so that one start shows all there is to fix.
         settings = Settings(**{name: Settings.model_fields[name].default for name in unreadable})
-    if settings.storage_bucket is None and (bucket := _bucket_in_endpoint(settings.storage_endpoint_url)):
+    if settings.storage_bucket is None and (bucket := texts.bucket_in_endpoint(settings.storage_endpoint_url)):
         settings = settings.model_copy(update={"storage_bucket": bucket})
-    problems += _storage_problems(settings, unreadable)
+    given = {name for name in texts.REMOTE_STORAGE if name in unreadable or getattr(settings, name) is not None}
+    problems += texts.storage_problems(given)
     if problems:
         raise SettingsError(problems)
     return settings
