@@ -1,4 +1,4 @@
-"""Where models and state lie: the folders that the settings name, or those of the volume that is there."""
+"""Where models and state are stored: the folders that the settings name, or those of the mounted volume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVERLESS_VOLUME = Path("/runpod-volume")
 
 
 def model_cache_dir(settings: Settings) -> Path:
-    """Where model weights lie: `MODEL_CACHE_DIR`, or the first volume that exists, or the user's cache.
+    """Where model weights are stored: `MODEL_CACHE_DIR`, or the first volume that exists, or the user's cache.
 
     A network volume is mounted at /workspace on pods and at /runpod-volume on serverless.
     """
@@ -26,7 +26,7 @@ def model_cache_dir(settings: Settings) -> Path:
 
 
 def state_dir(settings: Settings) -> Path:
-    """Where journal, outbox and spool lie: `STATE_DIR`, or `state` beside the model cache on a volume, or ./.state."""
+    """Where journal, outbox and spool are: `STATE_DIR`, or `state` beside the model cache on a volume, or ./.state."""
     if settings.state_dir is not None:
         return settings.state_dir
     cache = model_cache_dir(settings)

@@ -49,7 +49,7 @@ def held(
     """Hold the lock file `path` for the length of the block; wait as long as another process holds it.
 
     While waiting, a line of the log says every `log_every_s` what the other one is `doing`. Raises Cancelled once
-    `stopped` returns True, OSError where the volume takes no lock file: two downloads at once would do harm.
+    `stopped` returns True, OSError where the volume has no locks: two downloads at once would do harm.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock_file(path) as handle:

@@ -47,13 +47,13 @@ def job_scope(job_id: str, private: Iterable[str] = ()) -> Iterator[None]:
 def fields(**values: object) -> dict[str, dict[str, object]]:
     """The `extra` of a record whose figures stand beside the message in JSON: `log.info(..., extra=fields(seconds=1))`.
 
-    None is left out. Texts are redacted as messages are; a field never takes the place of the record's own.
+    None is left out. Texts are redacted as messages are; a field never replaces one of the record's own.
     """
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
 def fingerprint(text: str) -> str:
-    """Eight hex digits that stand for a prompt in the log: equal prompts show as equal, no prompt can be read."""
+    """Eight hex digits that stand for a prompt in the log: the same for equal prompts, and no prompt can be read."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
 
 
@@ -111,7 +111,7 @@ def configure(
 ) -> None:
     """Send every record of the process to `stream` (standard error by default) in one format.
 
-    Takes the root logger over: a handler that a library installed on import would print each record twice.
+    Replaces the root logger's handlers: one that a library installed on import would print each record twice.
     `secrets` are values that are replaced wherever they would appear.
     """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)

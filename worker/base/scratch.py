@@ -1,7 +1,7 @@
 """Temporary folders that a killed worker leaves behind are found and removed by the next one.
 
 Each holds a mark whose lock lives as long as the process that made the folder, so that workers which share a disk never
-take a folder that is in use.
+remove a folder that is in use.
 """
 
 from __future__ import annotations

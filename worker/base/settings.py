@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from worker.base import setting_texts as texts
 from worker.base.errors import SettingsError
 
-MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers answer 403
+MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers return 403
 MAX_GPUS = texts.MAX_GPUS
 PRELOADABLE = texts.PRELOADABLE
 

@@ -1,8 +1,8 @@
 """SIGTERM: no new job, and a grace for the running one.
 
-RunPod's SDK takes no new job after SIGTERM and drains the running one for as long as it takes. The platform does not
-wait that long. After the grace the job's work ends within a step: what is finished is delivered, the rest is left,
-untold and unanswered, for the next delivery of the job, which resumes behind the last finished video.
+RunPod's SDK starts no new job after SIGTERM and waits for the running one without a limit. The platform does not wait
+that long. After the grace the job's work ends within a step: what is finished is delivered; for the rest no webhook and
+no answer is sent, and the next delivery of the job resumes behind the last finished video.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _join_threads: Callable[[], None] = threading._shutdown  # type: ignore[attr-def
 
 
 class ShuttingDown(Cancelled):
-    """The reason of a stop that leaves the job to another worker: nobody is told."""
+    """The reason of a stop that leaves the job to another worker: no webhook is sent."""
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is the signal's
@@ -39,13 +39,13 @@ def leave_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def end(status: int) -> NoReturn:
     """End the process with `status` once its threads have ended and what is registered for the exit has been called.
 
-    Python's own end would go on and take its modules apart, torch's among them: 1 to 6 s for nothing.
+    Python's own end would also take its modules apart, torch's among them: 1 to 6 s for nothing.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way out, and the event loop of the handler is gone
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process is ending, and the handler's event loop is closed
     _join_threads()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with suppress(OSError, ValueError):  # its reader is gone, or it is closed
             stream.flush()
     os._exit(status)
 
@@ -64,9 +64,9 @@ class Shutdown:
         self._leaving: asyncio.Task[None] | None = None
 
     def install(self, leave: Callable[[], Coroutine[Any, Any, None]] | None = None) -> bool:
-        """Stand before the SIGTERM handler that is there (the SDK's), which is still called.
+        """Stand before the SIGTERM handler that is installed (the SDK's), which is still called.
 
-        SIGTERM also starts `leave`, which ends the process once nothing runs. Answers whether this was the first call;
+        SIGTERM also starts `leave`, which ends the process once nothing runs. Returns whether this was the first call;
         every other one does nothing.
         """
         if self._installed:

@@ -1,4 +1,4 @@
-"""One flag that ends a job's work, and the reason it was raised for.
+"""Whether a job must stop, and why.
 
 Set from the event loop (RunPod's stop signal, the job's time limit, a shutdown), read in the GPU thread between steps
 and in every blocking stage, which is given `event`.
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stop:
-    """Raised at most once; the first reason stays."""
+    """Requested at most once: the first reason stays."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -30,7 +30,7 @@ class Stop:
         return self._reason
 
     def request(self, reason: WorkerError) -> None:
-        """End the job with `reason` as soon as a stage looks."""
+        """End the job with `reason` as soon as a stage checks."""
         if not self.event.is_set():
             self._reason = reason
             self.event.set()
@@ -42,7 +42,7 @@ class Stop:
 
 
 def as_worker_error(failure: Exception, job_id: str, stop: Stop) -> WorkerError:
-    """Every exception as an error of the contract; what was not foreseen is logged whole and told without detail."""
+    """Every exception as an error of the contract; what was not foreseen is logged whole, reported without detail."""
     if isinstance(failure, Cancelled) and stop.requested:
         return stop.reason
     if isinstance(failure, WorkerError):

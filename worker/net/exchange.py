@@ -1,9 +1,9 @@
 """One HTTP exchange on a socket that somebody else vetted and opened, under one clock.
 
 `exchange` bounds everything: opening the socket (name lookup and TLS handshake included), sending, waiting for the
-header and reading the body all end at the clock's end, to within `POLL_S`, however slowly the other side drips. A
-set stop event ends them as promptly, with `Cancelled`. Every failure of the network, of TLS or of HTTP leaves here
-as `Unanswered`, whose reason names no host and no address.
+header and reading the body all end at the clock's end, to within `POLL_S`, however slowly the other side sends. A
+set stop event ends them as promptly, with `Cancelled`. Every failure of the network, of TLS or of HTTP is raised as
+`Unanswered`, whose reason names no host and no address.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def exchange(
 ) -> Iterator[http.client.HTTPResponse]:
     """Send one request, yield its response with the header read, close everything afterwards.
 
-    `headers` hold `Host`. Whatever `open_socket` raises that is not of the network comes through as it is.
+    `headers` hold `Host`. What `open_socket` raises that is not of the network is raised as it is.
     """
     with _translated():
         sock = _dial(open_socket, clock, connect_s)
@@ -155,16 +155,16 @@ def body_of(response: http.client.HTTPResponse) -> Iterator[memoryview]:
 def _dial(open_socket: Callable[[], socket.socket], clock: Clock, connect_s: float) -> socket.socket:
     """Run `open_socket` for at most `connect_s`.
 
-    In a thread of its own, which is left behind when time is up: the platform's name lookup takes no time limit and
-    cannot be interrupted. A socket that arrives too late is closed.
+    In a thread of its own, which is left behind when time is up: the platform's name lookup has no time limit and
+    cannot be interrupted. A socket that is opened too late is closed.
     """
     opened: futures.Future[socket.socket] = futures.Future()
     threading.Thread(target=_open_into, args=(open_socket, opened), name="dial", daemon=True).start()
-    gives_up_at = time.monotonic() + connect_s
+    connect_until = time.monotonic() + connect_s
     try:
         while not opened.done():
-            futures.wait([opened], timeout=min(clock.wait_s(), max(gives_up_at - time.monotonic(), 0)))
-            if not opened.done() and time.monotonic() >= gives_up_at:
+            futures.wait([opened], timeout=min(clock.wait_s(), max(connect_until - time.monotonic(), 0)))
+            if not opened.done() and time.monotonic() >= connect_until:
                 raise Unanswered(f"did not accept a connection within {connect_s:g} s")
     except BaseException:
         if not opened.cancel() and opened.exception() is None:

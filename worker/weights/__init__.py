@@ -1,7 +1,8 @@
 """The model cache on the volume: locate, download, verify, convert.
 
-`ensure` returns a folder that `from_pretrained` can load, whatever it takes. A `ModelCache` says where to search, in
-this order: weights made by `builder.prepare`, MODEL_CACHE_DIR, RunPod's cached models, the hub.
+`ensure` returns a folder that `from_pretrained` can load; it downloads and repairs what is needed for that. A
+`ModelCache` says where to search, in this order: weights made by `builder.prepare`, MODEL_CACHE_DIR, RunPod's cached
+models, the hub.
 
 What is written under a model cache:
 

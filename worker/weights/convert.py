@@ -31,7 +31,7 @@ from worker.weights.tensors.writing import write_shard
 
 logger = logging.getLogger(__name__)
 
-# A shard is converted in memory: what it takes is the shard and its largest tensor.
+# A shard is converted in memory, which holds the shard and its largest tensor.
 SHARD_BYTES = 2_000_000_000
 _EXPERTS = ("transformer", "transformer_2")
 _CONVERTED = (*_EXPERTS, "text_encoder")

@@ -19,7 +19,7 @@ RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 # Prepared weights that builder/bake.py put into the image; nobody can write there.
 IMAGE_MODELS = Path("/models")
 Source = Literal["cache", "runpod", "hub", "prepared", "image", "local"]
-# A folder, what it is called, and the commit that its name tells.
+# A folder, its source, and the commit that its name is.
 _Place = tuple[Path, Source, str | None]
 
 # The originals of these repositories are in Wan's own format, which Diffusers cannot load.
@@ -111,7 +111,7 @@ class ModelCache:
                         yield ModelFolder(path, repo, actual, source, dtype, complete)
 
     def looked_at(self, model_id: str) -> tuple[str, str]:
-        """What was searched and what is there: for the caller (names of folders only) and for the log (paths)."""
+        """What was searched and what was found: for the caller (names of folders only) and for the log (paths)."""
         places = (
             ("MODEL_CACHE_DIR", self.folder),
             ("RunPod's cached models", self.runpod),

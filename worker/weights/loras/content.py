@@ -198,7 +198,7 @@ class _Scaling:
             raise InputInvalid(message, path=path) from failure
 
     def of_pair(self, target: str, rank: int) -> float:
-        # PEFT reads these names as regular expressions; one from a stranger's file could take for ever.
+        # PEFT reads these names as regular expressions; one from a stranger's file could run without end.
         named = (alpha for name, alpha in self.alphas.items() if target == name or target.endswith(f".{name}"))
         alpha = next(named, self.alpha)
         return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self.by_root else rank)

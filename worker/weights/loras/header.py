@@ -13,7 +13,7 @@ from worker.base.errors import InputInvalid
 # A LoRA of every layer of the A14B experts, with biases, has a header of 0.3 MB. The parser needs many times its size.
 MAX_HEADER_BYTES = 8_000_000
 # Factors, biases and alphas of every layer of both A14B experts are 5,000 tensors; a convolution has 5 dimensions.
-# What reads a tensor takes a time that grows with the square of either.
+# The time of reading them grows with the square of either.
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 5
 MAX_SIZE = 2**31

@@ -8,7 +8,7 @@ Understood, with any of the usual prefixes:
 
 Beside the two factors: `.alpha`; `.diff` and `.diff_b`, whole differences of a weight and of a bias; `.diff_m`, that of
 a block's modulation. Diffusers has converters of its own, which drop keys without a word and fail on a LoRA of some
-layers only; tests/unit/test_lora_keys.py holds that both give the same names.
+layers only; tests/unit/weights/test_lora_keys.py holds that both give the same names.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Where the models of an engine come from: the volume, or the small built-in demo model."""
+"""The sources of an engine's models: the volume, or the small built-in demo model."""

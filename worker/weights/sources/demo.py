@@ -1,9 +1,10 @@
 """The small built-in model: the real Wan 2.2 classes at a tiny size, written as Diffusers folders on the spot.
 
 A demo folder has the layout of `Wan-AI/Wan2.2-*-Diffusers`, so everything after this module (loading, sampling,
-decoding) takes the same way as with the real weights. The weights are the trained ones of
+decoding) is the same as with the real weights. The weights are the trained ones of
 `worker.weights.sources.demo_trained`, or random ones, drawn from a fixed seed: then the clip is moving colour, and the
-same on every machine of a kind. Nothing is downloaded; a folder takes well under a second."""
+same on every machine of a kind. Nothing is downloaded; a folder is made in well under a second.
+"""
 
 from __future__ import annotations
 

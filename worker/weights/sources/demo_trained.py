@@ -1,4 +1,4 @@
-"""The trained weights of the demo model, as they lie beside the worker: folders for its two A14B twins.
+"""The trained weights of the demo model, stored beside the worker: folders for its two A14B twins.
 
 `demo_weights/` holds one tokenizer, text encoder, VAE and pair of experts, and the distilled LoRAs of `turbo` for each
 of the two. The experts know both tasks: image-to-video reads the image in channels of its own, which text-to-video does
@@ -19,7 +19,7 @@ from worker.request import ModelSpec
 from worker.request.catalogue import Extent
 
 WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
-# They were trained for 256 x 256 and 17 frames. Further off they draw little that was asked, and take minutes for it.
+# They were trained for 256 x 256 and 17 frames. Further off they draw little that was asked, in minutes.
 EXTENT = Extent(most_pixels=320 * 256, least_frames=13, most_frames=21)
 _SHARED = ("tokenizer", "text_encoder", "vae")
 _EXPERTS = {"transformer": "high", "transformer_2": "low"}
@@ -28,7 +28,7 @@ _EXPERT_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def has(spec: ModelSpec, weights: Path) -> bool:
-    """Whether trained weights for `spec` lie in `weights`; there are none for the 5B model."""
+    """Whether `weights` has trained weights for `spec`; there are none for the 5B model."""
     shared = all((weights / part).is_dir() for part in _SHARED)
     experts = all((weights / "experts" / side / _EXPERT_FILE).is_file() for side in _EXPERTS.values())
     known = spec.boundary_ratio is not None and (not spec.fused or has_distilled(spec, weights))

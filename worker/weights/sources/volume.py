@@ -1,4 +1,4 @@
-"""Where the real models come from: the volume that the settings name, or the hub by way of it."""
+"""The source of the real models: the volume that the settings name, which is filled from the hub."""
 
 from __future__ import annotations
 
