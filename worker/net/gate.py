@@ -119,7 +119,7 @@ class Origin:
             return plain
         try:
             plain.settimeout(timeout_s)
-            return _tls().wrap_socket(plain, server_hostname=self.target.host.rstrip("."))
+            return tls().wrap_socket(plain, server_hostname=self.target.host.rstrip("."))
         except BaseException:
             plain.close()
             raise
@@ -137,7 +137,7 @@ def normalised(url: str, *, path: str) -> str:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """The system's certificate authorities (and those of SSL_CERT_FILE), with certifi's for images that have none."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())

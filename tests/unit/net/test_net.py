@@ -150,9 +150,9 @@ def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.S
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    gate._tls.cache_clear()
+    gate.tls.cache_clear()
     yield context
-    gate._tls.cache_clear()
+    gate.tls.cache_clear()
 
 
 def test_a_certificate_is_verified_against_the_name_and_not_the_address(certified: ssl.SSLContext) -> None:

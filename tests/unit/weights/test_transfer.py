@@ -54,6 +54,14 @@ def test_every_byte_that_was_received_makes_the_count_begin_anew(hub: HubServer,
     assert [hit.start for hit in hub.gets(FILE)] == [0, 1000, 2000, 3000, 4000, 5000]
 
 
+def test_a_hub_that_sends_the_whole_file_again_is_understood(hub: HubServer, tmp_path: Path) -> None:
+    hub.ignore_range = True
+    hub.cuts[FILE] = [1000, 500]
+    fetched(hub, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert len(hub.gets(FILE)) == 3
+
+
 def test_the_waits_double(caplog: pytest.LogCaptureFixture) -> None:
     patience = HubPatience(Abort(None), Retries(backoff_s=0.02))
     started = time.monotonic()

@@ -6,29 +6,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.kits.hub_server import GOOD_TOKEN, HubServer
 from tests.kits.tiny_repo import tiny_repos
-from tests.kits.weights_kit import I2V, SHARD, get, served
+from tests.kits.weights_kit import I2V, SHARD, get
 from worker.base import log
 from worker.base.errors import Cancelled, ModelUnavailable
 from worker.weights import ModelFolder, verify
 from worker.weights.folder import record as records
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with served(monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "models"
 
 
 def test_what_a_pipeline_needs_is_downloaded_verified_and_recorded(hub: HubServer, cache: Path) -> None:
@@ -89,18 +77,6 @@ def test_the_token_goes_to_the_hub_and_never_to_the_store_behind_it(hub: HubServ
     told = {hit.authorization for hit in hub.hits if "/cdn/" not in hit.path}
     assert told == {f"Bearer {GOOD_TOKEN}"}
     assert {hit.authorization for hit in hub.hits if "/cdn/" in hit.path} == {None}
-
-
-@pytest.mark.parametrize("range_is_ignored", [False, True])
-def test_a_connection_that_breaks_is_continued(hub: HubServer, cache: Path, range_is_ignored: bool) -> None:
-    hub.ignore_range = range_is_ignored
-    hub.cuts[SHARD] = [100_000, 50_000]
-    folder = get(hub, cache)
-    assert verify(folder.path) == []
-    starts = [hit.start for hit in hub.gets(SHARD)]
-    assert len(starts) == 3
-    if not range_is_ignored:
-        assert starts == [0, 100_000, 150_000]
 
 
 def test_a_partial_file_of_an_earlier_worker_is_continued(hub: HubServer, cache: Path) -> None:

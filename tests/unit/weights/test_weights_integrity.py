@@ -171,15 +171,13 @@ def test_a_shard_must_hold_what_the_index_promises(folder: Path) -> None:
     assert check(folder) == [f"{SHARD}: it lacks 1 tensors that the index promises"]
 
 
-def test_the_full_check_finds_a_bit_between_the_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integrity, "BLOCKS_PER_FILE", 3)
+def test_the_full_check_finds_a_bit_between_the_blocks(folder: Path) -> None:
     record = integrity.make_record(folder, repo="org/name", revision=None)
     entry = record.files[SHARD]
     sha256 = sha256_of(folder / SHARD)
-    records.write(folder, record.with_file(SHARD, records.FileRecord(entry.size, sha256, entry.blocks)))
-    between = entry.blocks[0][0] + integrity.BLOCK_BYTES + 10
-    assert between < entry.blocks[1][0]
-    flip(folder / SHARD, between)
+    apart = (entry.blocks[0], entry.blocks[-1])  # as far as the blocks of a file of 5 GB are
+    records.write(folder, record.with_file(SHARD, records.FileRecord(entry.size, sha256, apart)))
+    flip(folder / SHARD, entry.size // 2)
     assert check(folder) == []
     assert verify(folder) == [f"{SHARD}: the content is not what the hub has (sha256)"]
 

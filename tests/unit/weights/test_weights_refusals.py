@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,9 @@ from huggingface_hub import constants
 
 from tests.kits.hub_server import GOOD_TOKEN, OTHER_TOKEN, Fault, HubServer
 from tests.kits.tiny_repo import tiny_repos
-from tests.kits.weights_kit import I2V, SHARD, get, served
+from tests.kits.weights_kit import I2V, SHARD, get
 from worker.base.errors import ModelUnavailable
 from worker.weights import verify
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with served(monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "models"
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])

@@ -5,7 +5,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,10 @@ from huggingface_hub import snapshot_download
 
 from tests.kits.hub_server import HubServer
 from tests.kits.tiny_repo import tiny_repos
-from tests.kits.weights_kit import ENCODER, I2V, SHARD, T2V, VAE, flip, get, served
+from tests.kits.weights_kit import ENCODER, I2V, SHARD, T2V, VAE, flip, get
 from worker.base.errors import ModelUnavailable
 from worker.weights import ModelFolder, check, verify
 from worker.weights.folder import record as records
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with served(monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "models"
 
 
 @pytest.mark.parametrize("harm", ["flipped bit", "zero-filled tail", "truncated", "missing"])
