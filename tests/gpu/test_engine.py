@@ -31,7 +31,7 @@ def engine_on(fixed: MemoryPlan, gpu: Gpu | None = None, settings: Settings | No
     limits = dict.fromkeys(names & {"host_bytes", "host_limit_bytes"})
     planner = FixedPlanner(**{name: value for name, value in given.items() if name in names}, **limits)  # type: ignore[arg-type]
     device = () if "device" in names else (GPU,)
-    return Engine(demo.DemoSource(blocks=3), demo.catalogue(), planner, *device)
+    return Engine(demo.DemoSource(blocks=3, heads=2), demo.catalogue(), planner, *device)
 
 
 def weights(engine: Engine) -> dict[str, torch.Tensor]:

@@ -202,8 +202,7 @@ def _experts_of(spec: ModelSpec) -> tuple[str, ...]:
 def _expert(folder: Path, recipe: Recipe) -> Part:
     skeleton = skeletons.expert(folder, recipe.dtype, keep_fp8=recipe.keep_fp8)
     change = recipe.change
-    with LAYERS:
-        recipe.prepare(skeleton.module)
+    recipe.prepare(skeleton.module)
     if change is None:
         return _part(skeleton, recipe.places.experts, recipe.read)
 
