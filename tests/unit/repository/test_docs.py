@@ -23,7 +23,7 @@ from worker.request.payload import CameraMotion, JobInput, LoraInput, QualityPre
 from worker.request.prompt import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
-WRITTEN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+WRITTEN = sorted([ROOT / "llms.txt", *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 REQUEST = (ROOT / "docs" / "request.md").read_text(encoding="utf-8")
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
