@@ -56,7 +56,7 @@ from benchmarks.gpu_rows import ROWS, Measured, Row, not_to_be_had
 from benchmarks.gpu_stock import Stock
 from worker.base.errors import SettingsError, WorkerError
 from worker.base.settings import Settings
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 
 RESULTS = Path(__file__).parent / "results"
 _STOCK_STEPS = 3  # of each expert; the row's own number where it is given
@@ -74,7 +74,7 @@ def missing(scale: Scale) -> str | None:
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU: look at nvidia-smi and the driver's version"
     try:
-        Planner.here(Settings()).plan(scale.spec, scale.shape)
+        planner_for(Settings()).plan(scale.spec, scale.shape)
     except (WorkerError, SettingsError) as failure:
         return f"the GPU does not serve it: {failure}"
     return None

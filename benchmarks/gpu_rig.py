@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,11 +23,11 @@ from torch.nn import functional
 from benchmarks.gpu_models import Scale, fill, lora, write_model
 from worker.base.settings import Settings
 from worker.engine import Engine, Rendering, device
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.engine.models import components
 from worker.engine.techniques import attention
 from worker.request import ModelSpec
-from worker.request.plan import MemoryPlan, Shape
+from worker.request.plan import MemoryPlan, Planner, Shape
 from worker.weights.loras import DistilledFiles, LoraFile
 
 
@@ -36,7 +37,7 @@ class Rig:
     def __init__(self, scale: Scale, home: Path) -> None:
         self.scale = scale
         self.home = home
-        self.device = self._planner(Settings()).device
+        self.device = device.detect() if scale.is_published else torch.device("cpu")
         self.clip = Clip(scale)
         self._folder = home / "model"
         components.quiet_libraries()
@@ -54,16 +55,16 @@ class Rig:
         """
         planner = self._planner(settings)
         if as_fp8 and planner.gpu is None:
-            planner = _Fp8Planner(planner.device, None, None, settings)
+            planner = _Fp8Planner(None, settings)
         tried = attention.BACKENDS if backend is None else (backend,)
         with mock.patch.object(attention, "BACKENDS", tried):
-            engine = Engine(self, (spec,), planner)
+            engine = Engine(self, (spec,), planner, self.device)
         engine.models._read = fill  # the engine has no argument for it
         return engine
 
     def _planner(self, settings: Settings) -> Planner:
         """For the GPU that is here; the tiny size is for the CPU."""
-        return Planner.here(settings) if self.scale.is_published else Planner(torch.device("cpu"), None, None, settings)
+        return planner_for(settings) if self.scale.is_published else Planner(None, settings)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -101,8 +102,8 @@ class Rig:
 class _Fp8Planner(Planner):
     """Only for `Rig.engine`: the worker plans no fp8 for a CPU."""
 
-    def plan(self, spec: ModelSpec, shape: Shape, *, path: str | None = None) -> MemoryPlan:
-        return replace(Planner.plan(self, spec, shape, path=path), precision="fp8")
+    def plan(self, spec: ModelSpec, shape: Shape, **options: Any) -> MemoryPlan:
+        return replace(Planner.plan(self, spec, shape, **options), precision="fp8")
 
 
 class Clip:

@@ -230,7 +230,7 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
     from worker.base.settings import Settings
     from worker.base.stop import Stop
     from worker.engine import Engine
-    from worker.engine.device import Planner
+    from worker.engine.device import planner_for
     from worker.weights.sources import demo
     from worker.weights.tensors import reading
 
@@ -247,7 +247,7 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
             if fraction > 0:
                 moments.setdefault("first_step_s", time.perf_counter() - began)
 
-    engine = Engine(Source(), demo.catalogue(), Planner.here(Settings()))
+    engine = Engine(Source(), demo.catalogue(), planner_for(Settings()))
     engine.models._read = functools.partial(reading.read, preadv=Pace(pace))
     engine.models._overlap = overlap
     video = replace(request(num_inference_steps=4, guidance_scale=1.0), width=64, height=64)

@@ -26,7 +26,7 @@ from benchmarks import memory_on_meta as on_meta
 from worker.base.settings import Settings
 from worker.engine import decode
 from worker.request.catalogue import T2V_A14B, TI2V_5B
-from worker.request.plan import SIZES, Gpu, MemoryPlan, ModelSize, Shape, plan
+from worker.request.plan import SIZES, Gpu, MemoryPlan, ModelSize, Planner, Shape
 from worker.request.plan import peak as estimate
 
 GB = 1e9
@@ -166,7 +166,7 @@ def full(device: torch.device) -> bool:
         gpu = Gpu(f"{limit} GB", vram, (properties.major, properties.minor))
         fraction = gpu.budget_bytes / properties.total_memory
         for spec, shape in REQUESTS:
-            made = plan(gpu, spec, Settings(), shape)
+            made = Planner(gpu, Settings()).plan(spec, shape)
             start = f"| {limit} | {spec.version} | {shape} | {made.rung} | {made.estimated_peak_bytes / GB:.1f} |"
             if made.precision == "int8" or made.residency == "sequential":
                 print(f"{start} not measured by this script | | |")

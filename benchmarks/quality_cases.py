@@ -26,7 +26,7 @@ from training.scenes import Scene
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.engine.models import precision as quantize
 from worker.request import ModelSpec
 from worker.request.parse import parse
@@ -123,7 +123,7 @@ class Studio:
             return self._plain
         catalogue = demo.catalogue(trained=True)
         engine = Engine(
-            self._source, case.catalogue(catalogue) if case.catalogue else catalogue, Planner.here(Settings())
+            self._source, case.catalogue(catalogue) if case.catalogue else catalogue, planner_for(Settings())
         )
         if case.experts is not None:
             engine.preload(["t2v"], Stop())
@@ -200,7 +200,7 @@ def quantized(precision: Precision) -> Experts:
 
 
 def _plan() -> MemoryPlan:
-    planner = Planner.here(Settings())
+    planner = planner_for(Settings())
     return planner.standard(demo.catalogue(trained=True)[1])
 
 

@@ -31,7 +31,7 @@ from benchmarks.reporting import RESULTS
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.engine.models.components import Components, SharedParts
 from worker.engine.modes import schedules
 from worker.engine.modes.base import TextPipeline
@@ -133,7 +133,7 @@ def request_of(options: argparse.Namespace, mode: str, seed: int) -> VideoReques
 def on_the_demo_model(options: argparse.Namespace) -> Make:
     """Frames of the built-in model, through the engine."""
     source = demo.DemoSource(blocks=options.layers)
-    engine = Engine(source, demo.catalogue(trained=options.trained), Planner.here(Settings()))
+    engine = Engine(source, demo.catalogue(trained=options.trained), planner_for(Settings()))
 
     def make(mode: str, seed: int) -> Made:
         request = request_of(options, mode, seed)

@@ -1,6 +1,6 @@
 """Puts a worker together from its settings: the engine of the profile, the models of PRELOAD, storage, state.
 
-The handler, the command line and the checks of a deployment all start here, so that each meets what the others meet.
+The handler, the command line and the checks of a deployment all start here, so that they see the same worker.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
+import torch
 
 from worker import doctor
 from worker.base import folders, metrics
@@ -22,11 +23,12 @@ from worker.base.timing import ColdStart
 from worker.delivery import journal, spool, storage
 from worker.delivery.webhooks import outbox
 from worker.engine import Engine, build
-from worker.engine.device import Planner
+from worker.engine.device import crew_size, detect, planner_for
 from worker.engine.distributed import CrewLost, follower
 from worker.engine.distributed.leader import Lead
 from worker.jobs.services import Services
 from worker.net import opener as net
+from worker.request.plan import Planner
 from worker.weights.loras import store
 
 logger = logging.getLogger(__name__)
@@ -35,25 +37,26 @@ logger = logging.getLogger(__name__)
 def build_engine(settings: Settings, planner: Planner) -> Engine:
     """The engine of MODEL_PROFILE, with the processes of GPUS that share its work.
 
-    A machine that cannot serve the profile is for the doctor to refuse, before. Raises ModelUnavailable where not all
-    of the processes come up.
+    The doctor refuses a machine that cannot serve the profile before this is called. Raises ModelUnavailable where not
+    all of the processes start.
     """
+    device = detect()
     profile = doctor.profile_of(settings, planner.gpu)
     if profile == "demo" and settings.model_profile is None:
         logger.info("no CUDA GPU here: serving the small built-in demo model (set MODEL_PROFILE to choose)")
-    size = planner.crew_size
+    size = crew_size(settings, torch.cuda.device_count() if device.type == "cuda" else None)
     if size == 1:
-        return build.build(settings, planner, profile)
+        return build.build(settings, planner, profile, device)
     logger.info("%d processes share each video", size)
     try:
-        lead = Lead.start(follower.serve, size, planner.device, build.following, settings, profile)
+        lead = Lead.start(follower.serve, size, device, build.following, settings, profile)
     except CrewLost as failure:
         raise ModelUnavailable(f"the {size} processes of GPUS={settings.gpus} did not come up") from failure
-    return build.build(settings, planner, profile, lead)
+    return build.build(settings, planner, profile, device, lead)
 
 
 def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Services:
-    """Everything a job needs, with the models of PRELOAD in memory; `cold_start` knows what came before.
+    """Everything a job needs, with the models of PRELOAD in memory; `cold_start` has the parts of the start so far.
 
     Raises SettingsError, of which `doctor.CannotStart` is one, and WorkerError: the platform has no fallback.
     """
@@ -62,7 +65,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
     state = StateFolder(folders.state_dir(settings))
     opener = net.Opener(settings.private_url_allowlist)
     target = storage.open_storage(settings)
-    planner = Planner.here(settings)
+    planner = planner_for(settings)
     # What can be refused in a moment is refused before minutes of loading.
     with doctor.watched(doctor.Deployment.here(settings, planner)):
         made = build_engine(settings, planner)

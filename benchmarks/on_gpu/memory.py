@@ -10,11 +10,10 @@ import torch
 
 from benchmarks import gpu_rows, gpu_videos
 from benchmarks.on_gpu.bench import GB, Bench
-from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import device as planning
+from worker.engine.device import host_memory_bytes
 from worker.engine.models.arrivals import Progress, wait_for
-from worker.request.plan import Gpu
+from worker.request.plan import Gpu, Planner
 
 
 def race(bench: Bench) -> None:
@@ -128,11 +127,8 @@ def _smaller(bench: Bench, stage: str, gib: float) -> None:
     if found is not None and gpu is not None:
         torch.cuda.set_per_process_memory_fraction(gpu.budget_bytes / found.total_memory)
 
-    def on(device: torch.device, settings: Settings) -> planning.Planner:
-        share = int(planning.host_memory_bytes() * 0.85) if bench.on_gpu else None
-        return planning.Planner(device, gpu, share, settings)
-
-    with mock.patch.object(bench.rig, "_planner", lambda settings: on(bench.device, settings)):
+    share = int(host_memory_bytes() * 0.85) if bench.on_gpu else None
+    with mock.patch.object(bench.rig, "_planner", lambda settings: Planner(gpu, settings, share)):
         studio = gpu_videos.Studio(bench.row("exact"), bench.rig)
         request = gpu_rows.request(bench.row("exact"), bench.small, take=1, steps=4 if bench.tiny else 2, even=True)
         plan = studio.engine.video(request).plan

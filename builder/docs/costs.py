@@ -15,10 +15,9 @@ from builder.docs.markdown import table
 from worker.base.errors import WorkerError
 from worker.base.settings import Settings
 from worker.request import VideoRequest
-from worker.request import plan as memory
 from worker.request.catalogue import find
 from worker.request.parse import parse
-from worker.request.plan import Gpu, Shape, duration
+from worker.request.plan import Gpu, Planner, Shape, duration
 from worker.request.plan.duration import Span
 from worker.request.plan.gpus import GPUS
 
@@ -70,7 +69,7 @@ def estimated(gpu: Gpu, payload: Mapping[str, Any]) -> duration.Estimate | None:
     assert request.height is not None
     shape = Shape(request.width, request.height, request.num_frames)
     try:
-        plan = memory.plan(gpu, spec, Settings.model_construct(), shape)
+        plan = Planner(gpu, Settings.model_construct()).plan(spec, shape)
     except WorkerError:
         return None
     return duration.of_request(request, spec, gpu, plan)

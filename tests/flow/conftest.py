@@ -22,7 +22,7 @@ from worker.delivery import journal, spool, storage
 from worker.delivery.webhooks import outbox
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import Engine
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.jobs import flow
 from worker.jobs.services import Services
 from worker.net import opener as net
@@ -35,7 +35,7 @@ Answer = dict[str, Any]
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     source = demo.DemoSource()
-    yield Engine(source, demo.catalogue(), Planner.here(settings.Settings()))
+    yield Engine(source, demo.catalogue(), planner_for(settings.Settings()))
     source.close()
 
 

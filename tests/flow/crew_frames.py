@@ -22,7 +22,7 @@ from worker.base import settings
 from worker.base.errors import Cancelled
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Rendering
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.request import VideoRequest
 from worker.request.parse import parse
 from worker.weights.sources import demo
@@ -60,7 +60,7 @@ def frames(engine: Engine, video: VideoRequest) -> np.ndarray:
 
 def main() -> None:
     worker = start.build_worker(settings.load())
-    alone = Engine(demo.DemoSource(heads=2), demo.catalogue(), Planner.here(settings.Settings(gpus=1)))
+    alone = Engine(demo.DemoSource(heads=2), demo.catalogue(), planner_for(settings.Settings(gpus=1)))
     videos = {
         "text": request(),
         "image": request(reference_image_url="https://example.com/a.png"),

@@ -299,7 +299,7 @@ def test_a_try_that_ran_out_of_memory_has_a_name_of_its_own(
 ) -> None:
     """Its seconds are paid for, and are neither the last try's nor waiting."""
     run = make_runner({"GPU_HOURLY_USD": "3600"})
-    planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), below)
+    planner = FixedPlanner(None, Settings(), None, plan("resident"), below)
     monkeypatch.setattr(run.worker.engine, "planner", planner)
     run.worker.engine.preload(["t2v"], Stop())
     tries: list[int] = []
@@ -338,7 +338,7 @@ def test_a_try_that_ran_out_of_memory_has_a_name_of_its_own(
 def test_a_video_that_no_try_has_room_for_tells_of_both(
     run: Runner, monkeypatch: pytest.MonkeyPatch, written: io.StringIO
 ) -> None:
-    planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), plan("swap"))
+    planner = FixedPlanner(None, Settings(), None, plan("resident"), plan("swap"))
     monkeypatch.setattr(run.worker.engine, "planner", planner)
     delays = iter((0.3, 0.6))
 

@@ -15,7 +15,7 @@ from tests.kits.hub_server import HubServer
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.weights.sources import demo
 
 TURBO = {"quality_preset": "turbo"}
@@ -26,7 +26,7 @@ HYBRID = {"quality_preset": "turbo", "turbo_variant": "hybrid"}
 def deep_engine() -> Iterator[Engine]:
     """Several blocks, and LoRAs for turbo as the real models have."""
     source = demo.DemoSource(blocks=3)
-    engine = Engine(source, distilled_kit.catalogue(), Planner.here(Settings()))
+    engine = Engine(source, distilled_kit.catalogue(), planner_for(Settings()))
     engine.preload(["t2v"], Stop())
     yield engine
     source.close()

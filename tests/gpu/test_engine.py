@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,8 @@ RESIDENT = plan("resident", text_encoder="resident")
 
 
 def engine_on(fixed: MemoryPlan, gpu: Gpu | None = None, settings: Settings | None = None) -> Engine:
-    """An engine on the GPU that plans `fixed`; where the planner has no device, the engine is given it."""
-    names = {each.name for each in fields(FixedPlanner)}
-    given = {"device": GPU, "gpu": gpu, "settings": Settings() if settings is None else settings, "fixed": fixed}
-    limits = dict.fromkeys(names & {"host_bytes", "host_limit_bytes"})
-    planner = FixedPlanner(**{name: value for name, value in given.items() if name in names}, **limits)  # type: ignore[arg-type]
-    device = () if "device" in names else (GPU,)
-    return Engine(demo.DemoSource(blocks=3, heads=2), demo.catalogue(), planner, *device)
+    planner = FixedPlanner(gpu, Settings() if settings is None else settings, None, fixed)
+    return Engine(demo.DemoSource(blocks=3, heads=2), demo.catalogue(), planner, GPU)
 
 
 def weights(engine: Engine) -> dict[str, torch.Tensor]:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
-
 from tests.kits import s3_double
 from worker.doctor.deployment import Deployment, Device, Driver, Host, readable_settings
-from worker.engine.device import Planner
-from worker.request.plan import Gpu, from_name
+from worker.request.plan import Gpu, Planner, from_name
 
 GIB = 1024**3
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -45,7 +42,7 @@ def deployment(home: Path, gpu: Gpu | str | None = None, **changes: Any) -> Depl
     facts: dict[str, Any] = {
         "settings": settings,
         "problems": problems,
-        "planner": Planner(torch.device("cpu"), gpu, host_limit, settings),
+        "planner": Planner(gpu, settings, host_limit),
         "device": device_of(gpu) if gpu is not None else Device(None),
         "host": Host(256 * GIB, 200 * GIB),
         "model_cache": home / "models",

@@ -13,13 +13,13 @@ from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Rendering
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.request import ModelSpec, VideoRequest
 from worker.request.parse import parse
-from worker.request.plan import Gpu, MemoryPlan, Shape
+from worker.request.plan import Gpu, MemoryPlan, Planner, Shape
 from worker.weights.sources import demo
 
-PLANNER = Planner.here(Settings())
+PLANNER = planner_for(Settings())
 PICTURE = Conditioning(image=Image.linear_gradient("L").resize((64, 64)).convert("RGB"))
 VIDEO = Conditioning(video=[PICTURE.image] * 5)  # type: ignore[list-item]
 BOTH_ENDS = replace(PICTURE, last_image=Image.new("RGB", (64, 64), "navy"))
@@ -103,7 +103,7 @@ class FixedPlanner(Planner):
     fixed: MemoryPlan | None = None
     below: MemoryPlan | None = None
 
-    def plan(self, spec: ModelSpec, shape: Shape, *, path: str | None = None) -> MemoryPlan:
+    def plan(self, spec: ModelSpec, shape: Shape, **_: Any) -> MemoryPlan:
         assert self.fixed is not None
         return self.fixed
 
@@ -114,8 +114,8 @@ class FixedPlanner(Planner):
 def engine_with(
     fixed: MemoryPlan, *, below: MemoryPlan | None = None, gpu: Gpu | None = None, host_bytes: int | None = None
 ) -> Engine:
-    planner = FixedPlanner(torch.device("cpu"), gpu, host_bytes, Settings(), fixed, below)
-    return Engine(demo.DemoSource(), demo.catalogue(), planner)
+    planner = FixedPlanner(gpu, Settings(), host_bytes, fixed, below)
+    return Engine(demo.DemoSource(), demo.catalogue(), planner, torch.device("cpu"))
 
 
 MODES: dict[str, tuple[VideoRequest, Conditioning]] = {

@@ -13,9 +13,8 @@ from worker.cli.terminal import dollars, row
 from worker.media import inputs
 from worker.net import Opener
 from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose, prompt
-from worker.request import plan as memory
 from worker.request.parse import DEFAULT_HEIGHT, DEFAULT_WIDTH
-from worker.request.plan import Gpu, MemoryPlan, Shape
+from worker.request.plan import Gpu, MemoryPlan, Planner, Shape
 from worker.request.plan import duration as estimate
 from worker.request.plan.duration import Estimate, Span
 
@@ -172,7 +171,7 @@ def dry(video: VideoRequest, settings: Settings, chosen: Gpu | None) -> Overview
         return Overview(video, demo, gpu, None, None, settings.gpu_hourly_usd, (*video.warnings, *notes, hint))
     if gpu is None:
         raise Unsupported("no GPU is here: name one with --gpu, such as --gpu H100")
-    plan = memory.plan(gpu, spec, settings, Shape.of(video, spec), path=video.at("width"))
+    plan = Planner(gpu, settings).plan(spec, Shape.of(video, spec), path=video.at("width"))
     return of_plan(video, spec, gpu, plan, settings, notes)
 
 

@@ -9,7 +9,7 @@ from worker.cli.failures import DONE
 from worker.request import ModelSpec
 from worker.request.catalogue import I2V_A14B, TI2V_5B
 from worker.request.plan.gpus import GPUS, Gpu
-from worker.request.plan.plan import MemoryPlan, largest, plan
+from worker.request.plan.plan import MemoryPlan, Planner
 from worker.request.plan.sizes import Shape
 
 _GB = 1e9
@@ -36,25 +36,26 @@ def table(settings: Settings) -> str:
 
 def details(gpu: Gpu, settings: Settings) -> str:
     """Every shown plan on one GPU with its reasons, and the largest request that fits, one paragraph a model."""
+    planner = Planner(gpu, settings)
     lines = [f"{gpu.name}: {gpu.vram_bytes / _GB:.1f} GB, of which torch may use {gpu.budget_bytes / _GB:.1f} GB"]
     for spec, shape in _SHOWN:
         lines += ["", f"{spec.version}, {shape}"]
         try:
-            made = plan(gpu, spec, settings, shape)
+            made = planner.plan(spec, shape)
         except WorkerError as refusal:
             lines.append(f"  refused: {refusal}")
         else:
             lines.append(f"  {made.rung}: peak {made.estimated_peak_bytes / _GB:.1f} GB, ")
             lines[-1] += f"host memory {made.host_bytes / _GB:.1f} GB"
             lines += [f"    {reason}" for reason in made.reasons]
-        best = largest(gpu, spec, settings)
+        best = planner.largest(spec)
         lines.append(f"  largest request that fits: {best if best is not None else 'none'}")
     return "\n".join(lines) + "\n"
 
 
 def _cell(gpu: Gpu, spec: ModelSpec, shape: Shape, settings: Settings) -> str:
     try:
-        return _words(plan(gpu, spec, settings, shape))
+        return _words(Planner(gpu, settings).plan(spec, shape))
     except WorkerError:
         return "refused"
     except SettingsError:
@@ -63,7 +64,7 @@ def _cell(gpu: Gpu, spec: ModelSpec, shape: Shape, settings: Settings) -> str:
 
 def _largest_cell(gpu: Gpu, settings: Settings) -> str:
     try:
-        best = largest(gpu, I2V_A14B, settings)
+        best = Planner(gpu, settings).largest(I2V_A14B)
     except SettingsError:
         return "none"
     return _size(best) if best is not None else "none"

@@ -36,10 +36,11 @@ def judge(quantised: Mapping[str, str | None], exact: Mapping[str, str | None], 
 
 def _kernels(deployment: Deployment) -> tuple[dict[str, str | None], dict[str, str | None]]:
     # Imported late: Diffusers takes seconds, and only this check needs it.
+    from worker.engine.device import detect
     from worker.engine.techniques.attention import BACKENDS, Backend
     from worker.engine.techniques.base import Setup
 
-    setup = Setup(deployment.settings, deployment.planner.device, torch.bfloat16)
+    setup = Setup(deployment.settings, detect(), torch.bfloat16)
 
     def missing(backend: Backend) -> str | None:
         try:

@@ -17,8 +17,7 @@ from worker.base import folders, settings
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.engine import device as planning
-from worker.engine.device import Planner
-from worker.request.plan import Gpu
+from worker.request.plan import Gpu, Planner
 from worker.weights import RUNPOD_CACHE
 
 Profile = Literal["wan2.2", "demo"]
@@ -108,12 +107,12 @@ class Deployment:
     def tried(cls, settings: Settings, problems: tuple[str, ...], *, limit_s: float = GPU_LIMIT_S) -> Deployment:
         """The same, with the GPU tried. Where the driver hangs or breaks, `device` says so and there is no GPU."""
         device = Device(None, silent_s=limit_s)
-        planner = Planner(torch.device("cpu"), None, None, settings)
+        planner = Planner(None, settings)
 
         def find() -> None:
             nonlocal device, planner
             try:
-                found = Planner.here(settings)
+                found = planning.planner_for(settings)
                 device, planner = look(found.gpu, compute=True), found
             except RuntimeError as failure:
                 device = Device(None, failure=type(failure).__name__)

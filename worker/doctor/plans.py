@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from worker.base.errors import SettingsError, WorkerError
 from worker.doctor.deployment import Deployment
 from worker.doctor.report import Finding, fail, from_message, ok, warn
@@ -43,7 +45,7 @@ def check(deployment: Deployment, key: str) -> Finding:
 def _smaller(deployment: Deployment, spec: ModelSpec) -> Finding:
     planner, settings = deployment.planner, deployment.settings
     assert planner.gpu is not None
-    best = memory.largest(planner.gpu, spec, settings, host_limit_bytes=planner.host_bytes)
+    best = planner.largest(spec)
     if best is not None:
         return warn(f"{memory.STANDARD} does not fit {planner.gpu.name}; the largest that does is {best}", _OTHER_GPU)
     found = f"model {spec.key} does not fit {planner.gpu.name} at any size"
@@ -78,7 +80,7 @@ def _slowed(deployment: Deployment, spec: ModelSpec) -> str | None:
     planner = deployment.planner
     try:
         limited = planner.standard(spec)
-        free = memory.plan(planner.gpu, spec, deployment.settings, memory.STANDARD)
+        free = replace(planner, host_limit_bytes=None).plan(spec, memory.STANDARD)
     except (WorkerError, SettingsError):
         return None  # the plan's own line says it
     if limited.rung == free.rung:

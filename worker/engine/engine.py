@@ -25,14 +25,14 @@ from worker.base.errors import OutOfMemory
 from worker.base.stop import Stop
 from worker.engine import decode
 from worker.engine.denoise import Denoised, Denoiser, Watcher
-from worker.engine.device import Planner
+from worker.engine.device import detect
 from worker.engine.distributed import ALONE, Crew
 from worker.engine.models.pool import Loaded, LoadedModels, ModelSource
 from worker.engine.shared_work import DeviceLost, SharedWork
 from worker.engine.techniques import Setup, Techniques
 from worker.engine.video import Video
 from worker.request import ModelSpec, VideoRequest, choose, prompt
-from worker.request.plan import Shape
+from worker.request.plan import Planner, Shape
 
 logger = logging.getLogger(__name__)
 __all__ = ["DeviceLost", "Engine", "Rendering"]
@@ -73,14 +73,22 @@ class Rendering:
 
 
 class Engine:
-    """Serves the models of `catalogue`; `source` finds their folders, `planner` fits them on the device."""
+    """Serves the models of `catalogue`; `source` finds their folders, `planner` fits them on `device`.
+
+    `device` is None for the one that is detected; `crew` are the processes that share each video.
+    """
 
     def __init__(
-        self, source: ModelSource, catalogue: Sequence[ModelSpec], planner: Planner, crew: Crew = ALONE
+        self,
+        source: ModelSource,
+        catalogue: Sequence[ModelSpec],
+        planner: Planner,
+        device: torch.device | None = None,
+        crew: Crew = ALONE,
     ) -> None:
         self.catalogue = tuple(catalogue)
         self.planner = planner
-        self._device = planner.device
+        self._device = detect() if device is None else device
         dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         self._lock = threading.Lock()
         self.techniques = Techniques(Setup(planner.settings, self._device, dtype, crew.size))
@@ -89,7 +97,7 @@ class Engine:
             device=self._device,
             dtype=dtype,
             gpu=planner.gpu,
-            host_bytes=planner.host_bytes,
+            host_bytes=planner.host_limit_bytes,
             on_expert=self.techniques.prepare,
             # A process of a crew that waits for an expert would keep the others in a collective.
             overlap=crew.size == 1,

@@ -18,8 +18,7 @@ from benchmarks.gpu_models import SCALES
 from benchmarks.gpu_rates import Rates
 from benchmarks.gpu_rows import ROWS, Measured
 from worker.base.settings import Settings
-from worker.engine.device import Planner
-from worker.request.plan import Gpu
+from worker.request.plan import Gpu, Planner
 
 ROOT = Path(__file__).resolve().parents[3]
 ALWAYS_HERE = (
@@ -109,10 +108,10 @@ def test_without_a_gpu_nothing_is_measured_and_what_is_missing_is_said(
 def test_a_gpu_that_cannot_serve_is_said_before_anything_is_loaded(
     gigabytes: int, capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Planner(torch.device("cuda", 0), Gpu("a GPU", gigabytes * 10**9, capability), 120 * 10**9, Settings())
+    small = Planner(Gpu("a GPU", gigabytes * 10**9, capability), Settings(), 120 * 10**9)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(Planner, "here", lambda _: small)
+    monkeypatch.setattr(gpu, "planner_for", lambda _: small)
     lacking = gpu.missing(SCALES["480p"])
     assert lacking is None if fits else str(lacking).startswith("the GPU does not serve it: ")
 

@@ -13,8 +13,8 @@ from worker.base import settings
 from worker.base.settings import Settings, variables_of
 from worker.request import CATALOGUE, Limits
 from worker.request.parse import parse
+from worker.request.plan import Planner
 from worker.request.plan.gpus import from_name
-from worker.request.plan.plan import plan
 from worker.request.plan.sizes import Shape
 
 HUB = json.loads((hub.ROOT / ".runpod" / "hub.json").read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ def test_a_preset_loads_and_its_gpus_hold_the_standard_video(
         gpu = from_name(name)
         for key in loaded.preload:
             shape = STANDARD[key]
-            made = plan(gpu, specs[key], loaded, shape)
+            made = Planner(gpu, loaded).plan(specs[key], shape)
             assert made.estimated_peak_bytes <= gpu.budget_bytes
             assert shape.width * shape.height <= loaded.max_pixels
             assert shape.num_frames <= loaded.max_frames

@@ -13,7 +13,7 @@ import torch
 from tests.kits.engine_kit import PLANNER, pixels, render, request
 from worker.base.settings import Settings
 from worker.engine import Engine
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.engine.techniques import compile as compiling
 from worker.request.plan import MemoryPlan
 from worker.weights.sources import demo
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path, caplog: pytest.LogCaptu
 def test_compiled_blocks_step_aside_for_the_step_cache(tmp_path: Path) -> None:
     source = demo.DemoSource(blocks=2)
     settings = Settings(enable_torch_compile=True, model_cache_dir=tmp_path / "models")
-    compiled = Engine(source, demo.catalogue(), Planner.here(settings))
+    compiled = Engine(source, demo.catalogue(), planner_for(settings))
     plain = Engine(source, demo.catalogue(), PLANNER)
     assert render(compiled, request()).parameters["torch_compile"] is True
     assert list((tmp_path / "models" / compiling.FOLDER).iterdir())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from tests.kits.videos import given
 from worker.base.errors import Cancelled, Unsupported
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, decode
-from worker.engine.modes import schedules
-from worker.request import CATALOGUE, ModelSpec
+from worker.engine.modes import MODES, schedules
+from worker.request import CATALOGUE, Mode, ModelSpec
 from worker.weights.sources import demo
 
 
@@ -137,6 +137,13 @@ def test_equal_seeds_give_equal_frames(engine: Engine) -> None:
     assert (pixels(render(engine, request())) != pixels(render(engine, request(seed=4)))).any()
 
 
+def test_noise_depends_on_the_lower_32_bits_of_a_seed(engine: Engine) -> None:
+    """Torch's generator for the CPU, a Mersenne Twister, takes no more; results report the seed whole all the same."""
+    frames = [pixels(render(engine, request(seed=seed))) for seed in (3, 3 + 2**32, 3 + 2**31)]
+    assert (frames[0] == frames[1]).all()
+    assert not (frames[0] == frames[2]).all()
+
+
 def test_the_reference_image_reaches_the_frames(engine: Engine) -> None:
     """That they follow it is for a trained model to show: tests/flow/test_quality."""
     other = Conditioning(image=Image.new("RGB", (64, 64), "red"))
@@ -168,6 +175,51 @@ def test_all_steps_are_told(engine: Engine) -> None:
     video = request(num_inference_steps=4)
     engine.generate(given(engine, video, PICTURE), watcher=watcher, stop=Stop())
     assert watcher.generated == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_prompt_is_reported_as_cut_from_its_first_token_beyond_the_encoders_limit(
+    engine: Engine, beyond: int
+) -> None:
+    render(engine, request())
+    tokenizer = engine.models["t2v"].components.shared.tokenizer
+    prompt = "a"
+    while len(tokenizer(prompt).input_ids) < 512 + beyond:
+        prompt += " a" if len(tokenizer(f"{prompt} a").input_ids) <= 512 + beyond else "a"
+    assert len(tokenizer(prompt).input_ids) == 512 + beyond
+    warnings = render(engine, request(prompt=prompt)).warnings
+    assert warnings == (f"prompt: {512 + beyond} tokens; the text encoder reads the first 512",) * beyond
+
+
+def test_frames_that_are_closed_early_release_the_engine(engine: Engine) -> None:
+    frames = render(engine, request(num_frames=17)).frames()
+    next(frames)
+    frames.close()
+    assert len(pixels(render(engine, request()))) == 5
+
+
+def test_every_mode_of_the_contract_is_registered() -> None:
+    assert set(MODES) == set(get_args(Mode))
+
+
+class Called:
+    """In the place of a pipeline: keeps what it is called with."""
+
+    def __call__(self, **arguments: Any) -> tuple[torch.Tensor]:
+        self.arguments = arguments
+        return (torch.zeros(1),)
+
+
+def test_the_first_image_begins_the_video_and_the_last_one_ends_it() -> None:
+    class Nothing:
+        def arguments(self) -> dict[str, Any]:
+            return {}
+
+    pipeline: Any = Called()
+    first, last = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    sampling: Any = Nothing()
+    MODES["first_last_frame"].latents(pipeline, sampling, Conditioning(image=first, last_image=last))
+    assert (pipeline.arguments["image"], pipeline.arguments["last_image"]) == (first, last)
 
 
 def test_a_stop_during_decoding_releases_the_engine(engine: Engine) -> None:

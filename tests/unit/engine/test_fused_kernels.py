@@ -304,7 +304,7 @@ def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def engine_of(source: demo.DemoSource, fixed: MemoryPlan, **fields: Any) -> Engine:
-    return Engine(source, demo.catalogue(), FixedPlanner(CPU, None, None, Settings(**fields), fixed, None))
+    return Engine(source, demo.catalogue(), FixedPlanner(None, Settings(**fields), None, fixed, None), CPU)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ OTHERS: dict[str, tuple[VideoRequest, Conditioning]] = {
 
 def made(memory_plan: Any = None, **settings: Any) -> Engine:
     kept = Settings(**settings)
-    planner = FixedPlanner(torch.device("cpu"), None, None, kept, memory_plan or plan("resident"), None)
+    planner = FixedPlanner(None, kept, None, memory_plan or plan("resident"), None)
     return Engine(demo.DemoSource(), demo.catalogue(), planner)
 
 

@@ -14,7 +14,7 @@ from worker.engine.techniques.base import Run, Setup
 from worker.engine.techniques.quantized_compute import QuantizedCompute
 from worker.request.catalogue import T2V_A14B
 from worker.request.parse import parse
-from worker.request.plan import MemoryPlan, from_name, ladder
+from worker.request.plan import MemoryPlan, Planner, from_name
 from worker.weights.sources import demo
 
 CPU = torch.device("cpu")
@@ -128,10 +128,10 @@ def test_weights_that_are_not_quantised_say_so(caplog: pytest.LogCaptureFixture)
 def test_the_plan_quantises_for_it(gpu: str, precision: str, wanted: str, quantised: bool) -> None:
     found = from_name(gpu)
     settings = Settings(quantized_compute=wanted)  # type: ignore[arg-type]
-    first = ladder(found, T2V_A14B, settings)[0]
+    first = Planner(found, settings).ladder(T2V_A14B)[0]
     if quantised:
         assert first.precision == precision
         none = Settings(quantized_compute=wanted, quantization="none")  # type: ignore[arg-type]
-        assert ladder(found, T2V_A14B, none)[0].precision == "bf16"
+        assert Planner(found, none).ladder(T2V_A14B)[0].precision == "bf16"
     else:
         assert first.precision in ("bf16", precision)

@@ -95,8 +95,8 @@ MARKS = {
 
 def engine_for(way: Way, source: demo.DemoSource, cache: Path) -> Engine:
     settings = Settings(**{"enable_image_encode_reuse": False, "model_cache_dir": cache, **way.settings})
-    planner = FixedPlanner(torch.device("cpu"), None, None, settings, way.plan, None)
-    return Engine(source, demo.catalogue(), planner)
+    planner = FixedPlanner(None, settings, None, way.plan, None)
+    return Engine(source, demo.catalogue(), planner, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

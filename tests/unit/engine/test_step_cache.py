@@ -219,7 +219,7 @@ def test_a_run_that_ends_early_leaves_nothing_behind(engine: Engine, end: str) -
 
 
 def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
-    planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan("resident"), plan("swap"))
+    planner = FixedPlanner(None, Settings(), None, plan("resident"), plan("swap"))
     tight = Engine(demo.DemoSource(blocks=BLOCKS), demo.catalogue(), planner)
     tight.preload(["t2v"], Stop())
     video = request(num_inference_steps=STEPS, step_cache="fast")
@@ -240,7 +240,7 @@ def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
 def test_the_cache_gives_the_same_under_every_plan(engine: Engine, residency: Any) -> None:
-    planner = FixedPlanner(torch.device("cpu"), None, None, Settings(), plan(residency), None)
+    planner = FixedPlanner(None, Settings(), None, plan(residency), None)
     other = Engine(demo.DemoSource(blocks=BLOCKS), demo.catalogue(), planner)
     other.preload(["i2v"], Stop())
     video = request(num_inference_steps=STEPS, step_cache="fast")

@@ -299,11 +299,11 @@ def test_the_memory_plan_counts_the_distilled_loras(files: DistilledFiles) -> No
     shapes: list[Shape] = []
 
     class Noting(FixedPlanner):
-        def plan(self, spec: ModelSpec, shape: Shape, *, path: str | None = None) -> MemoryPlan:
+        def plan(self, spec: ModelSpec, shape: Shape, **_: Any) -> MemoryPlan:
             shapes.append(shape)
             return plan("resident")
 
-    noting = Noting(torch.device("cpu"), None, None, Settings())
+    noting = Noting(None, Settings())
     one = [{"source": "a.safetensors"}]
     videos = [request(), request(loras=one), TURBO, request(quality_preset="turbo", loras=one)]
     for catalogue in (distilled_kit.catalogue(), demo.catalogue()):

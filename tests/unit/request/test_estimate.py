@@ -18,7 +18,7 @@ from worker.request import CATALOGUE, ModelSpec, VideoRequest
 from worker.request import plan as memory
 from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B, find
 from worker.request.parse import HYBRID, parse
-from worker.request.plan import SIZES, Gpu, MemoryPlan, Shape, duration
+from worker.request.plan import SIZES, Gpu, MemoryPlan, Planner, Shape, duration
 from worker.request.plan.duration import Span
 
 SMALL, LARGE = Shape(832, 480, 81), Shape(1280, 720, 81)
@@ -37,7 +37,7 @@ def made(gpu: Gpu, plan: MemoryPlan | None = None, **fields: Any) -> duration.Es
     assert spec is not None
     if plan is None:
         shape = Shape(video.width or 0, video.height or 0, video.num_frames)
-        plan = memory.plan(gpu, spec, Settings(), shape)
+        plan = Planner(gpu, Settings()).plan(spec, shape)
     answer = duration.of_request(video, spec, gpu, plan)
     assert answer is not None
     return answer
@@ -126,7 +126,7 @@ def test_the_layers_that_come_to_stand_still_are_the_whole_encoder() -> None:
 def test_a_picture_takes_a_third_of_the_work_of_a_video_and_all_of_it_in_tiles() -> None:
     picture, video = duration.image_encode_flop(I2V_A14B, SMALL), duration.encode_flop(I2V_A14B, SMALL)
     assert picture / video == pytest.approx(0.33, abs=0.01)
-    plan = memory.plan(H100, I2V_A14B, Settings(), SMALL)
+    plan = Planner(H100, Settings()).plan(I2V_A14B, SMALL)
     url = "https://example.com/a"
     plain = made(H100, plan, reference_image_url=url)
     tiled = made(H100, dataclasses.replace(plan, vae_tiling=True), reference_image_url=url)
@@ -246,20 +246,20 @@ def test_every_gpu_of_the_memory_table_has_a_speed(gpu: Gpu) -> None:
 def test_another_gpu_has_no_estimate(name: str) -> None:
     assert duration.peak_flops(name) is None
     gpu = dataclasses.replace(H100, name=name)
-    plan = memory.plan(gpu, T2V_A14B, Settings(), SMALL)
+    plan = Planner(gpu, Settings()).plan(T2V_A14B, SMALL)
     assert duration.of_request(request(), T2V_A14B, gpu, plan) is None
 
 
 def test_the_demo_model_has_no_estimate() -> None:
-    plan = memory.plan(H100, T2V_A14B, Settings(), SMALL)
+    plan = Planner(H100, Settings()).plan(T2V_A14B, SMALL)
     demo = dataclasses.replace(T2V_A14B, version="demo")
     assert duration.of_request(request(), demo, H100, plan) is None
-    fused = dataclasses.replace(T2V_A14B, fused=True)
+    fused = dataclasses.replace(T2V_A14B, variant="turbo")
     assert duration.of_request(request(), fused, H100, plan) is not None
 
 
 def planned(residency: str, **others: Any) -> MemoryPlan:
-    base = memory.plan(H200, T2V_A14B, Settings(), SMALL)
+    base = Planner(H200, Settings()).plan(T2V_A14B, SMALL)
     place = "resident" if residency == "resident" else "offloaded"
     return dataclasses.replace(base, residency=residency, text_encoder=place, **others)
 
@@ -318,7 +318,7 @@ def test_the_cost_is_that_of_the_seconds() -> None:
 
 
 def test_a_size_that_is_not_settled_has_no_estimate() -> None:
-    plan = memory.plan(H100, I2V_A14B, Settings(), SMALL)
+    plan = Planner(H100, Settings()).plan(I2V_A14B, SMALL)
     video = request(reference_image_url="https://example.com/a.png", width=None, height=None)
     assert duration.of_request(video, I2V_A14B, H100, plan) is None
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from worker.base.errors import InvalidRequest, SettingsError, Unsupported
 from worker.base.settings import Settings
-from worker.request import CATALOGUE
+from worker.request import CATALOGUE, ModelSpec
 from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B
-from worker.request.plan import GPUS, STANDARD, Gpu, MemoryPlan, Shape, from_name, ladder, largest, lower, plan, size_of
+from worker.request.plan import GPUS, STANDARD, Gpu, MemoryPlan, Planner, Shape, from_name, size_of
 from worker.request.plan.gpus import CONTEXT_BYTES, FRAGMENTATION
 
 GIB = 1024**3
@@ -49,9 +49,11 @@ settings_values = st.builds(
 )
 
 
-def planned(*arguments: Any, **keywords: Any) -> MemoryPlan | InvalidRequest | Unsupported:
+def planned(
+    gpu: Gpu | None, spec: ModelSpec, settings: Settings, shape: Shape, **options: Any
+) -> MemoryPlan | InvalidRequest | Unsupported:
     try:
-        return plan(*arguments, **keywords)
+        return Planner(gpu, settings).plan(spec, shape, **options)
     except (InvalidRequest, Unsupported) as refusal:
         return refusal
 
@@ -62,11 +64,11 @@ def test_a_plan_stays_within_the_budget_and_a_refusal_names_what_fits(vram, capa
     answer = planned(gpu, spec, settings, shape, path="job_request_params[0].width")
     if isinstance(answer, MemoryPlan):
         assert 0 < answer.estimated_peak_bytes <= gpu.budget_bytes < vram
-        assert answer.rung in ladder(gpu, spec, settings)
+        assert answer.rung in Planner(gpu, settings).ladder(spec)
     elif isinstance(answer, Unsupported):
         assert all(
             rung.peak_bytes(size_of(spec), dataclasses.replace(shape, num_frames=5, loras=0)) > gpu.budget_bytes
-            for rung in ladder(gpu, spec, settings)
+            for rung in Planner(gpu, settings).ladder(spec)
         )
     else:
         assert answer.path == "job_request_params[0].width"
@@ -75,7 +77,7 @@ def test_a_plan_stays_within_the_budget_and_a_refusal_names_what_fits(vram, capa
         for width, height, frames in offered:
             offer = dataclasses.replace(shape, width=int(width), height=int(height), num_frames=int(frames))
             assert offer.pixels * offer.num_frames < shape.pixels * shape.num_frames
-            assert plan(gpu, spec, settings, offer).estimated_peak_bytes <= gpu.budget_bytes
+            assert Planner(gpu, settings).plan(spec, offer).estimated_peak_bytes <= gpu.budget_bytes
 
 
 @given(vrams, vrams, capabilities, specs, shapes)
@@ -83,7 +85,7 @@ def test_more_vram_never_gives_a_worse_precision_nor_within_it_a_slower_residenc
     less, more = sorted((one, other))
     small = planned(Gpu("small", less, capability), spec, Settings(), shape)
     assume(isinstance(small, MemoryPlan))
-    large = plan(Gpu("large", more, capability), spec, Settings(), shape)
+    large = Planner(Gpu("large", more, capability), Settings()).plan(spec, shape)
     rank = [(QUALITY[made.precision], SLOWNESS.index(made.residency)) for made in (small, large)]
     assert rank[1] <= rank[0]
 
@@ -93,7 +95,7 @@ def test_more_vram_never_slows_the_standard_request_down(one, other, capability,
     less, more = sorted((one, other))
     small = planned(Gpu("small", less, capability), spec, Settings(), STANDARD)
     assume(isinstance(small, MemoryPlan))
-    large = plan(Gpu("large", more, capability), spec, Settings(), STANDARD)
+    large = Planner(Gpu("large", more, capability), Settings()).plan(spec, STANDARD)
     assert SLOWNESS.index(large.residency) <= SLOWNESS.index(small.residency)
 
 
@@ -101,7 +103,7 @@ def test_more_vram_never_slows_the_standard_request_down(one, other, capability,
 def test_a_larger_request_never_has_a_smaller_estimate(spec, shape, wider, higher, longer, capability):
     larger = Shape(shape.width + 32 * wider, shape.height + 32 * higher, shape.num_frames + 4 * longer, shape.loras)
     size = size_of(spec)
-    for rung in ladder(Gpu("some", 24 * GIB, capability), spec, Settings()):
+    for rung in Planner(Gpu("some", 24 * GIB, capability), Settings()).ladder(spec):
         assert rung.peak_bytes(size, larger) >= rung.peak_bytes(size, shape)
         assert rung.peak_bytes(size, dataclasses.replace(shape, loras=shape.loras + 1)) >= rung.peak_bytes(size, shape)
 
@@ -111,8 +113,8 @@ def test_each_lower_plan_needs_less_and_the_ladder_ends(vram, capability, spec, 
     gpu = Gpu("some", vram, capability)
     made = planned(gpu, spec, settings, shape)
     assume(isinstance(made, MemoryPlan))
-    for _ in ladder(gpu, spec, settings):
-        below = lower(made, gpu, spec, settings, shape)
+    for _ in Planner(gpu, settings).ladder(spec):
+        below = Planner(gpu, settings).lower(made, spec, shape)
         if below is None:
             return
         assert below.estimated_peak_bytes < made.estimated_peak_bytes
@@ -125,17 +127,17 @@ def test_each_lower_plan_needs_less_and_the_ladder_ends(vram, capability, spec, 
 def test_the_largest_request_fits_and_respects_the_limits(vram, capability, spec, settings):
     gpu = Gpu("some", vram, capability)
     limited = settings.model_copy(update={"max_pixels": 832 * 480, "max_frames": 81})
-    found = largest(gpu, spec, limited)
+    found = Planner(gpu, limited).largest(spec)
     if found is not None:
         assert found.pixels <= 832 * 480
         assert found.num_frames <= 81
-        assert plan(gpu, spec, limited, found).estimated_peak_bytes <= gpu.budget_bytes
+        assert Planner(gpu, limited).plan(spec, found).estimated_peak_bytes <= gpu.budget_bytes
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 @pytest.mark.parametrize("spec", CATALOGUE, ids=lambda spec: spec.key)
 def test_every_gpu_of_the_table_serves_the_standard_request_with_whole_experts(gpu, spec):
-    made = plan(gpu, spec, Settings(), STANDARD)
+    made = Planner(gpu, Settings()).plan(spec, STANDARD)
     assert made.residency in ("resident", "swap")
     assert not made.vae_tiling
 
@@ -154,7 +156,7 @@ def test_every_gpu_of_the_table_serves_the_standard_request_with_whole_experts(g
     ],
 )
 def test_known_gpus_get_the_plan_of_the_readme(name, shape, expected):
-    made = plan(from_name(name), I2V_A14B, Settings(), shape)
+    made = Planner(from_name(name), Settings()).plan(I2V_A14B, shape)
     assert (made.precision, made.residency) == expected
 
 
@@ -162,20 +164,20 @@ def test_the_text_encoder_stays_only_where_it_leaves_room():
     """Weights that are loaded beside a running video lie in pieces: a GPU that is full to 97% runs out of memory."""
     h100, h200 = from_name("H100 80GB"), from_name("H200")
     for shape in (STANDARD, Shape(1280, 720, 81)):
-        assert plan(h100, I2V_A14B, Settings(), shape).text_encoder == "offloaded"
-        assert plan(h200, I2V_A14B, Settings(), shape).text_encoder == "resident"
-    needed = plan(h200, I2V_A14B, Settings(), STANDARD).estimated_peak_bytes
+        assert Planner(h100, Settings()).plan(I2V_A14B, shape).text_encoder == "offloaded"
+        assert Planner(h200, Settings()).plan(I2V_A14B, shape).text_encoder == "resident"
+    needed = Planner(h200, Settings()).plan(I2V_A14B, STANDARD).estimated_peak_bytes
     for share, place in ((0.93, "offloaded"), (0.91, "resident")):
         vram = int((needed / share + CONTEXT_BYTES) / (1 - FRAGMENTATION))
-        made = plan(Gpu("edge", vram, ADA), I2V_A14B, Settings(), STANDARD)
+        made = Planner(Gpu("edge", vram, ADA), Settings()).plan(I2V_A14B, STANDARD)
         assert (made.residency, made.text_encoder) == ("resident", place)
 
 
 def test_the_budget_is_the_border():
-    needed = ladder(from_name("L40S"), T2V_A14B, Settings())[2].peak_bytes(size_of(T2V_A14B), STANDARD)
+    needed = Planner(from_name("L40S"), Settings()).ladder(T2V_A14B)[2].peak_bytes(size_of(T2V_A14B), STANDARD)
     vram = next(vram for vram in range(needed, 2 * needed, 10**6) if Gpu("edge", vram, ADA).budget_bytes >= needed)
-    assert plan(Gpu("edge", vram, ADA), T2V_A14B, Settings(), STANDARD).precision == "bf16"
-    assert plan(Gpu("edge", vram - 10**7, ADA), T2V_A14B, Settings(), STANDARD).precision == "fp8"
+    assert Planner(Gpu("edge", vram, ADA), Settings()).plan(T2V_A14B, STANDARD).precision == "bf16"
+    assert Planner(Gpu("edge", vram - 10**7, ADA), Settings()).plan(T2V_A14B, STANDARD).precision == "fp8"
 
 
 @pytest.mark.parametrize(
@@ -190,90 +192,106 @@ def test_the_budget_is_the_border():
     ],
 )
 def test_offload_settings_overrule_the_plan_where_they_are_set(changes, residencies):
-    rungs = ladder(from_name("H200"), I2V_A14B, Settings(**changes))
+    rungs = Planner(from_name("H200"), Settings(**changes)).ladder(I2V_A14B)
     assert {rung.residency for rung in rungs} == residencies
-    made = plan(from_name("H200"), I2V_A14B, Settings(**changes), STANDARD)
+    made = Planner(from_name("H200"), Settings(**changes)).plan(I2V_A14B, STANDARD)
     for name in changes:
         assert any(name.upper() in reason for reason in made.reasons)
 
 
 def test_without_offload_the_text_encoder_stays_too_and_small_gpus_serve_little_or_nothing():
     settings = Settings(enable_cpu_offload=False)
-    assert plan(from_name("H100 80GB"), I2V_A14B, settings, STANDARD).text_encoder == "resident"
+    assert Planner(from_name("H100 80GB"), settings).plan(I2V_A14B, STANDARD).text_encoder == "resident"
     with pytest.raises(InvalidRequest, match="what fits: 832x480 with"):
-        plan(from_name("L40S"), I2V_A14B, settings, STANDARD)
+        Planner(from_name("L40S"), settings).plan(I2V_A14B, STANDARD)
     with pytest.raises(Unsupported, match="at any size"):
-        plan(from_name("RTX 5090"), I2V_A14B, settings, STANDARD)
+        Planner(from_name("RTX 5090"), settings).plan(I2V_A14B, STANDARD)
 
 
 @pytest.mark.parametrize(("word", "precision"), [("none", "bf16"), ("fp8", "fp8"), ("int8", "int8")])
 def test_quantization_is_taken_at_its_word(word, precision):
     for gpu in ("H200", "RTX 4090"):
-        made = plan(from_name(gpu), I2V_A14B, Settings(quantization=word), STANDARD)
+        made = Planner(from_name(gpu), Settings(quantization=word)).plan(I2V_A14B, STANDARD)
         assert made.precision == precision
 
 
+@pytest.mark.parametrize(
+    ("gpu", "arithmetic", "precisions"),
+    [
+        # The best quality first; fp8 where the GPU has it.
+        ("H200", "off", {"bf16"}),
+        ("RTX 4090", "off", {"fp8"}),
+        ("RTX 3090", "off", {"int8"}),
+        ("H200", "on", {"fp8"}),
+        ("A100 80GB", "on", {"int8"}),
+    ],
+)
+def test_the_ladder_has_one_precision_the_best_that_holds(gpu, arithmetic, precisions):
+    rungs = Planner(from_name(gpu), Settings(quantized_compute=arithmetic)).ladder(I2V_A14B)
+    assert {rung.precision for rung in rungs} == precisions
+
+
 def test_sequential_by_order_is_not_quantised_behind_the_operators_back():
-    made = plan(from_name("RTX 4090"), I2V_A14B, Settings(enable_sequential_cpu_offload=True), STANDARD)
+    made = Planner(from_name("RTX 4090"), Settings(enable_sequential_cpu_offload=True)).plan(I2V_A14B, STANDARD)
     assert made.precision == "bf16"
 
 
 def test_what_the_gpu_cannot_do_stops_the_worker_at_start():
     with pytest.raises(SettingsError, match="QUANTIZATION"):
-        ladder(Gpu("A40", 48 * GIB, AMPERE), I2V_A14B, Settings(quantization="fp8"))
-    assert ladder(Gpu("L40", 48 * GIB, ADA), I2V_A14B, Settings(quantization="fp8"))
+        Planner(Gpu("A40", 48 * GIB, AMPERE), Settings(quantization="fp8")).ladder(I2V_A14B)
+    assert Planner(Gpu("L40", 48 * GIB, ADA), Settings(quantization="fp8")).ladder(I2V_A14B)
     with pytest.raises(SettingsError, match="Ampere"):
-        ladder(Gpu("T4", 16 * GIB, (7, 5)), TI2V_5B, Settings())
-    assert ladder(Gpu("A2", 16 * GIB, (8, 0)), TI2V_5B, Settings())
+        Planner(Gpu("T4", 16 * GIB, (7, 5)), Settings()).ladder(TI2V_5B)
+    assert Planner(Gpu("A2", 16 * GIB, (8, 0)), Settings()).ladder(TI2V_5B)
 
 
 def test_tiling_follows_its_setting():
     small = Gpu("small", 16 * GIB, ADA)
     wanted = Shape(1280, 704, 121)
-    assert plan(small, TI2V_5B, Settings(), wanted).vae_tiling
-    assert plan(from_name("H200"), TI2V_5B, Settings(enable_vae_tiling="always"), wanted).vae_tiling
+    assert Planner(small, Settings()).plan(TI2V_5B, wanted).vae_tiling
+    assert Planner(from_name("H200"), Settings(enable_vae_tiling="always")).plan(TI2V_5B, wanted).vae_tiling
     with pytest.raises(InvalidRequest, match="what fits: 832x480 with 121 frames"):
-        plan(small, TI2V_5B, Settings(enable_vae_tiling="false"), wanted)
+        Planner(small, Settings(enable_vae_tiling="false")).plan(TI2V_5B, wanted)
 
 
 def test_a_portrait_request_is_offered_portrait_sizes():
     with pytest.raises(InvalidRequest, match="what fits: 480x832 with 121 frames"):
-        plan(Gpu("small", 16 * GIB, ADA), TI2V_5B, Settings(enable_vae_tiling="false"), Shape(704, 1280, 121))
+        Planner(Gpu("small", 16 * GIB, ADA), Settings(enable_vae_tiling="false")).plan(TI2V_5B, Shape(704, 1280, 121))
 
 
 def test_host_memory_that_cannot_hold_the_weights_leads_to_quantised_and_resident():
     l40s = from_name("L40S")
-    assert plan(l40s, I2V_A14B, Settings(), STANDARD, host_limit_bytes=80 * 10**9).precision == "bf16"
-    made = plan(l40s, I2V_A14B, Settings(), STANDARD, host_limit_bytes=60 * 10**9)
+    assert Planner(l40s, Settings(), 80 * 10**9).plan(I2V_A14B, STANDARD).precision == "bf16"
+    made = Planner(l40s, Settings(), 60 * 10**9).plan(I2V_A14B, STANDARD)
     assert (made.precision, made.residency, made.text_encoder) == ("fp8", "resident", "offloaded")
     assert made.host_bytes <= 60 * 10**9
 
 
 def test_host_bytes_are_the_weights_that_wait():
-    on_h200 = plan(from_name("H200"), I2V_A14B, Settings(), STANDARD)
+    on_h200 = Planner(from_name("H200"), Settings()).plan(I2V_A14B, STANDARD)
     assert on_h200.host_bytes == 0
-    swapped = plan(from_name("L40S"), I2V_A14B, Settings(), STANDARD)
+    swapped = Planner(from_name("L40S"), Settings()).plan(I2V_A14B, STANDARD)
     assert 2 * 28.5e9 + 11.3e9 < swapped.host_bytes < 70e9
 
 
 def test_too_many_loras_are_named_as_the_cause():
     with pytest.raises(InvalidRequest, match="200 LoRAs"):
-        plan(
-            from_name("RTX 4090"), TI2V_5B, Settings(enable_cpu_offload=True), dataclasses.replace(STANDARD, loras=200)
+        Planner(from_name("RTX 4090"), Settings(enable_cpu_offload=True)).plan(
+            TI2V_5B, dataclasses.replace(STANDARD, loras=200)
         )
 
 
 def test_without_a_gpu_everything_is_resident_in_fp32_and_nothing_is_refused():
-    made = plan(None, TI2V_5B, Settings(), Shape(1920, 1088, 241))
+    made = Planner(None, Settings()).plan(TI2V_5B, Shape(1920, 1088, 241))
     assert (made.precision, made.residency, made.text_encoder, made.vae_tiling) == (
         "fp32",
         "resident",
         "resident",
         False,
     )
-    assert plan(None, TI2V_5B, Settings(enable_vae_tiling="always"), STANDARD).vae_tiling
-    assert lower(made, None, TI2V_5B, Settings(), STANDARD) is None
-    assert largest(None, TI2V_5B, Settings()) == Shape(1280, 704, 161)
+    assert Planner(None, Settings(enable_vae_tiling="always")).plan(TI2V_5B, STANDARD).vae_tiling
+    assert Planner(None, Settings()).lower(made, TI2V_5B, STANDARD) is None
+    assert Planner(None, Settings()).largest(TI2V_5B) == Shape(1280, 704, 161)
 
 
 def test_other_weights_can_stand_for_the_catalogues():
@@ -286,8 +304,8 @@ def test_other_weights_can_stand_for_the_catalogues():
         vae_params=10**6,
     )
     gpu = Gpu("small", 12 * GIB, ADA)
-    assert plan(gpu, TI2V_5B, Settings(), Shape(256, 256, 5), size=tiny).residency == "resident"
-    assert plan(gpu, TI2V_5B, Settings(), Shape(256, 256, 5)).residency != "resident"
+    assert Planner(gpu, Settings()).plan(TI2V_5B, Shape(256, 256, 5), size=tiny).residency == "resident"
+    assert Planner(gpu, Settings()).plan(TI2V_5B, Shape(256, 256, 5)).residency != "resident"
 
 
 @pytest.mark.parametrize(

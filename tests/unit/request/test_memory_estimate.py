@@ -11,7 +11,16 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks import memory, memory_on_meta
 from worker.request.plan import SIZES, Shape
-from worker.request.plan.peak import MARGIN, decode_bytes, denoise_bytes, encode_bytes, expert_bytes, peak_bytes
+from worker.request.plan.peak import (
+    MARGIN,
+    TEXT_ACTIVATION_BYTES,
+    WORKSPACE_BYTES,
+    decode_bytes,
+    denoise_bytes,
+    encode_bytes,
+    expert_bytes,
+    peak_bytes,
+)
 
 KEYS = sorted(SIZES)
 
@@ -155,3 +164,28 @@ def test_quantised_weights_take_a_byte_each():
     for precision in ("fp8", "int8"):
         saved = expert_bytes(SIZES["i2v"], "bf16") - expert_bytes(SIZES["i2v"], precision)
         assert saved == SIZES["i2v"].linear_params
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_quantised_weights_are_cast_one_wide_layer_at_a_time(precision):
+    """Beside the activations of bf16: the widest layer's weights, two bytes each."""
+    size, shape = SIZES["t2v"], Shape(832, 480, 81)
+    cast = denoise_bytes(size, shape, precision) - denoise_bytes(size, shape, "bf16")
+    assert cast == 2 * 5120 * 13824
+
+
+def test_a_resident_text_encoder_is_counted_beside_the_busiest_phase():
+    """Offloaded it is gone by then, and counts only while it reads."""
+    size, shape = SIZES["i2v"], Shape(832, 480, 81)
+    stays, passes = (
+        peak_bytes(size, shape, "bf16", "resident", place, tiled=False) for place in ("resident", "offloaded")
+    )
+    text = 2 * size.text_encoder_params
+    busiest = max(
+        denoise_bytes(size, shape, "bf16"),
+        encode_bytes(size, shape, tiled=False),
+        decode_bytes(size, shape, tiled=False),
+    )
+    experts, vae = 2 * expert_bytes(size, "bf16"), 4 * size.vae_params
+    assert stays == int((experts + vae + busiest + text) * MARGIN) + WORKSPACE_BYTES
+    assert passes == int((experts + vae + max(busiest, text + TEXT_ACTIVATION_BYTES)) * MARGIN) + WORKSPACE_BYTES

@@ -16,7 +16,7 @@ from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
-from worker.engine.device import Planner
+from worker.engine.device import planner_for
 from worker.engine.models.components import Components
 from worker.request import ModelSpec, choose
 from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B, with_distilled_fused
@@ -62,7 +62,7 @@ def trained(spec: ModelSpec) -> ModelSpec:
 
 def load(source: demo.DemoSource, spec: ModelSpec) -> Components:
     """The parts of `spec` as the engine has them in memory."""
-    engine = Engine(source, (spec,), Planner.here(Settings()))
+    engine = Engine(source, (spec,), planner_for(Settings()))
     engine.preload([spec.key], Stop())
     return engine.models[spec.key].components
 
@@ -120,7 +120,7 @@ def test_trained_weights_serve_the_size_they_were_made_for(weights: Path, fields
 
 def test_the_same_words_are_read_by_each_models_own_encoder(weights: Path) -> None:
     catalogue = demo.catalogue(trained=True, weights=weights)
-    engine = Engine(demo.DemoSource(weights=weights), catalogue, Planner.here(Settings()))
+    engine = Engine(demo.DemoSource(weights=weights), catalogue, planner_for(Settings()))
     for num_frames in (13, 5, 13):
         payload = {"prompt": "a ball", "height": 256, "width": 256, "num_frames": num_frames, "num_inference_steps": 1}
         video = parse(payload, default_job_id="j").videos[0]

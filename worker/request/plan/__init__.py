@@ -5,7 +5,7 @@
 
 from worker.request.plan.gpus import GPUS, Gpu, from_name
 from worker.request.plan.ladder import STANDARD, Rung
-from worker.request.plan.plan import MemoryPlan, ladder, largest, lower, plan
+from worker.request.plan.plan import MemoryPlan, Planner
 from worker.request.plan.sizes import SIZES, ModelSize, Shape, size_of
 
 __all__ = [
@@ -15,12 +15,9 @@ __all__ = [
     "Gpu",
     "MemoryPlan",
     "ModelSize",
+    "Planner",
     "Rung",
     "Shape",
     "from_name",
-    "ladder",
-    "largest",
-    "lower",
-    "plan",
     "size_of",
 ]

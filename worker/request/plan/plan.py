@@ -1,6 +1,6 @@
 """Which arrangement of the weights serves a video on a GPU: the fastest that fits, or a refusal before any work.
 
-The arrangements and their order are in `ladder`, what each takes in `estimate`. All of it is arithmetic: nothing here
+The arrangements and their order are in `ladder`, what each takes in `peak`. All of it is arithmetic: nothing here
 looks at a device.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from worker.base.errors import InvalidRequest, Unsupported
 from worker.request.catalogue import ModelSpec
 from worker.request.plan.gpus import Gpu
-from worker.request.plan.ladder import Rung, climb
+from worker.request.plan.ladder import STANDARD, Rung, climb
 from worker.request.plan.peak import Precision, Residency, TextEncoderPlace
 from worker.request.plan.sizes import ModelSize, Shape, size_of
 
@@ -35,10 +35,10 @@ _GB = 1e9
 class MemoryPlan:
     """What the engine carries out for one video.
 
-    precision: of the experts' linear weights in the blocks; all else is bf16, the VAE fp32. residency: where the
-    weights are (see `ladder`). vae_tiling: for encoding and decoding alike. estimated_peak_bytes: the most that torch
-    allocates at once, CUDA context aside (on the CPU: of main memory). host_bytes: weights that wait in host memory.
-    reasons: one line for each decision, for the log.
+    `precision` is that of the experts' linear weights in the blocks; all else is bf16, the VAE fp32. `residency`: where
+    the weights are (see `ladder`). `vae_tiling`: for encoding and decoding alike. `estimated_peak_bytes`: the most that
+    torch allocates at once, without the CUDA context (on the CPU: of main memory). `host_bytes`: weights that wait in
+    host memory. `reasons`: one line for each decision, for the log.
     """
 
     precision: Precision
@@ -54,96 +54,73 @@ class MemoryPlan:
         return Rung(self.precision, self.residency, self.text_encoder, self.vae_tiling)
 
 
-def plan(
-    gpu: Gpu | None,
-    spec: ModelSpec,
-    settings: Settings,
-    shape: Shape,
-    *,
-    size: ModelSize | None = None,
-    host_limit_bytes: int | None = None,
-    path: str | None = None,
-) -> MemoryPlan:
-    """The fastest arrangement that fits `shape`, with the whole GPU at its disposal.
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans for one GPU, all of whose memory is free, under the worker's settings.
 
-    Without a GPU everything is resident in fp32, and nothing is refused. `size` stands for the catalogue's where the
-    weights are others; `host_limit_bytes` is the host memory that weights may take, None for no limit.
-
-    Raises InvalidRequest (with `path`) where the shape fits under no arrangement, naming sizes that do; Unsupported
-    where no size fits; SettingsError where QUANTIZATION asks for what the GPU cannot do.
+    `gpu` is None on a CPU: there everything is resident in fp32, and nothing is refused. `host_limit_bytes` is the host
+    memory that weights may take, None for no limit. Every method raises SettingsError where the settings ask for what
+    the GPU cannot do.
     """
-    size = size if size is not None else size_of(spec)
-    rungs, reasons = climb(gpu, size, settings, host_limit_bytes)
-    for rung in rungs:
+
+    gpu: Gpu | None
+    settings: Settings
+    host_limit_bytes: int | None = None
+
+    def plan(
+        self, spec: ModelSpec, shape: Shape, *, size: ModelSize | None = None, path: str | None = None
+    ) -> MemoryPlan:
+        """The fastest arrangement that fits `shape`. `size` replaces the catalogue's where the weights are others.
+
+        Raises InvalidRequest (with `path`) where the shape fits under no arrangement, naming sizes that do; Unsupported
+        where no size fits.
+        """
+        size = size_of(spec) if size is None else size
+        rungs, reasons = climb(self.gpu, size, self.settings, self.host_limit_bytes)
+        for rung in rungs:
+            peak = rung.peak_bytes(size, shape)
+            limit = math.inf if self.gpu is None else self.gpu.budget_bytes * rung.share_of(rungs)
+            if peak <= limit:
+                return self._of(rung, size, shape, (*reasons, f"{rung}: {peak / _GB:.1f} GB at its peak"))
+            reasons = (*reasons, f"{rung}: needs {peak / _GB:.1f} of {limit / _GB:.1f} GB")
+        raise _refusal(_Fit(self, spec, rungs, size), shape, path)
+
+    def standard(self, spec: ModelSpec) -> MemoryPlan:
+        """The plan for 832x480x81, or for the largest that fits where that does not."""
+        shape = self.largest(spec)
+        if shape is None or shape.pixels * shape.num_frames > STANDARD.pixels * STANDARD.num_frames:
+            shape = STANDARD
+        return self.plan(spec, shape)
+
+    def lower(self, current: MemoryPlan, spec: ModelSpec, shape: Shape) -> MemoryPlan | None:
+        """The next plan below `current` that needs clearly less, for the one retry after out of memory; or None."""
+        size, rungs = size_of(spec), self.ladder(spec)
+        below = rungs[rungs.index(current.rung) + 1 :] if current.rung in rungs else ()
+        for rung in below:
+            if rung.peak_bytes(size, shape) <= current.estimated_peak_bytes * _WORTH_A_RETRY:
+                return self._of(rung, size, shape, (f"out of memory as {current.rung}: {rung} instead",))
+        return None
+
+    def ladder(self, spec: ModelSpec) -> tuple[Rung, ...]:
+        """The arrangements that the settings and the host's memory allow, from fastest to smallest."""
+        return climb(self.gpu, size_of(spec), self.settings, self.host_limit_bytes)[0]
+
+    def largest(self, spec: ModelSpec) -> Shape | None:
+        """The standard size and length of the most pixels that fits, within MAX_PIXELS and MAX_FRAMES; or None."""
+        fit = _Fit(self, spec, self.ladder(spec), size_of(spec))
+        return next(filter(fit, fit.standards()), None)
+
+    def _of(self, rung: Rung, size: ModelSize, shape: Shape, reasons: tuple[str, ...]) -> MemoryPlan:
         peak = rung.peak_bytes(size, shape)
-        limit = math.inf if gpu is None else gpu.budget_bytes * rung.share_of(rungs)
-        if peak <= limit:
-            return _plan(rung, gpu, size, shape, (*reasons, f"{rung}: {peak / _GB:.1f} GB at its peak"))
-        reasons = (*reasons, f"{rung}: needs {peak / _GB:.1f} of {limit / _GB:.1f} GB")
-    raise _refusal(_Fit(gpu, spec, settings, rungs, size), shape, path)
-
-
-def lower(
-    current: MemoryPlan,
-    gpu: Gpu | None,
-    spec: ModelSpec,
-    settings: Settings,
-    shape: Shape,
-    *,
-    size: ModelSize | None = None,
-    host_limit_bytes: int | None = None,
-) -> MemoryPlan | None:
-    """The next plan below `current` that needs clearly less, for the one retry after out of memory; None at the end."""
-    size = size if size is not None else size_of(spec)
-    rungs, _ = climb(gpu, size, settings, host_limit_bytes)
-    below = rungs[rungs.index(current.rung) + 1 :] if current.rung in rungs else ()
-    for rung in below:
-        if rung.peak_bytes(size, shape) <= current.estimated_peak_bytes * _WORTH_A_RETRY:
-            return _plan(rung, gpu, size, shape, (f"out of memory as {current.rung}: {rung} instead",))
-    return None
-
-
-def ladder(
-    gpu: Gpu | None,
-    spec: ModelSpec,
-    settings: Settings,
-    *,
-    size: ModelSize | None = None,
-    host_limit_bytes: int | None = None,
-) -> tuple[Rung, ...]:
-    """The arrangements that the settings and the host's memory allow, from fastest to smallest.
-
-    Call it at start: raises SettingsError where the GPU cannot do what the settings ask for.
-    """
-    return climb(gpu, size if size is not None else size_of(spec), settings, host_limit_bytes)[0]
-
-
-def largest(
-    gpu: Gpu | None,
-    spec: ModelSpec,
-    settings: Settings,
-    *,
-    size: ModelSize | None = None,
-    host_limit_bytes: int | None = None,
-) -> Shape | None:
-    """The standard size and length of the most pixels in all that fits, within MAX_PIXELS and MAX_FRAMES; or None."""
-    size = size if size is not None else size_of(spec)
-    rungs, _ = climb(gpu, size, settings, host_limit_bytes)
-    fit = _Fit(gpu, spec, settings, rungs, size)
-    return next(filter(fit, fit.standards()), None)
-
-
-def _plan(rung: Rung, gpu: Gpu | None, size: ModelSize, shape: Shape, reasons: tuple[str, ...]) -> MemoryPlan:
-    peak = rung.peak_bytes(size, shape)
-    return MemoryPlan(
-        precision=rung.precision,
-        residency=rung.residency,
-        text_encoder=rung.text_encoder,
-        vae_tiling=rung.vae_tiling,
-        estimated_peak_bytes=peak,
-        host_bytes=peak if gpu is None else rung.host_bytes(size, shape),
-        reasons=reasons,
-    )
+        return MemoryPlan(
+            precision=rung.precision,
+            residency=rung.residency,
+            text_encoder=rung.text_encoder,
+            vae_tiling=rung.vae_tiling,
+            estimated_peak_bytes=peak,
+            host_bytes=peak if self.gpu is None else rung.host_bytes(size, shape),
+            reasons=reasons,
+        )
 
 
 def _refusal(fit: _Fit, shape: Shape, path: str | None) -> InvalidRequest | Unsupported:
@@ -167,25 +144,21 @@ def _refusal(fit: _Fit, shape: Shape, path: str | None) -> InvalidRequest | Unsu
 class _Fit:
     """The question whether a shape fits under any rung."""
 
-    gpu: Gpu | None
+    planner: Planner
     spec: ModelSpec
-    settings: Settings
     rungs: tuple[Rung, ...]
     size: ModelSize
 
     def __call__(self, shape: Shape) -> bool:
-        return self.gpu is None or any(
-            rung.peak_bytes(self.size, shape) <= self.gpu.budget_bytes for rung in self.rungs
-        )
+        gpu = self.planner.gpu
+        return gpu is None or any(rung.peak_bytes(self.size, shape) <= gpu.budget_bytes for rung in self.rungs)
 
     def standards(self) -> list[Shape]:
         """Every standard size and length within MAX_PIXELS and MAX_FRAMES, the most pixels in all first."""
-        sizes = _SIZES_16 if self.spec.size_stride == 16 else _SIZES_32
+        sizes, settings = _SIZES_16 if self.spec.size_stride == 16 else _SIZES_32, self.planner.settings
         shapes = [Shape(width, height, frames) for width, height in sizes for frames in _FRAMES]
         allowed = [
-            each
-            for each in shapes
-            if each.pixels <= self.settings.max_pixels and each.num_frames <= self.settings.max_frames
+            each for each in shapes if each.pixels <= settings.max_pixels and each.num_frames <= settings.max_frames
         ]
         return sorted(allowed, key=lambda each: (each.pixels * each.num_frames, each.pixels), reverse=True)
 
