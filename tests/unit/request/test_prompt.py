@@ -510,3 +510,35 @@ def test_results_do_not_depend_on_the_process():
         for seed in ("1", "2")
     }
     assert outputs == {compose("A cat sleeps on a sofa", camera_motion="pan_left", enhance=True) + "\n"}
+
+
+# --- the borders of what is added
+
+
+def test_where_other_letters_outweigh_nothing_is_added() -> None:
+    """Up to 15% of the letters may be of another script."""
+    english = "the cat and the dog of the house"  # 25 letters
+    letters = sum(letter.isalpha() for letter in english)
+    for others in range(1, 9):
+        prompt = f"{english} {'猫' * others}"
+        added = compose(prompt, camera_motion=None, enhance=True) != prompt
+        assert added is (others <= 0.15 * (letters + others)), others
+
+
+def test_english_words_must_outnumber_foreign_ones() -> None:
+    for english, foreign, added in ((2, 1, True), (2, 2, False), (1, 2, False)):
+        prompt = " ".join(["the"] * english + ["der"] * foreign)
+        assert (compose(prompt, camera_motion=None, enhance=True) != prompt) is added, prompt
+
+
+def test_a_camera_motion_leads_from_the_first_byte_beyond_the_encoders_budget() -> None:
+    """450 tokens of three bytes each."""
+    fits, overruns = "a" * 1350, "a" * 1351
+    assert compose(fits, camera_motion="pan_left", enhance=False) == f"{fits}, camera pans left"
+    assert compose(overruns, camera_motion="pan_left", enhance=False) == f"Camera pans left. {overruns}"
+
+
+def test_a_prompt_of_300_tokens_is_enhanced_and_a_longer_one_is_not() -> None:
+    fits = "the " + "a" * 896  # 900 bytes
+    assert compose(fits, camera_motion=None, enhance=True) != fits
+    assert compose(f"{fits}a", camera_motion=None, enhance=True) == f"{fits}a"
