@@ -25,10 +25,10 @@ from worker.request.payload import (
     TurboVariant,
     VideoInput,
     WebhookEvent,
-    join,
     read,
     unknown_fields,
 )
+from worker.request.problems import Problems, join
 
 DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
 DEFAULT_STRENGTH = 0.8
@@ -119,25 +119,25 @@ def parse(
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequest("must be an object with job_request_params (or prompt)", path="input")
-    problems: list[Problem] = []
-    job = read(JobInput, payload, "", limits, problems)
+    problems = Problems()
+    job = read(JobInput, payload, limits, problems)
     flat = "job_request_params" not in payload and "prompt" in payload
     known = {*JobInput.model_fields, "job_request_params"}
     if "job_request_params" not in payload:
         known.update(VideoInput.model_fields)
-    job_warnings = unknown_fields(payload, known, "", problems)
+    unknown_fields(payload, known, problems)
     videos: list[VideoRequest] = []
     for path, item in _items(payload, flat, limits, problems):
-        warnings = list(job_warnings)
+        own = problems.at(path)
         if not flat:
-            warnings += unknown_fields(item, set(VideoInput.model_fields), path, problems)
-        warnings += _unknown_in_loras(item, path, problems)
-        video = read(VideoInput, item, path, limits, problems)
-        problems += _conflicts(item, path)
+            unknown_fields(item, set(VideoInput.model_fields), own)
+        _look_into_loras(item, own)
+        video = read(VideoInput, item, limits, own)
+        _conflicts(item, own)
         if video is not None:
-            videos.append(_settle(video, len(videos), path, warnings, limits, new_seed, problems))
-    if problems or job is None:
-        raise InvalidRequest.of(_named(problems))
+            videos.append(_settle(video, len(videos), limits, new_seed, own))
+    if problems.found or job is None:
+        raise InvalidRequest.of(_named(problems.found))
     return Job(
         job_id=job.job_id if job.job_id is not None else default_job_id,
         webhook_url=job.webhook_url,
@@ -147,29 +147,27 @@ def parse(
 
 
 def _items(
-    payload: Mapping[str, object], flat: bool, limits: Limits, problems: list[Problem]
+    payload: Mapping[str, object], flat: bool, limits: Limits, problems: Problems
 ) -> Sequence[tuple[str, Mapping[str, Any]]]:
     if flat:
         return [("", payload)]
     entries = payload.get("job_request_params")
     path = "job_request_params"
     if entries is None:
-        problems.append(Problem(path, "is missing: send a list of video requests, each with a prompt"))
+        problems.refuse(path, "is missing: send a list of video requests, each with a prompt")
         return []
     if not isinstance(entries, list) or not entries:
-        problems.append(Problem(path, "must be a list of 1 or more video requests"))
+        problems.refuse(path, "must be a list of 1 or more video requests")
         return []
     if len(entries) > limits.max_videos_per_job:
-        problems.append(
-            Problem(path, f"has {len(entries)} video requests; send at most {limits.max_videos_per_job} in one job")
-        )
+        problems.refuse(path, f"has {len(entries)} video requests; send at most {limits.max_videos_per_job} in one job")
         return []
     read: list[tuple[str, Mapping[str, Any]]] = []
     for index, entry in enumerate(entries):
         if isinstance(entry, Mapping):
             read.append((f"{path}[{index}]", entry))
         else:
-            problems.append(Problem(f"{path}[{index}]", "must be an object with a prompt"))
+            problems.refuse(f"{path}[{index}]", "must be an object with a prompt")
     return read
 
 
@@ -182,33 +180,24 @@ def _named(problems: list[Problem]) -> list[Problem]:
     ]
 
 
-def _unknown_in_loras(item: Mapping[str, Any], path: str, problems: list[Problem]) -> list[str]:
+def _look_into_loras(item: Mapping[str, Any], problems: Problems) -> None:
+    """Unknown fields of the LoRAs, whose warnings are the video's."""
     loras = item.get("loras")
-    warnings: list[str] = []
     for index, lora in enumerate(loras[:MAX_LORAS] if isinstance(loras, list) else ()):
         if isinstance(lora, Mapping):
-            place = f"{join(path, 'loras')}[{index}]"
-            warnings += unknown_fields(lora, set(LoraInput.model_fields), place, problems)
-    return warnings
+            place = problems.at(f"{join(problems.path, 'loras')}[{index}]")
+            unknown_fields(lora, set(LoraInput.model_fields), place)
+            problems.warnings = place.warnings
 
 
-def _conflicts(item: Mapping[str, Any], path: str) -> list[Problem]:
-    problems: list[Problem] = []
+def _conflicts(item: Mapping[str, Any], problems: Problems) -> None:
     image_given = item.get("reference_image_url") is not None
     if item.get("last_image_url") is not None and not image_given:
-        problems.append(
-            Problem(join(path, "last_image_url"), "needs reference_image_url beside it, for the first frame")
-        )
+        problems.refuse("last_image_url", "needs reference_image_url beside it, for the first frame")
     if item.get("reference_video_url") is not None and image_given:
-        problems.append(
-            Problem(
-                join(path, "reference_video_url"),
-                "cannot stand together with reference_image_url; send one of the two",
-            )
-        )
+        problems.refuse("reference_video_url", "cannot stand together with reference_image_url; send one of the two")
     if item.get("turbo_variant") == "hybrid" and item.get("quality_preset") != "turbo":
-        problems.append(Problem(join(path, "turbo_variant"), "needs quality_preset turbo beside it"))
-    return problems
+        problems.refuse("turbo_variant", "needs quality_preset turbo beside it")
 
 
 def _mode(video: VideoInput) -> Mode:
@@ -220,38 +209,21 @@ def _mode(video: VideoInput) -> Mode:
 
 
 def _settle(
-    video: VideoInput,
-    index: int,
-    path: str,
-    warnings: list[str],
-    limits: Limits,
-    new_seed: Callable[[], int],
-    problems: list[Problem],
+    video: VideoInput, index: int, limits: Limits, new_seed: Callable[[], int], problems: Problems
 ) -> VideoRequest:
     """Apply presets, defaults and corrections, in this order."""
     spec = by_name(video.model)
-    steps, guidance = video.num_inference_steps, video.guidance_scale
-    guidance_2 = video.guidance_scale_2 if video.guidance_scale_2 is not None else guidance
-    if video.quality_preset is not None:
-        steps, guidance = PRESETS[video.quality_preset]
-        guidance_2 = guidance
-    if video.turbo_variant == "hybrid":
-        steps, guidance, guidance_2 = HYBRID
+    steps, guidance, guidance_2 = _guidance(video)
     frames = (video.num_frames - 1) // spec.frame_stride * spec.frame_stride + 1
-    if frames != video.num_frames:
-        warnings.append(
-            f"{join(path, 'num_frames')}: {video.num_frames} lowered to {frames} (the model makes 4k + 1 frames)"
-        )
-    width, height = _size(video, path, spec.size_stride, warnings)
+    problems.lowered("num_frames", video.num_frames, frames, "the model makes 4k + 1 frames")
+    width, height = _size(video, spec.size_stride, problems)
     if width is not None and height is not None and width * height > limits.max_pixels:
-        problems.append(
-            Problem(join(path, "width"), f"width x height is {width * height}; at most {limits.max_pixels} are allowed")
-        )
+        problems.refuse("width", f"width x height is {width * height}; at most {limits.max_pixels} are allowed")
     if video.strength is not None and video.reference_video_url is None:
-        warnings.append(f"{join(path, 'strength')}: ignored, it is for reference_video_url")
+        problems.warn(join(problems.path, "strength"), "ignored, it is for reference_video_url")
     return VideoRequest(
         index=index,
-        path=path,
+        path=problems.path,
         mode=_mode(video),
         model=video.model,
         prompt=video.prompt,
@@ -276,22 +248,28 @@ def _settle(
         step_cache=video.step_cache,
         loras=tuple(Lora(lora.source, float(lora.scale), lora.expert) for lora in video.loras),
         thumbnail=video.thumbnail,
-        warnings=tuple(warnings),
+        warnings=tuple(problems.warnings),
     )
 
 
-def _size(video: VideoInput, path: str, stride: int, warnings: list[str]) -> tuple[int | None, int | None]:
+def _guidance(video: VideoInput) -> tuple[int, float, float]:
+    """(num_inference_steps, guidance_scale, guidance_scale_2); a preset sets all three."""
+    if video.turbo_variant == "hybrid":
+        return HYBRID
+    if video.quality_preset is not None:
+        steps, guidance = PRESETS[video.quality_preset]
+        return steps, guidance, guidance
+    second = video.guidance_scale if video.guidance_scale_2 is None else video.guidance_scale_2
+    return video.num_inference_steps, video.guidance_scale, second
+
+
+def _size(video: VideoInput, stride: int, problems: Problems) -> tuple[int | None, int | None]:
+    """Width and height, both None where the reference image decides."""
     if video.width is None and video.height is None and video.reference_image_url is not None:
         return None, None
     sides: list[int] = []
-    for field, given, default in (
-        ("width", video.width, DEFAULT_WIDTH),
-        ("height", video.height, DEFAULT_HEIGHT),
-    ):
+    for field, given, default in (("width", video.width, DEFAULT_WIDTH), ("height", video.height, DEFAULT_HEIGHT)):
         side = default if given is None else given
-        if side % stride:
-            warnings.append(
-                f"{join(path, field)}: {side} lowered to {side // stride * stride} (a multiple of {stride})"
-            )
         sides.append(side // stride * stride)
+        problems.lowered(field, side, sides[-1], f"a multiple of {stride}")
     return sides[0], sides[1]

@@ -24,6 +24,7 @@ from pydantic import (
 
 from worker.base.errors import Problem
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, ModelName
+from worker.request.problems import Problems, join
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 WebhookEvent = Literal["progress", "completed", "failed"]
@@ -198,19 +199,13 @@ class FullInput(JobInput):
     job_request_params: list[VideoInput] = Field(min_length=1, json_schema_extra={"maxItems": DEFAULT_MAX_VIDEOS})
 
 
-def join(path: str, field: str) -> str:
-    return f"{path}.{field}" if path else field
-
-
-def read(
-    model: type[ModelT], data: Mapping[str, Any], path: str, limits: Limits, problems: list[Problem]
-) -> ModelT | None:
+def read(model: type[ModelT], data: Mapping[str, Any], limits: Limits, problems: Problems) -> ModelT | None:
     """The model of `data`, or None and a line in `problems` for each field that is wrong."""
     try:
         return model.model_validate({str(key): value for key, value in data.items()}, context=limits)
     except ValidationError as failure:
         for entry in failure.errors(include_url=False, include_context=True):
-            problems.append(Problem(_dotted(path, entry["loc"]), _explain(entry, model)))
+            problems.found.append(Problem(_dotted(problems.path, entry["loc"]), _explain(entry, model)))
         return None
 
 
@@ -275,19 +270,19 @@ def _bounds(model: type[BaseModel], field: str) -> str:
     return f"{low}{found['le']}"
 
 
-def unknown_fields(item: Mapping[str, Any], known: set[str], path: str, problems: list[Problem]) -> list[str]:
-    """Warnings for fields that we do not read; a name that resembles one of ours becomes a problem."""
-    warnings: list[str] = []
+def unknown_fields(item: Mapping[str, Any], known: set[str], problems: Problems) -> None:
+    """Warn of fields that are not read; a name that resembles a known one becomes a problem."""
+    path, warned = problems.path, 0
     names = [name for name in map(str, item) if name not in known]
     for name in names[:_MAX_COMPARED_UNKNOWN_FIELDS]:
         shown = join(path, name if name.isprintable() and len(name) <= 80 else "(a name that cannot be shown)")
         if (meant := _resembles(name, known)) is not None:
-            problems.append(Problem(shown, f"is not a field; did you mean {meant}?"))
-        elif len(warnings) < _MAX_NAMED_UNKNOWN_FIELDS:
-            warnings.append(f"{shown}: unknown field, ignored")
+            problems.found.append(Problem(shown, f"is not a field; did you mean {meant}?"))
+        elif warned < _MAX_NAMED_UNKNOWN_FIELDS:
+            problems.warn(shown, "unknown field, ignored")
+            warned += 1
     if len(names) > _MAX_NAMED_UNKNOWN_FIELDS:
-        warnings.append(f"{path or 'input'}: {len(names)} unknown fields in all, ignored")
-    return warnings
+        problems.warn(path or "input", f"{len(names)} unknown fields in all, ignored")
 
 
 def _resembles(name: str, known: set[str]) -> str | None:

@@ -11,27 +11,28 @@ from worker.base.errors import Problem
 from worker.request import Limits, payload
 from worker.request.parse import PRESETS
 from worker.request.payload import CameraMotion, JobInput, LoraInput, VideoInput
+from worker.request.problems import Problems
 from worker.request.prompt import CAMERA_MOTIONS
 
 
 def read_problems(data: dict[Any, Any], path: str = "") -> list[Problem]:
-    problems: list[Problem] = []
-    assert payload.read(VideoInput, data, path, Limits(), problems) is None
-    return problems
+    problems = Problems(path)
+    assert payload.read(VideoInput, data, Limits(), problems) is None
+    return problems.found
 
 
 def test_read_gives_the_model_and_adds_no_problem() -> None:
-    problems: list[Problem] = []
-    video = payload.read(VideoInput, {"prompt": " a cat "}, "", Limits(), problems)
+    problems = Problems()
+    video = payload.read(VideoInput, {"prompt": " a cat "}, Limits(), problems)
     assert video is not None
     assert video.prompt == "a cat"
-    assert problems == []
+    assert problems.found == []
 
 
 def test_read_adds_to_the_problems_that_are_there() -> None:
-    problems = [Problem("earlier", "kept")]
-    assert payload.read(VideoInput, {}, "at", Limits(), problems) is None
-    assert problems == [Problem("earlier", "kept"), Problem("at.prompt", "is missing")]
+    problems = Problems(found=[Problem("earlier", "kept")])
+    assert payload.read(VideoInput, {}, Limits(), problems.at("at")) is None
+    assert problems.found == [Problem("earlier", "kept"), Problem("at.prompt", "is missing")]
 
 
 def test_models_are_frozen() -> None:
@@ -79,18 +80,18 @@ def test_the_literals_agree_with_the_tables_elsewhere() -> None:
 
 def test_no_two_of_our_own_names_are_taken_for_each_other() -> None:
     known = {*JobInput.model_fields, *VideoInput.model_fields, "job_request_params"}
-    problems: list[Problem] = []
+    problems = Problems()
     for name in known:
-        assert payload.unknown_fields({name: 1}, known, "", problems) == []
-    assert problems == []
+        payload.unknown_fields({name: 1}, known, problems)
+    assert (problems.found, problems.warnings) == ([], [])
 
 
 def test_the_last_known_name_may_be_the_word_that_is_added() -> None:
-    problems: list[Problem] = []
+    problems = Problems()
     known = set(LoraInput.model_fields)
     names = ["source_scale", "scale_source", "scale_x_source"]
-    warnings = payload.unknown_fields(dict.fromkeys(names), known, "", problems)
-    assert warnings == [f"{name}: unknown field, ignored" for name in names]
+    payload.unknown_fields(dict.fromkeys(names), known, problems)
+    assert problems.warnings == [f"{name}: unknown field, ignored" for name in names]
 
 
 @pytest.mark.parametrize(
@@ -99,16 +100,17 @@ def test_the_last_known_name_may_be_the_word_that_is_added() -> None:
 )
 def test_unknown_fields_are_listed_up_to_twenty(count: int, lines: int, last: str) -> None:
     item = {f"field{index:02d}q": None for index in range(count)}
-    warnings = payload.unknown_fields(item, {"prompt"}, "at", [])
-    assert len(warnings) == lines
-    assert warnings[-1].endswith(last)
+    problems = Problems("at")
+    payload.unknown_fields(item, {"prompt"}, problems)
+    assert len(problems.warnings) == lines
+    assert problems.warnings[-1].endswith(last)
 
 
 def test_very_long_names_do_not_take_long() -> None:
     known = {*JobInput.model_fields, *VideoInput.model_fields}
     item = {f"{index}{'prompt' * 20_000}": None for index in range(200)}
     began = time.process_time()
-    payload.unknown_fields(item, known, "", [])
+    payload.unknown_fields(item, known, Problems())
     assert time.process_time() - began < 10
 
 
