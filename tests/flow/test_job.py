@@ -190,7 +190,7 @@ def test_texts_of_videos_alike_are_read_before_the_first_is_made(run: Runner, mo
         return encode_video(*given, **options)
 
     monkeypatch.setattr(TextPipeline, "encode_prompt", reading)
-    monkeypatch.setattr(encode, "encode", encoding)
+    monkeypatch.setattr("worker.jobs.make.encode", encoding)
     plain = {"enhance_prompt": False, "negative_prompt": "not here"}
     videos = [
         small(prompt="the first", **plain),

@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Runner, small
+from tests.flow.conftest import Runner, local_path, small
 from tests.flow.test_job import probe
 from tests.kits.engine_kit import ExpertCounter
 from worker.media import encode
@@ -31,6 +32,12 @@ def clip_url(httpserver: HTTPServer, tmp_path: Path) -> Callable[[int, int], str
         return httpserver.url_for("/clip.mp4")
 
     return serve
+
+
+def frames_of(url: str) -> np.ndarray:
+    """float32 [frames, H, W, 3]."""
+    with av.open(str(local_path(url))) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.float32)
 
 
 def test_first_and_last_frame(run: Runner, picture_url: str, httpserver: HTTPServer) -> None:
@@ -60,13 +67,15 @@ def test_video_to_video_runs_the_last_steps_on_both_experts(run: Runner, clip_ur
 
 
 def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[int, int], str]) -> None:
-    url = clip_url(9, 16)
-    shas = set()
-    for strength in (0.1, 0.5, 1.0):
-        request = small(reference_video_url=url, num_inference_steps=10, strength=strength)
-        (video,) = run({"job_id": f"s{strength}", "job_request_params": [request]})["videos"]
-        shas.add(video["sha256"])
-    assert len(shas) == 3
+    """The weakest run gives nearly what the VAE makes of the video itself; a seed hardly matters to it."""
+    url, apart = clip_url(9, 16), []
+    for strength in (0.05, 0.5, 1.0):
+        fields = {"reference_video_url": url, "num_inference_steps": 20, "strength": strength}
+        videos = run({"job_id": f"s{strength}", "job_request_params": [small(**fields, seed=n) for n in (1, 2)]})
+        one, other = (frames_of(video["video_url"]) for video in videos["videos"])
+        apart.append(np.abs(one - other).mean())
+    assert apart[0] < apart[1] < apart[2]
+    assert apart[0] < apart[2] / 3
 
 
 @pytest.mark.parametrize(("frames", "fps", "made"), [(8, 8, 13), (40, 16, 21), (10, 16, 9)])

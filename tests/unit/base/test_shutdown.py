@@ -51,3 +51,12 @@ async def test_what_is_no_jobs_ends_when_a_shutdown_begins_and_at_once_behind_on
         assert ended == ["under way"]
     with shutdown.ending(lambda: ended.append("late")):
         assert ended == ["under way", "late"]
+
+
+async def test_without_grace_a_job_ends_with_the_signal() -> None:
+    shutdown, stop = Shutdown(0.0), Stop()
+    with shutdown.watching(stop):
+        shutdown.begin()
+        for _ in range(3):  # turns of the loop, and no seconds
+            await asyncio.sleep(0)
+        assert stop.requested
