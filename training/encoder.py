@@ -17,7 +17,7 @@ CHANNELS = 16
 # Against it colours of at most 1 in twelve channels are small: the normalisation bends them by less than 1%.
 _CONSTANT = 40.0
 _GAMMA = 0.2
-# Where the constant lies in the shallow and in the deep half of the encoder.
+# Where the constant is in the shallow and in the deep half of the encoder.
 _SHALLOW, _DEEP = 5, 16
 _LOG_VARIANCE = -6.0
 

@@ -65,7 +65,7 @@ class Data:
     """Encoded clips of one size.
 
     `latents` [N, 16, T, h, w] normalised, half precision; `blank` [16] is what a grey frame encodes to. `texts`
-    [M, L, TEXT_DIM] has zeros behind each caption, `lengths` [M] in tokens; clip n is told by any of `captions[n]`;
+    [M, L, TEXT_DIM] has zeros behind each caption, `lengths` [M] in tokens; clip n is shown by any of `captions[n]`;
     `unasked` names the texts that ask for nothing.
     """
 
@@ -81,7 +81,7 @@ class Data:
 
 
 def new(in_channels: int = 16) -> WanTransformer3DModel:
-    """An expert before any training: every block counts in full, the first one tells the time, nothing comes out."""
+    """An expert before any training: every block counts in full, the first one knows the time, its output is zero."""
     model = WanTransformer3DModel(in_channels=in_channels, **CONFIG)
     with torch.no_grad():
         for block in model.blocks:

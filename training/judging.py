@@ -1,4 +1,4 @@
-"""What a clip shows, told from its pixels alone: the object's colour, shape and motion, and the camera's move.
+"""What a clip shows, read from its pixels alone: the object's colour, shape and motion, and the camera's move.
 
 No network judges another. The object is what is vivid (or, for white, bright and grey): every ground is duller than
 every colour. Its motion is the track of the centroid of its pixels, its shape the symmetry of its silhouette. The

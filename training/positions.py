@@ -1,6 +1,6 @@
 """The first block's sense of time, set instead of trained.
 
-Rotary embeddings tell how far two tokens lie apart, never where one lies: where all tokens are noise, the first frame
+Rotary embeddings say how far apart two tokens are, never where one is: where all tokens are noise, the first frame
 looks like the last. What differs is what a token can look back on. Here one head of the first block averages the same
 place over all frames up to a token's own, another one over all from there on: of noise of variance 1 the average over n
 frames has variance 1 / n. The block's feed-forward measures the size of both averages, and with it every later layer

@@ -55,7 +55,7 @@ class Average:
 
 @dataclass
 class Run:
-    """One part of the training in `folder`: its checkpoint, its log of JSON lines and its curve lie there."""
+    """One part of the training in `folder`: its checkpoint, its log of JSON lines and its curve."""
 
     name: str
     folder: Path

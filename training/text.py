@@ -122,7 +122,7 @@ def _loss(
     drawn: Sequence[scenes.Scene],
     asked: Sequence[bool],
 ) -> tuple[torch.Tensor, float]:
-    """The loss over all tokens and factors, and the share of captions whose last token tells every factor."""
+    """The loss over all tokens and factors, and the share of captions whose last token says every factor."""
     read = words(list(texts), padding=True, truncation=True, return_tensors="pt")
     mask = read.attention_mask.float()
     states = model(read.input_ids, read.attention_mask).last_hidden_state
