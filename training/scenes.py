@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.request.prompt import CAMERA_MOTIONS, compose
+from worker.request.prompt import compose
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 # Each colour as RGB in 0 to 1. The grounds are duller than all of them, which is what the pixel classifier rests on.
 COLOURS: Mapping[str, tuple[float, float, float]] = {

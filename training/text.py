@@ -22,7 +22,7 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 from training import scenes
 from training.running import Run, Schedule
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT
-from worker.request.prompt import CAMERA_MOTIONS
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 TEXT_DIM = 64
 # Words that callers use and the grammar does not: they must not disturb.

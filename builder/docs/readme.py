@@ -16,7 +16,7 @@ from worker.request import CATALOGUE, Mode
 from worker.request.catalogue import ModelName, find
 from worker.request.parse import PRESETS
 from worker.request.plan.gpus import GPUS
-from worker.request.prompt import CAMERA_MOTIONS
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Folder or file -> where a reader begins.

@@ -20,7 +20,7 @@ from worker.base.settings import Settings, variables_of
 from worker.request import Mode
 from worker.request import parse as request_module
 from worker.request.payload import CameraMotion, JobInput, LoraInput, QualityPreset, VideoInput
-from worker.request.prompt import CAMERA_MOTIONS
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITTEN = sorted([ROOT / "llms.txt", *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])

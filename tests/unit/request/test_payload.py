@@ -12,7 +12,7 @@ from worker.request import Limits, payload
 from worker.request.parse import PRESETS
 from worker.request.payload import CameraMotion, JobInput, LoraInput, VideoInput
 from worker.request.problems import Problems
-from worker.request.prompt import CAMERA_MOTIONS
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 
 def read_problems(data: dict[Any, Any], path: str = "") -> list[Problem]:

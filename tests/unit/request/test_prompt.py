@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worker.request.prompt import CAMERA_MOTIONS, LONG_PROMPT_WORDS, compose
+from worker.request.prompt import LONG_PROMPT_WORDS, compose
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 MOTIONS = sorted(CAMERA_MOTIONS)
 ROOT = Path(__file__).parents[3]

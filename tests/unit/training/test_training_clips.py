@@ -16,7 +16,7 @@ from PIL import Image
 from training import clips, scenes
 from training.judging import Verdict, camera, judge
 from training.scenes import Scene
-from worker.request.prompt import CAMERA_MOTIONS
+from worker.request.prompt_words import CAMERA_MOTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
 BALL = Scene("red", "ball", "gradient", "left", "plain", "none", layout=7)
