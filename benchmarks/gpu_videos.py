@@ -41,7 +41,7 @@ class StepClock:
         self._rig = rig
         self._moments: list[float] = []
 
-    def stage(self, index: int, status: str, fraction: float = 0.0) -> None:  # noqa: ARG002 - as Progress
+    def stage(self, _index: int, status: str, _fraction: float = 0.0, **_: int | None) -> None:
         if status == "generating":
             self._rig.synchronize()
             self._moments.append(time.perf_counter())

@@ -32,7 +32,7 @@ elif [ -f "$carry/site.tar.xz" ]; then
 else # wheels, as they are
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$carry"/*.whl || exit 2
 fi
-export PYTHONPATH="$site:$PWD" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+export PYTHONPATH="$site:$PWD" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTORCH_ALLOC_CONF=expandable_segments:True
 export MODEL_CACHE_DIR="$site/cache"
 mkdir -p "$MODEL_CACHE_DIR"
 

@@ -31,7 +31,7 @@ wanted=(
     "$(pin typing-inspection)" "$(pin python-dotenv)"
     "$(pin standardwebhooks)" "$(pin ssrfguard)" "$(pin httpx2)" "$(pin httpcore2)" "$(pin truststore)"
     "$(pin boto3)" "$(pin botocore)" "$(pin s3transfer)" "$(pin jmespath)"
-    pytest-asyncio sortedcontainers
+    pytest-asyncio hypothesis sortedcontainers
 )
 # The release before the pinned one is half as large, and the worker asks it for nothing but the place of its ffmpeg.
 [ "${FFMPEG:-1}" = 1 ] && wanted+=(imageio-ffmpeg==0.6.0)

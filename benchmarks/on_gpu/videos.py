@@ -40,6 +40,9 @@ def facts(bench: Bench) -> None:
         add("facts", f"plan, {scale.name}", str(plan.rung), estimate_GB=plan.estimated_peak_bytes / GB)
 
 
+_SHOWN = ("memory_plan", "attention_backend", "attention_reason", "fused_kernels")
+
+
 def _job(bench: Bench, stage: str, scale: Any, steps: int) -> None:
     """A whole video by the worker: prompt to stored file."""
     bench.take_scale(scale)
@@ -58,7 +61,7 @@ def _job(bench: Bench, stage: str, scale: Any, steps: int) -> None:
     add(
         stage,
         "parameters",
-        {key: made.parameters.get(key) for key in ("memory_plan", "attention_backend", "cold_start")},
+        {key: made.parameters.get(key) for key in _SHOWN},
     )
     if bench.on_gpu:
         add(stage, "memory", bench.memory())
@@ -82,7 +85,7 @@ def _turbo(bench: Bench, stage: str, scale: Any, takes: int) -> None:
 
 
 def turbo480(bench: Bench) -> None:
-    _turbo(bench, "turbo480", bench.small, 2)
+    _turbo(bench, "turbo480", bench.small, 1)
 
 
 def turbo720(bench: Bench) -> None:
@@ -90,32 +93,25 @@ def turbo720(bench: Bench) -> None:
 
 
 def decode(bench: Bench) -> None:
-    """The VAE's decode: in fp32 (TF32 convolutions), in bf16, and with cuDNN choosing by trial."""
-
+    """The VAE's decode: in fp32 (TF32 convolutions) and in bf16."""
     studio = bench.studio
     plan = studio.engine.video(gpu_rows.request(bench.row("exact"), bench.small, take=0)).plan
     loaded = studio.engine.models.use(studio.spec, plan, Stop())
     vae = loaded.components.shared.vae
     loaded.residency.bring(vae)
-    ways = [(bench.large, False, False), (bench.large, True, False), (bench.small, False, False)]
-    ways += [(bench.large, False, True)] if bench.on_gpu else []
-    for scale, half, tried in ways:
+    for scale, half in ((bench.large, False), (bench.large, True), (bench.small, False)):
         bench.take_scale(scale)
         latents = gpu_videos.vae_input(bench.row("decode"), bench.rig)
         bench.reset()
         before = torch.cuda.memory_allocated() / GB if bench.on_gpu else 0.0
 
         def work(latents: torch.Tensor = latents, half: bool = half) -> None:
-            with contextlib.closing(decoding.frames(vae, latents, half=half)) as frames:
+            with contextlib.closing(decoding.frames(vae, latents, half=half, fused=True)) as frames:
                 for _ in frames:
                     pass
 
-        torch.backends.cudnn.benchmark = tried
-        try:
-            first, again = bench.once(work), bench.once(work)
-        finally:
-            torch.backends.cudnn.benchmark = False
-        name = f"{scale.name}, {'bf16' if half else 'fp32'}{', cuDNN by trial' if tried else ''}, s"
+        first, again = bench.once(work), bench.once(work)
+        name = f"{scale.name}, {'bf16' if half else 'fp32'}, s"
         memory = bench.memory()
         more = {"above_weights_GB": memory["peak_GB"] - before, "reserved_GB": memory["reserved_GB"]} if memory else {}
         estimated = peak.decode_bytes(scale.size, scale.shape, tiled=False) / GB
