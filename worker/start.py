@@ -25,7 +25,7 @@ from worker.delivery.webhooks import outbox
 from worker.engine import Engine, build
 from worker.engine.device import crew_size, detect, planner_for
 from worker.engine.distributed import CrewLost, follower
-from worker.engine.distributed.leader import Lead
+from worker.engine.distributed.leader import Leader
 from worker.jobs.services import Services
 from worker.net import opener as net
 from worker.request.plan import Planner
@@ -49,10 +49,10 @@ def build_engine(settings: Settings, planner: Planner) -> Engine:
         return build.build(settings, planner, profile, device)
     logger.info("%d processes share each video", size)
     try:
-        lead = Lead.start(follower.serve, size, device, build.following, settings, profile)
+        leader = Leader.start(follower.serve, size, device, build.following, settings, profile)
     except CrewLost as failure:
         raise ModelUnavailable(f"the {size} processes of GPUS={settings.gpus} did not come up") from failure
-    return build.build(settings, planner, profile, device, lead)
+    return build.build(settings, planner, profile, device, leader)
 
 
 def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Services:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from worker.engine.distributed import CrewLost, follower
-from worker.engine.distributed.leader import Lead
+from worker.engine.distributed.leader import Leader
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
@@ -67,7 +67,7 @@ def refuses(*_arguments: object) -> None:
 @pytest.mark.slow
 def test_a_process_that_cannot_begin_is_told() -> None:
     with pytest.raises(CrewLost, match="not all of 2 processes"):
-        Lead.start(follower.serve, 2, torch.device("cpu"), refuses)
+        Leader.start(follower.serve, 2, torch.device("cpu"), refuses)
     assert not followers()
 
 

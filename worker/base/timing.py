@@ -26,7 +26,7 @@ class ColdStart:
         self._ends[part] = time.time()
 
     def ready(self, gpu_hourly_usd: float | None) -> dict[str, float]:
-        """Log and record the whole start; answers the seconds by part, then `ready` (the rest) and `total`."""
+        """Log and record the whole start; returns the seconds by part, then `ready` (the rest) and `total`."""
         began = psutil.Process().create_time()
         self.reached("ready")
         seconds: dict[str, float] = {}
@@ -53,7 +53,7 @@ class ColdStart:
 
 WAITING = "waiting"
 RETRY = "retry"
-"""What was lost to tries of a video that failed and were made again: for lack of memory, or for NaN."""
+"""Seconds of failed tries of a video that was tried again, after out of memory or NaN."""
 
 
 class Stopwatch:

@@ -1,6 +1,6 @@
-"""Text embeddings, remembered: the negative prompt is the same in almost every job, and many prompts come again.
+"""Text embeddings, remembered: the negative prompt is the same in almost every job, and many prompts are sent again.
 
-A warm worker so often needs no text encoder at all, which counts where it has to be brought to the device first.
+So a warm worker often does not need the text encoder, which saves time where it would have to move to the device.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from worker.base import metrics
 from worker.engine.models.pool import Loaded
 from worker.engine.modes.base import TextPipeline
 
-# UMT5 reads this many tokens, in Wan's own code and in Diffusers'; what is beyond is cut.
+# UMT5 reads this many tokens, in Wan's own code and in Diffusers'; the rest is cut.
 MAX_TOKENS = 512
 # 4 MB each for the A14B models.
 _REMEMBERED = 64
-# So many are read ahead, so that none of them pushes out what is in use.
+# So many are encoded ahead, so that none of them evicts one that is in use.
 AHEAD = 32
 
 

@@ -1,7 +1,7 @@
-"""A payload becomes a job: read, judged, and entered into the journal, with what earlier deliveries of it left.
+"""A payload becomes a job: parsed, checked, entered into the journal, with what earlier deliveries of it left.
 
-A recorded result counts while its video is in the storage: one that is gone (its owner deleted it, a lifecycle rule
-did) is made again. Its URLs are made anew, because presigned ones expire long before the journal's entry does.
+A recorded result is valid while its video is in the storage: one that was deleted (by its owner, by a lifecycle rule)
+is made again. Its URLs are made new, because presigned ones expire long before the journal's entry does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Earlier = Found | dict[str, Any]
 
 
 async def accept(payload: object, job_id: str, digest: str, worker: Services) -> tuple[Job, Entry]:
-    """The job that `payload` describes and its entry in the journal, whose seeds it has.
+    """Parse `payload` and enter it in the journal; returns the job with the journal's seeds, and the entry.
 
     Raises InvalidRequest and InputBlocked.
     """
@@ -46,7 +46,7 @@ async def accept(payload: object, job_id: str, digest: str, worker: Services) ->
 
 
 async def left_by_earlier_deliveries(job: Job, entry: Entry, worker: Services) -> dict[int, Earlier]:
-    """What need not be made again, by the video's index."""
+    """Results and stored files that need not be made again, by the video's index."""
 
     def find(index: int) -> Earlier | None:
         return find_earlier(index, entry=entry, journal=worker.journal, spool=worker.spool, storage=worker.storage)
@@ -58,7 +58,7 @@ async def left_by_earlier_deliveries(job: Job, entry: Entry, worker: Services) -
 def find_earlier(index: int, *, entry: Entry, journal: Journal, spool: Spool, storage: Storage) -> Earlier | None:
     """What is left of video `index` of the job of `entry`; None where it must be made. Blocks; raises nothing.
 
-    A storage that cannot be asked counts as holding what the journal says.
+    Where the storage does not respond, the journal's record counts.
     """
     left = _find(index, entry, journal, spool, storage)
     metrics.cache("journal", hit=left is not None)
@@ -69,7 +69,7 @@ def _find(index: int, entry: Entry, journal: Journal, spool: Spool, storage: Sto
     job_id = entry.job_id
     key = video_key(job_id, index, entry.accepted_on)
     kept = spool.find(job_id, index)
-    # Read after the spool: a kept video that some worker has stored meanwhile stands in the journal by now.
+    # Read after the spool: a kept video that another worker has stored meanwhile is in the journal by now.
     now = journal.entry(job_id)
     result = (entry if now is None else now).finished.get(index)
     if result is None:

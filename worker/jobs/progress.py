@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from worker.delivery.webhooks.progress_sender import ProgressEvent, Status
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Where each stage begins and ends within one video. Generation is nearly all of the time of a job.
 _SPAN: dict[str, tuple[float, float]] = {
@@ -66,7 +66,7 @@ class Progress:
         with self._lock:
             self._done[index] = max(self._done[index], begin + (end - begin) * within)
             if not self._final[index]:
-                self._tell(index, status, step, steps)
+                self._report(index, status, step, steps)
 
     def finished(self, index: int) -> None:
         """Video `index` has its final event, good or bad: it counts as done, and no event names it any more."""
@@ -76,7 +76,7 @@ class Progress:
             self._done[index] = 1.0
             self._final[index] = True
 
-    def _tell(self, index: int, status: Status, step: int | None, steps: int | None) -> None:
+    def _report(self, index: int, status: Status, step: int | None, steps: int | None) -> None:
         # The sum of binary fractions may fall a hair short of a whole percent.
         percent = min(100, int(100.0 * sum(self._done) / len(self._done) + 1e-9))
         now = self._clock()
@@ -89,5 +89,5 @@ class Progress:
         for sink in self._sinks:
             try:
                 sink(event)
-            except Exception:  # noqa: BLE001 - progress never fails a job
-                _log.warning("a progress sink failed; the job goes on", exc_info=True)
+            except Exception:
+                logger.warning("a progress sink failed; the job goes on", exc_info=True)

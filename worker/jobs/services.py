@@ -33,7 +33,7 @@ class Services:
     shutdown: Shutdown
 
     def __post_init__(self) -> None:
-        """What waits on STATE_DIR is counted when the metrics are scraped: other workers put there and take too."""
+        """Count what waits on STATE_DIR when the metrics are scraped: other workers share it."""
         metrics.watch(
             {
                 "videogen_outbox_events": self.outbox.count,

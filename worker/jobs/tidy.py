@@ -1,4 +1,4 @@
-"""Tidying up beside a job: send and store what is left from before, remove what has expired, return freed memory.
+"""Tidying up beside a job: send and store what earlier jobs left, remove what has expired, return freed memory.
 
 glibc keeps freed memory in one heap a thread. Encoding, uploads and tensors of ever different sizes leave holes in
 them, and a worker that runs for days grows though nothing is leaked (docs/reliability.md has figures).
@@ -40,7 +40,7 @@ def give_back_memory() -> bool:
 
 
 async def tidy(worker: Services) -> None:
-    """Store and send what earlier jobs and other workers could not, drop what has expired. Bounded; never raises."""
+    """Store and send what earlier jobs and other workers could not, remove what has expired. Bounded; never raises."""
     stop = threading.Event()
     secrets = worker.settings.webhook_secrets
     try:

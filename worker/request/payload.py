@@ -239,7 +239,7 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     kind, context = entry["type"], entry.get("ctx", {})
     if kind == "missing":
         return "is missing"
-    # An integer beyond the range of a float comes as a wrong type.
+    # Pydantic reports an integer beyond the range of a float as a wrong type.
     if kind == "finite_number" or (kind == "float_type" and type(entry["input"]) is int):
         return "must be a finite number"
     if kind == "string_unicode":

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from worker.request.parse import VideoRequest
 
 LONG_PROMPT_WORDS = 60
-# Of the 512 tokens that the text encoder reads; what comes later is cut without a word.
+# Of the 512 tokens that the text encoder reads; the rest is cut silently.
 _ENCODER_BUDGET_TOKENS = 450
 _ENHANCEABLE_TOKENS = 300
 
@@ -44,7 +44,7 @@ def compose(prompt: str, *, camera_motion: str | None, enhance: bool) -> str:
     """The prompt that the model receives.
 
     `camera_motion` is None or a key of CAMERA_MOTIONS (KeyError otherwise). Where there is nothing to add, `prompt`
-    itself comes back; otherwise its trimmed words, then the additions after a comma or as a sentence of their own. A
+    itself is returned; otherwise its trimmed words, then the additions after a comma or as a sentence of their own. A
     prompt that may overrun the text encoder has the camera phrase in front, where it is not cut off. Deterministic;
     composing a result again with the same arguments changes nothing.
     """
@@ -108,7 +108,7 @@ _LATIN_END = 0x0250
 
 
 def _is_english(text: str) -> bool:
-    """Whether English clearly outweighs every other language; False where nothing tells."""
+    """Whether English clearly outweighs every other language; False where no word decides."""
     letters = [letter for letter in text if letter.isalpha()]
     if sum(ord(letter) >= _LATIN_END for letter in letters) > 0.15 * len(letters):
         return False

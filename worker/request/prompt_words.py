@@ -188,7 +188,7 @@ STYLE = Slot(_STYLE_SAID, ((_PEOPLE, "cinematic style"), (_STUDIO, "clean commer
 # In the order of the formula.
 SLOTS = (MOTION, LIGHTING, LENS, COLOUR, STYLE)
 
-# Words that tell English from its neighbours; what is common to several languages ("a", "in", "die") tells nothing.
+# Words that tell English from its neighbours; words that several languages share ("a", "in", "die") are left out.
 ENGLISH = _entries("""the of and with from by at into through over under across near behind beside between against
     toward towards while his her their its this that some two three up down out off are inside around man woman women
     girl boy people person child children kid dog puppy cat kitten horse bird fish car city street road forest mountain

@@ -8,18 +8,18 @@ from worker.base.stop import Stop
 
 
 class CrewLost(Exception):
-    """A process of the crew has died, failed or fallen silent: what it shared in cannot be ended, nor begun again."""
+    """A process of the crew has died, failed or does not respond: its shared work cannot be finished or repeated."""
 
 
 class Dismissed(Exception):
-    """The lead gives an order up; its followers wait for the next one. Raised in followers only."""
+    """The leader dropped an order; its followers wait for the next one. Raised in followers only."""
 
 
 class Crew(Protocol):
     """The processes that make a video together.
 
-    The lead calls `begin` with an order. Then each process loads what the order needs and calls `agree`, with what went
-    wrong or None. Each calls `step` after every denoising step, and `done` at the end. All of them block and raise
+    The leader calls `begin` with an order. Then each process loads what the order needs and calls `agree`, with its
+    failure or None. Each calls `step` after every denoising step, and `done` at the end. All of them block and raise
     CrewLost once a process is gone.
     """
 
@@ -29,15 +29,15 @@ class Crew(Protocol):
     def begin(self, order: object) -> None: ...
 
     def agree(self, failure: Exception | None) -> None:
-        """Raise `failure`, or go on once every process is ready."""
+        """Raise `failure`, or return once every process is ready."""
 
     def step(self, stop: Stop) -> None:
-        """Raise the reason of the lead's `stop` in every process after the same step, or go on."""
+        """Raise the reason of the leader's `stop` in every process after the same step, or return."""
 
     def done(self) -> None: ...
 
     def disband(self) -> None:
-        """End the followers, for a failure in the midst of shared work: they wait for a part that never comes."""
+        """End the followers after a failure within shared work: they wait for a result that is never sent."""
 
 
 class Alone:

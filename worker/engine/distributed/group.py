@@ -10,13 +10,13 @@ import torch.distributed as dist
 
 _TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]  # not in the stubs
 HOST = "127.0.0.1"
-# No shared step takes as long: what waits longer waits for a process that will not come.
+# No shared step takes as long: whoever waits longer waits for a process that has ended.
 STEP_TIMEOUT = timedelta(minutes=10)
 JOIN_TIMEOUT = timedelta(minutes=3)
 
 
 def open_store() -> Any:
-    """The lead's store, on a free port of the loopback interface."""
+    """The leader's store, on a free port of the loopback interface."""
     return _TCPStore(HOST, 0, is_master=True, timeout=JOIN_TIMEOUT, wait_for_workers=False)
 
 
@@ -33,14 +33,14 @@ def join(store: Any, rank: int, size: int, device: torch.device) -> None:
 
 
 def share_flag(raised: bool) -> bool:
-    """The lead's `raised`, in every process. Blocks until all have come here."""
+    """The leader's `raised`, in every process. Blocks until all have called this."""
     flag = torch.tensor([int(raised)])
     dist.broadcast(flag, src=0)
     return bool(flag.item())
 
 
 def abort() -> None:
-    """Wake whoever of this process waits for one that is gone: gloo notices by itself, NCCL does not."""
+    """End collectives of this process that wait for a process that has ended: gloo notices by itself, NCCL does not."""
     if dist.is_initialized() and torch.cuda.is_available():
         dist.distributed_c10d._abort_process_group()  # torch's only way to end a collective from another thread
 

@@ -1,4 +1,4 @@
-"""The lead's side: starts the followers, orders them, and notices when one is gone."""
+"""The leader's side: starts the followers, sends them orders, and notices when one has ended."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 READY = "ready"
 DONE = "done"
 GO = "go"
-GIVE_UP = "give up"
+DROP = "drop"
 _ENDS_WITHIN_S = 5.0
 
 Serve = Callable[..., None]
 
 
-class Lead:
+class Leader:
     """Process 0 of a crew. Made by `start`; `disband` ends it."""
 
     def __init__(self, processes: list[Any], pipes: list[Connection]) -> None:
@@ -38,11 +38,11 @@ class Lead:
         threading.Thread(target=self._watch, name="crew", daemon=True).start()
 
     @classmethod
-    def start(cls, serve: Serve, size: int, device: torch.device, *arguments: object) -> Lead:
+    def start(cls, serve: Serve, size: int, device: torch.device, *arguments: object) -> Leader:
         """Start `size` - 1 followers and meet them.
 
         Each runs `serve(number, pipes, port, size, device_type, *arguments)`, its rank being `number` + 1, with torch's
-        own launcher. `arguments` must pickle. Raises CrewLost where one does not come.
+        own launcher. `arguments` must pickle. Raises CrewLost where one does not start.
         """
         context = mp.get_context("spawn")
         pairs = [context.Pipe() for _ in range(size - 1)]
@@ -58,15 +58,15 @@ class Lead:
         )
         for _, theirs in pairs:
             theirs.close()
-        lead = cls(followers.processes, [ours for ours, _ in pairs])
+        leader = cls(followers.processes, [ours for ours, _ in pairs])
         try:
-            lead._hear(READY)  # one that failed is noticed at once; a meeting would wait for it
+            leader._expect(READY)  # one that failed is noticed at once; joining the group would wait for it
             group.join(store, 0, size, device)
-            lead._hear(READY)
+            leader._expect(READY)
         except Exception as failure:
-            lead.disband()
+            leader.disband()
             raise CrewLost(f"not all of {size} processes came up") from failure
-        return lead
+        return leader
 
     @property
     def size(self) -> int:
@@ -77,18 +77,18 @@ class Lead:
         return self._lost.is_set()
 
     def begin(self, order: object) -> None:
-        self._tell(order)
+        self._send(order)
 
     def agree(self, failure: Exception | None) -> None:
-        """Raises `failure`, having sent the followers back; CrewLost where a follower is not ready."""
+        """Raises `failure`, once the followers have dropped the order; CrewLost where a follower is not ready."""
         if failure is not None:
             for pipe in self._pipes:
-                with suppress(EOFError, OSError):  # whatever it has to say, the order is given up
+                with suppress(EOFError, OSError):  # whatever it sends, the order is dropped
                     pipe.recv()
-            self._tell(GIVE_UP)
+            self._send(DROP)
             raise failure
-        self._hear(READY)
-        self._tell(GO)
+        self._expect(READY)
+        self._send(GO)
 
     def step(self, stop: Stop) -> None:
         if self.lost:
@@ -99,14 +99,14 @@ class Lead:
         except RuntimeError as failure:
             raise CrewLost("a process of the crew is gone") from failure
         if ends:
-            self._hear(DONE)
+            self._expect(DONE)
             stop.check()
 
     def done(self) -> None:
-        self._hear(DONE)
+        self._expect(DONE)
 
     def disband(self) -> None:
-        """Ends every follower. The crew is of no more use: the worker has to start anew."""
+        """Ends every follower. The crew cannot be used again: the worker has to restart."""
         self._disbanding.set()
         self._lost.set()
         for process in self._processes:
@@ -119,17 +119,17 @@ class Lead:
         for pipe in self._pipes:
             pipe.close()
 
-    def _tell(self, order: object) -> None:
+    def _send(self, message: object) -> None:
         if self.lost:
             raise CrewLost("a process of the crew is gone")
         try:
             for pipe in self._pipes:
-                pipe.send(order)
+                pipe.send(message)
         except OSError as failure:
             raise CrewLost("a process of the crew is gone") from failure
 
-    def _hear(self, expected: str) -> None:
-        """Wait until every follower has said `expected`. Raises CrewLost for anything else."""
+    def _expect(self, expected: str) -> None:
+        """Wait until every follower has sent `expected`. Raises CrewLost for anything else."""
         for number, pipe in enumerate(self._pipes, start=1):
             try:
                 heard = pipe.recv()

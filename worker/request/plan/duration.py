@@ -96,8 +96,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds. `stages` are those of a result's `timings`, of a worker whose model is loaded; `load` comes before them
-    where it is not: from a network volume, prepared in the plan's precision (low) or as published (high).
+    """Seconds. `stages` are those of a result's `timings`, of a worker whose model is loaded. Where it is not, `load`
+    is added before them: from a network volume, prepared in the plan's precision (low) or as published (high).
     """
 
     gpu: str
@@ -224,7 +224,7 @@ def _over(size_bytes: float, rate: tuple[float, float]) -> Span:
 
 
 def _moved(plan: MemoryPlan, size_bytes: float, *, of_text: bool = False) -> Span:
-    """What waits in host memory comes to the GPU once a video, where the plan does not stream it."""
+    """Weights that wait in host memory are moved to the GPU once a video, where the plan does not stream them."""
     waits = plan.residency == "swap" or (of_text and plan.text_encoder == "offloaded")
     return _over(size_bytes, PINNED_RATE) if waits else Span(0.0, 0.0)
 

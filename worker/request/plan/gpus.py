@@ -15,7 +15,7 @@ _GIB = 1024**3
 
 # CUDA context and the kernels of torch, cuBLAS and cuDNN: outside torch's allocator. 0.45 to 0.6 GB is usual.
 CONTEXT_BYTES = 600_000_000
-# What the allocator cannot use because it lies in pieces.
+# What the allocator cannot use because of fragmentation.
 FRAGMENTATION = 0.03
 
 BF16_SINCE = (8, 0)

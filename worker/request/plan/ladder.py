@@ -1,12 +1,12 @@
 """The ladder: which arrangements of the weights the GPU, the settings and the host's memory allow, fastest first.
 
 A worker quantises once: the precision follows from the GPU, the model and the settings, never from the request, and the
-rungs differ only in what lies where.
+rungs differ only in where the weights are.
 
 1. resident: both experts, VAE and text encoder on the GPU, where that leaves 8% free; then the same with the text
    encoder there only while it reads (a quarter of a second a prompt).
-2. swap: text encoder, VAE, first expert, second expert, VAE one after another from pinned memory. 28.6 GB arrive in
-   1 to 3 seconds, once a video, against minutes of denoising: bf16 with a swap comes before quantised and resident.
+2. swap: text encoder, VAE, first expert, second expert, VAE one after another from pinned memory. 28.6 GB are moved in
+   1 to 3 seconds, once a video, against minutes of denoising: bf16 with a swap is chosen before quantised and resident.
 3. swap with a tiled VAE, which takes twice the time of decoding and changes pixels.
 4. group_offload: the blocks stream in while others compute; then sequential: layer by layer, the last resort.
 
@@ -49,7 +49,7 @@ class Rung:
         return ", ".join([*parts, "tiled VAE"] if self.vae_tiling else parts)
 
     def peak_bytes(self, size: ModelSize, shape: Shape) -> int:
-        """The most that torch allocates at once; see `estimate.peak_bytes`."""
+        """The most that torch allocates at once; see `peak.peak_bytes`."""
         return peak_bytes(size, shape, self.precision, self.residency, self.text_encoder, tiled=self.vae_tiling)
 
     def share_of(self, rungs: Sequence[Rung]) -> float:

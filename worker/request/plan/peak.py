@@ -23,7 +23,7 @@ WORKSPACE_BYTES = 500_000_000
 TEXT_ACTIVATION_BYTES = 300_000_000
 # Rank of the common LoRAs, the distilled ones among them; a LoRA of a higher rank lives off the margin.
 LORA_RANK = 64
-# While a block computes, the next one arrives and the one before is not yet let go.
+# While a block computes, the next one is loaded and the one before is not yet freed.
 STREAMED_BLOCKS = 3
 # Tensors of the latents' size that live beside a forward pass: latents, mask, the first prediction of guidance, UniPC's
 # history of order 2. A count of four guided steps of the real pipeline gives 6.5 fp32 copies.
@@ -106,7 +106,7 @@ def _block_bytes(size: ModelSize, precision: Precision, loras: int) -> int:
 
 
 def _outer_bytes(size: ModelSize, precision: Precision) -> int:
-    """What of an expert lies outside its blocks, and what its fp32 parameters add."""
+    """The part of an expert outside its blocks, and what its fp32 parameters add."""
     outer = size.expert_params - size.block_params
     return 4 * outer if precision == "fp32" else 2 * outer + 2 * size.fp32_params
 
