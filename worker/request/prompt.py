@@ -34,6 +34,8 @@ from worker.request.prompt_words import (
 if TYPE_CHECKING:
     from worker.request.parse import VideoRequest
 
+__all__ = ["CAMERA_MOTIONS", "LONG_PROMPT_WORDS", "compose", "of_request"]
+
 LONG_PROMPT_WORDS = 60
 # Of the 512 tokens that the text encoder reads; the rest is cut silently.
 _ENCODER_BUDGET_TOKENS = 450
