@@ -12,7 +12,8 @@ _DO: Mapping[str, str] = {
     "invalid_request": "Correct the fields that the message names; all problems are reported at once.",
     "unsupported": "Use another mode, model or preset; the message says what this worker serves.",
     "input_blocked": "Use a public http(s) address; for a private network set `PRIVATE_URL_ALLOWLIST`.",
-    "input_failed": "Check that the URL opens from outside, in time and below the size limit; then send the job again.",
+    "input_failed": "Check that the URL opens from outside, in time and below the size limit; then send the job again. "
+    "What the server refuses (4xx but 408, 425, 429) is not retryable.",
     "input_invalid": "Send a file of a format that the message names.",
     "cancelled": "Send the job again, if it was not you who stopped it.",
     "internal": "Send the job again; if it fails again, look up the job id in the worker's log.",

@@ -280,7 +280,9 @@ def test_tensors_that_cannot_be_used_are_invalid(
     assert isinstance(refusal(model, saved(tmp_path, tensors), untouched), InputInvalid)
 
 
-@pytest.mark.parametrize("alpha", [torch.ones(2), torch.tensor(torch.nan)])
+@pytest.mark.parametrize(
+    "alpha", [torch.ones(2), torch.tensor(torch.nan), torch.tensor(1e30), torch.tensor(2002.0), torch.tensor(2**62)]
+)
 def test_an_alpha_that_is_no_number_is_invalid(
     model: Components, tmp_path: Path, untouched: list[torch.Tensor], alpha: torch.Tensor
 ) -> None:
@@ -296,6 +298,7 @@ def test_an_alpha_that_is_no_number_is_invalid(
         '{"lora_alpha": -Infinity}',
         '{"alpha_pattern": {"blocks": 1' + "0" * 400 + "}}",
         '{"lora_alpha": 1' + "0" * 5000 + "}",
+        '{"lora_alpha": 2002}',
         "[1]",
         '{"alpha_pattern": [1]}',
     ],
@@ -307,6 +310,12 @@ def test_metadata_that_is_no_number_is_invalid(
     tensors = as_diffusers(factors(model.transformer, QUERY))
     error = refusal(model, saved(tmp_path, tensors, lora_adapter_metadata=config), untouched)
     assert isinstance(error, InputInvalid)
+
+
+@pytest.mark.parametrize("alpha", [2000.0, -2000.0, 0.0])
+def test_an_alpha_up_to_a_thousand_times_the_rank_is_read(model: Components, tmp_path: Path, alpha: float) -> None:
+    file = saved(tmp_path, query(model) | {f"{NAME}.alpha": torch.tensor(alpha)})
+    assert Contents().of(file, "p").pairs[QUERY].scale == alpha / 2
 
 
 def test_a_lora_of_zeros_only_is_no_silent_success(

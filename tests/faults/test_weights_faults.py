@@ -43,6 +43,18 @@ except ModelUnavailable as failure:
 """
 
 
+started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> Iterator[None]:
+    yield
+    for process in started:
+        process.kill()
+        process.communicate()
+    started.clear()
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     with HubServer() as server:
@@ -64,13 +76,15 @@ def start(hub: HubServer, cache: Path, *wrapper: str) -> subprocess.Popen[str]:
         "HF_HOME": str(cache.parent / "hf-home"),
     }
     arguments = [sys.executable, "-c", WORKER, str(cache), str(cache.parent / "runpod"), str(cache.parent / "go")]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*wrapper, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    started.append(process)
+    return process
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[dict[str, str], str]:
-    out, log = process.communicate(timeout=60)
+    out, log = process.communicate(timeout=180)
     assert process.returncode == 0, log
     return json.loads(out), log
 

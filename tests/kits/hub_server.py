@@ -130,7 +130,7 @@ class HubServer:
             if hit.method == "GET" and hit.file.endswith(file) and hit.file and hit.status in (200, 206)
         ]
 
-    def wait_for_bytes(self, count: int, timeout_s: float = 30.0) -> None:
+    def wait_for_bytes(self, count: int, timeout_s: float = 120.0) -> None:
         """Return once `count` bytes of files have left in all."""
         until = time.monotonic() + timeout_s
         while self.bytes_sent < count:

@@ -25,6 +25,8 @@ from worker.weights.loras.keys import Part, place_of
 # Both files of one distilled set for A14B in bf16 are 1.3 GB.
 KEPT_BYTES = 4_000_000_000
 _LARGEST = torch.finfo(torch.float32).max
+# alpha / rank; files in use have 1/64 to 8. Much more makes NaN of the video, which would be a failure of the worker.
+_MAX_SCALE = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,10 @@ def _pair(target: str, parts: _Parts, scaling: _Scaling, path: str) -> Pair:
     if alpha is not None and alpha.numel() != 1:
         raise InputInvalid(f"the tensor {parts.keys['alpha'][:100]} must be a single number", path=path)
     scale = scaling.of_pair(target, down.shape[0]) if alpha is None else float(alpha) / down.shape[0]
+    if not abs(scale) <= _MAX_SCALE:
+        raise InputInvalid(
+            f"the alpha of {parts.keys['down'][:100]} is {scale:g} times its rank: send a LoRA", path=path
+        )
     keys = tuple(parts.keys[part] for part in ("down", "up", "up_bias") if part in parts.keys)
     return Pair(down, up, parts.tensors.get("up_bias"), scale, keys)
 
