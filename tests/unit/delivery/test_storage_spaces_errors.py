@@ -50,7 +50,8 @@ def _kinds() -> list[type[Exception]]:
     roots = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
     found = [kind for kind in known if issubclass(kind, roots)]
     found += [kind for _, kind in inspect.getmembers(boto3.exceptions, inspect.isclass)]
-    found += [botocore.parsers.ResponseParserError, urllib3.exceptions.HTTPError, OSError, ConnectionResetError, RecursionError]
+    found += [botocore.parsers.ResponseParserError, urllib3.exceptions.HTTPError, OSError, ConnectionResetError]
+    found.append(RecursionError)
     return [kind for kind in dict.fromkeys(found) if not issubclass(kind, Warning)]
 
 
