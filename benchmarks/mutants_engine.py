@@ -68,7 +68,7 @@ _OF_THE_ENGINE = (
     Mutant(
         "guidance by the high-noise expert's scale alone",
         "worker/engine/modes/base.py",
-        "(high if bool(self._current_timestep >= boundary) else low) > 1",
+        "(high if self._timestep_on_host >= boundary else low) > 1",
         "high > 1",
         f"{_ENGINE}/test_engine.py -k guidance",
     ),
@@ -89,7 +89,7 @@ _OF_THE_ENGINE = (
     Mutant(
         "no second try after out of memory",
         "worker/engine/engine.py",
-        "rendering = self._try(given, lower)",
+        "rendering = self._try(replace(video, plan=lower), watcher, stop)",
         "rendering = None",
         f"{_ENGINE}/test_residency.py -k out_of_memory",
     ),
@@ -225,7 +225,7 @@ _OF_THE_REQUEST = (
     Mutant(
         "every port of an allowlisted host",
         _GATE,
-        "if self.port is not None and self.port != target.port:",
+        "if opening.port is not None and opening.port != target.port:",
         "if False:",
         _TEST_NET,
     ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from benchmarks.mutants_engine import Mutant
 
 _OUTBOX, _TEST_OUTBOX = "worker/delivery/webhooks/outbox.py", "tests/unit/delivery/test_outbox.py"
+_CHANNEL = "worker/delivery/webhooks/channel.py"
+_TEST_CHANNEL = "tests/unit/delivery/test_webhooks.py tests/faults/test_webhook_faults.py"
 _JOURNAL, _TEST_JOURNAL = "worker/delivery/journal.py", "tests/unit/delivery/test_journal.py"
 _TRANSFER = "worker/weights/hub/transfer.py"
 _DOWNLOADS = "tests/unit/weights/test_weights_download.py tests/unit/weights/test_weights_failures.py"
@@ -26,7 +28,7 @@ _OF_A_JOB = (
     Mutant(
         "a reference video's odd frames",
         "worker/jobs/prepare.py",
-        "count = (len(frames) - 1) // spec.frame_stride * spec.frame_stride + 1",
+        "count = (len(frames) - 1) // stride * stride + 1",
         "count = len(frames)",
         "tests/flow/test_modes.py -k resampled",
     ),
@@ -44,7 +46,13 @@ _OF_A_JOB = (
         "if False:",
         "tests/unit/jobs",
     ),
-    Mutant("the prompt in the log", "worker/jobs/make.py", "fingerprint(text)", "text", "tests/faults/test_privacy.py"),
+    Mutant(
+        "the prompt in the log",
+        "worker/jobs/make.py",
+        "fingerprint(video.prompt)",
+        "video.prompt",
+        "tests/faults/test_privacy.py",
+    ),
     Mutant(
         "no negative prompt in the result",
         _ANSWERS,
@@ -101,23 +109,37 @@ _OF_DELIVERY = (
         _TEST_JOURNAL,
     ),
     Mutant(
-        "a kept video of another payload",
-        "worker/delivery/spool.py",
-        "(kept.payload_digest, kept.key) != (payload_digest, key)",
-        "kept.key != key",
+        "a kept copy taken unchecked",
+        "worker/delivery/spool_files.py",
+        "if not whole:",
+        "if False:",
         "tests/unit/delivery/test_spool.py",
+    ),
+    Mutant(
+        "every event of a silent receiver with all attempts",
+        _CHANNEL,
+        "self._silent = not all(outcome.settled for outcome in tried)",
+        "self._silent = False",
+        _TEST_CHANNEL,
+    ),
+    Mutant(
+        "a job's budget for a silent receiver that is never spent",
+        _CHANNEL,
+        "max(0.0, self._left_s - seconds) if self._silent else self._patience.job_s",
+        "self._patience.job_s",
+        _TEST_CHANNEL,
     ),
     Mutant(
         "the outbox's order by what is left",
         _OUTBOX,
-        "_number(line[-1]) + 1 if line",
+        'int(line[-1].name.split("-")[1]) + 1 if line',
         "len(line) if line",
         _TEST_OUTBOX,
     ),
     Mutant(
         "a receiver that answers again is not forgiven",
         _OUTBOX,
-        "self._rests.pop(_receiver(letter.url), None)",
+        "self._rests.pop(_receiver(letter), None)",
         "pass",
         _TEST_OUTBOX,
     ),
