@@ -19,6 +19,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from tests.kits.engine_kit import MODES, FixedPlanner, pixels, plan, render
 from worker.base.settings import Settings
+from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
 from worker.engine.techniques import attention, step_cache
 from worker.request import VideoRequest
@@ -96,7 +97,9 @@ MARKS = {
 def engine_for(way: Way, source: demo.DemoSource, cache: Path) -> Engine:
     settings = Settings(**{"enable_image_encode_reuse": False, "model_cache_dir": cache, **way.settings})
     planner = FixedPlanner(None, settings, None, way.plan, None)
-    return Engine(source, demo.catalogue(), planner, torch.device("cpu"))
+    engine = Engine(source, demo.catalogue(), planner, torch.device("cpu"))
+    engine.preload(["i2v"], Stop())  # in every engine first: its text encoder, which is its own, serves t2v too
+    return engine
 
 
 @pytest.fixture(scope="module")
