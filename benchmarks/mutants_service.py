@@ -47,11 +47,11 @@ _OF_A_JOB = (
         "tests/unit/jobs",
     ),
     Mutant(
-        "the prompt in the log",
-        "worker/jobs/make.py",
-        "fingerprint(video.prompt)",
-        "video.prompt",
-        "tests/faults/test_privacy.py",
+        "a prompt in the log",
+        "worker/base/log.py",
+        "for secret in (*self._secrets, *_private.get()):",
+        "for secret in self._secrets:",
+        "tests/unit/base/test_log.py",
     ),
     Mutant(
         "no negative prompt in the result",

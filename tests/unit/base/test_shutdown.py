@@ -17,6 +17,14 @@ async def test_a_job_is_stopped_and_hurried_when_the_grace_is_over_and_not_befor
         assert isinstance(stop.reason, ShuttingDown)
 
 
+async def test_the_grace_is_as_long_as_it_was_given() -> None:
+    shutdown, stop = Shutdown(600.0), Stop()
+    with shutdown.watching(stop):
+        shutdown.begin()
+        await asyncio.sleep(0.1)
+        assert not stop.requested
+
+
 async def test_a_job_that_ended_in_time_is_left_alone() -> None:
     shutdown, over, first, second = Shutdown(0.05), asyncio.Event(), Stop(), Stop()
     hurried: list[str] = []

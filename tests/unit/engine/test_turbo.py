@@ -224,6 +224,20 @@ def test_the_last_step_before_the_distilled_ones_reaches_their_noise() -> None:
         torch.testing.assert_close(latents, (1 - following) * picture + following * noise, rtol=1e-4, atol=1e-4)
 
 
+def test_the_distilled_steps_are_euler_s_and_know_nothing_of_the_steps_before_them() -> None:
+    config = dict(schedules.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True).config)
+    scheduler = distilled.hybrid(config, flow_shift=12.0, boundary_ratio=0.875)
+    scheduler.set_timesteps(20)
+    scheduler.set_begin_index(0)
+    sigmas, generator = scheduler.sigmas.tolist(), torch.Generator().manual_seed(1)
+    latents = torch.randn(1, 4, generator=generator)
+    for number, timestep in enumerate(scheduler.timesteps):
+        before, velocity = latents, torch.randn(1, 4, generator=generator)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        if number >= len(scheduler.timesteps) - 2:
+            torch.testing.assert_close(latents, before + (sigmas[number + 1] - sigmas[number]) * velocity)
+
+
 def test_hybrid_follows_the_callers_shift(engine: Engine) -> None:
     with ExpertCounter(engine, "t2v") as ran:
         rendering = render(engine, replace(HYBRID, flow_shift=5.0))
