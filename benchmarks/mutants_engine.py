@@ -153,7 +153,7 @@ _OF_THE_ENGINE = (
     Mutant(
         "int8 cut, not rounded",
         "worker/engine/models/precision.py",
-        "(rows.float() / scale).round()",
+        "(rows.float() / scale).round_()",
         "(rows.float() / scale)",
         f"{_ENGINE}/test_scaled_linear.py {_ENGINE}/test_quantized_compute.py",
     ),
@@ -192,15 +192,15 @@ _OF_THE_REQUEST = (
     Mutant(
         "hybrid's own steps dropped",
         _PARSE,
-        "steps, guidance, guidance_2 = HYBRID",
-        "pass",
+        "return HYBRID",
+        "return 4, 1.0, 1.0",
         f"{_TEST_PARSE} {_ENGINE}/test_turbo.py",
     ),
     Mutant("the negative prompt dropped", _PARSE, "video.negative_prompt.strip()", '""', _TEST_PARSE),
     Mutant(
         "a given seed ignored", _PARSE, "new_seed() if video.seed is None else video.seed", "new_seed()", _TEST_PARSE
     ),
-    Mutant("a plan that does not fit", _PLAN, "if gpu is None or peak <= gpu.budget_bytes:", "if True:", _TEST_PLAN),
+    Mutant("a plan that does not fit", _PLAN, "if peak <= limit:", "if True:", _TEST_PLAN),
     Mutant(
         "the text encoder off the GPU first",
         "worker/request/plan/ladder.py",

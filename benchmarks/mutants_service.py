@@ -175,8 +175,14 @@ _OF_DELIVERY = (
 )
 
 _OF_THE_WEIGHTS = (
-    Mutant("fewer retries", _TRANSFER, "RETRIES = 5", "RETRIES = 1", _DOWNLOADS),
-    Mutant("an endless Retry-After", _TRANSFER, "min(float(value), MAX_RETRY_AFTER_S)", "float(value)", _DOWNLOADS),
+    Mutant("fewer retries", _TRANSFER, "count: int = 5", "count: int = 1", _DOWNLOADS),
+    Mutant(
+        "an endless Retry-After",
+        _TRANSFER,
+        "min(_retry_after_s(failure), self._retries.max_retry_after_s)",
+        "_retry_after_s(failure)",
+        _DOWNLOADS,
+    ),
     Mutant(
         "bytes beyond the announced size",
         _TRANSFER,
