@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +62,26 @@ def test_a_failed_local_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
     done = start(tmp_path, "--test_input", '{"input": {"prompt": "a", "fps": 61}}', MODEL_PROFILE="demo")
     assert done.returncode == 1
     assert "invalid_request: fps: must be 1 to 60, not 61" in done.stdout
+
+
+def test_ctrl_c_is_answered_at_once_and_ends_a_local_run(tmp_path: Path) -> None:
+    video = {"prompt": "a", "height": 256, "width": 256, "num_frames": 81, "num_inference_steps": 100}
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "handler.py"), "--test_input", json.dumps({"input": video})],
+        cwd=tmp_path,
+        env={**os.environ, "MODEL_PROFILE": "demo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            assert any("video 0: text_to_video" in line for line in lines)
+            process.send_signal(signal.SIGINT)
+            assert any(line == "stopping: the step in hand is finished first\n" for line in lines)
+            out, _ = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert "video 0 failed: cancelled: " in out

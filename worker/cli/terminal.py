@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import sys
 import textwrap
 import threading
@@ -107,17 +108,22 @@ class Bar:
 
 
 async def followed(job: Callable[[Bar], Coroutine[Any, Any, Answer]]) -> Answer:
-    """What `job` returns, with a bar meanwhile. Ctrl-C stops it within a step, and says so at once."""
+    """What `job` returns, with a bar meanwhile. Ctrl-C cancels it, which ends it within a step, and says so at once."""
     import asyncio  # 30 ms, which --help need not wait for
 
+    loop = asyncio.get_running_loop()
     with Bar() as bar:
         flow = asyncio.ensure_future(job(bar))
-        try:
-            return await asyncio.shield(flow)
-        except asyncio.CancelledError:
+
+        def stop() -> None:
             bar.stop("stopping: the step in hand is finished first")
             flow.cancel()
+
+        loop.add_signal_handler(signal.SIGINT, stop)  # in place of the SDK's, which would exit with status 0
+        try:
             return await flow
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
 
 
 class BesideBar(io.StringIO):
