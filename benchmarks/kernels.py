@@ -203,7 +203,7 @@ def time_decode(size: str) -> None:
     with torch.device("cuda"):
         vae = AutoencoderKLWan().eval().requires_grad_(False)
         latents = torch.randn(1, 16, 4, *LATENTS[size])
-    vae = components._channels_last(vae)
+    vae = components.channels_last(vae)
     for name, half in (("fp32", False), ("bf16", True)):
         each = decode._in_half(vae) if half else vae
         given = latents.bfloat16() if half else latents

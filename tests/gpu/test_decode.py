@@ -10,6 +10,7 @@ from diffusers.video_processor import VideoProcessor
 
 from benchmarks import memory_on_meta
 from worker.engine import decode
+from worker.engine.models import components
 from worker.request.plan import SIZES, Shape, peak
 
 GPU = torch.device("cuda", 0)
@@ -30,19 +31,20 @@ def test_the_stream_is_diffusers_decode() -> None:
     torch.nn.init.normal_(vae.decoder.conv_out.weight, std=1.0)
     vae = vae.eval().requires_grad_(False).to(GPU)
     latents = torch.randn(1, 16, 4, 24, 32, device=GPU)
-    found = np.stack(list(decode.frames(vae, latents)))
-    wanted = whole(vae, latents)
+    # In TF32 an H200 was off by 9 of 255 at most; without it only the order of additions differs.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = np.stack(list(decode.frames(vae, latents)))
+        wanted = whole(vae, latents)
     assert found.shape == wanted.shape == (13, 192, 256, 3)
     difference = np.abs(found.astype(int) - wanted.astype(int))
-    assert difference.max() <= 8  # TF32 rounds, and these frames are noise of the full range
-    assert difference.mean() < 0.2
+    assert difference.max() <= 1
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [Shape(832, 480, 13), Shape(1280, 720, 9)], ids=str)
 def test_decoding_stays_within_the_plan(shape: Shape) -> None:
     with torch.device(GPU):
-        vae = memory_on_meta.real_vae("t2v")
+        vae = components.channels_last(memory_on_meta.real_vae("t2v"))  # as the worker loads it
     latents = torch.randn(1, 16, shape.latent_frames, shape.height // 8, shape.width // 8, device=GPU)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

@@ -288,7 +288,7 @@ def test_on_a_gpu_the_fastest_exact_backend_that_agrees_is_taken(
         assert technique._choose(expert).name == best
     technique = timed(monkeypatch, {NATIVE: 2.2, FALLBACK: 1.5, "_flash_3": float("inf")})
     assert technique._choose(expert).name == FALLBACK
-    assert technique.reason == "the fastest at 8192 tokens: _native_flash 1.50 ms, native 2.20 ms, _flash_3 inf ms"
+    assert technique.reason == "the fastest at 32760 tokens: _native_flash 1.50 ms, native 2.20 ms, _flash_3 inf ms"
     assert technique.reason in caplog.text
 
 

@@ -399,7 +399,7 @@ def test_the_lean_decoder_shares_the_weights_and_copies_nothing_but_the_kept_fra
 
 
 def test_weights_with_channels_last_change_no_more_than_rounding(vae: AutoencoderKLWan) -> None:
-    twin = lean(components._channels_last(copy.deepcopy(vae)))
+    twin = lean(components.channels_last(copy.deepcopy(vae)))
     torch.testing.assert_close(_sample(twin, _latents(vae)), _sample(vae, _latents(vae)), rtol=1e-4, atol=1e-4)
 
 
@@ -428,7 +428,7 @@ def test_the_lean_decoder_is_diffusers_own_on_a_gpu(half: bool, monkeypatch: pyt
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     with torch.device("cuda"):
-        exact = components._channels_last(AutoencoderKLWan().eval().requires_grad_(False))
+        exact = components.channels_last(AutoencoderKLWan().eval().requires_grad_(False))
         latents = torch.randn(1, 16, 3, 30, 52)
     vae, given = (decode._in_half(exact), latents.bfloat16()) if half else (exact, latents)
     twin = lean(vae)
