@@ -4,7 +4,7 @@ BIN := .venv/bin
 need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON): install it \
 	with venv, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help setup setup-dev run test test-all test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
+.PHONY: help setup setup-dev run test test-all coverage test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,7 +27,10 @@ PYTEST := $(BIN)/python -m pytest -q -n $$(nproc) --dist worksteal
 test: setup-dev      ## run the tests of a change: all but the slow ones, minutes on two cores
 	@$(PYTEST) -m "not gpu and not slow"
 
-test-all: setup-dev  ## run all tests; branch coverage of worker/ may not fall under 95%
+test-all: setup-dev  ## run all tests
+	@$(PYTEST)
+
+coverage: setup-dev  ## run all tests and count the branches of worker/ that they take: not under 95%
 	@$(PYTEST) --cov --cov-report=term
 
 test-gpu: setup-dev  ## run the tests that need a GPU (Hopper: under 3 minutes)

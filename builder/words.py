@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKED = ("README.md", "docs", "builder", "benchmarks", "training", "examples")
+CHECKED = ("README.md", "docs", "handler.py", "worker", "builder", "benchmarks", "training", "examples")
 # A regular expression of whole words, without regard to case -> what to write.
 WORDS: Mapping[str, str] = {
     "told|tells|telling": "reported, sent, logged, says",
@@ -63,10 +63,10 @@ def _markdown(text: str) -> str:
 
 
 def _python(text: str) -> str:
-    """The strings and comments of a Python file, on their lines; without what is in backticks or braces."""
+    """The strings and comments of a Python file, on their lines; without names: single words, backticks and braces."""
     lines = [""] * (text.count("\n") + 2)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type in _SHOWN:
+        if token.type in _SHOWN and not token.string.strip("\"'").isidentifier():
             for number, line in enumerate(token.string.splitlines(), token.start[0]):
                 lines[number - 1] += " " + re.sub(r"`[^`]+`|\{[^}]*\}", "", line.lstrip("# "))
     return "\n".join(line.strip() for line in lines)

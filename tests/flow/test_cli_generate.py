@@ -265,7 +265,7 @@ def test_ctrl_c_ends_the_run_within_a_step(tmp_path: Path) -> None:
     assert "  starting      0%|" in seen
     assert "  queued        0%|" in seen
     assert "  stopping  " in seen
-    assert "stopping: the step in hand is finished first\r\n" in seen
+    assert "stopping: the current step is finished first\r\n" in seen
     assert "  memory    fp32, resident\r\n" in seen
     assert seen.splitlines()[-1].strip() == "cancelled"
     assert "Traceback" not in seen

@@ -79,7 +79,7 @@ def test_ctrl_c_is_answered_at_once_and_ends_a_local_run(tmp_path: Path) -> None
             lines = iter(process.stderr.readline, "")
             assert any("video 0: text_to_video" in line for line in lines)
             process.send_signal(signal.SIGINT)
-            assert any(line == "stopping: the step in hand is finished first\n" for line in lines)
+            assert any(line == "stopping: the current step is finished first\n" for line in lines)
             out, _ = process.communicate(timeout=100)
         finally:
             process.kill()

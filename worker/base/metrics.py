@@ -56,7 +56,7 @@ TABLE: Mapping[str, Metric] = {
     "videogen_upload_attempts_total": Metric("counter", "Files handed to the storage.", ("file", "result")),
     "videogen_stored_bytes_total": Metric("counter", "Bytes that the storage took.", ("file",)),
     "videogen_cache_lookups_total": Metric("counter", "Lookups that could save work.", ("cache", "result")),
-    "videogen_outbox_events": Metric("gauge", "Final events that wait to be told, on all of STATE_DIR."),
+    "videogen_outbox_events": Metric("gauge", "Final events that wait to be sent, on all of STATE_DIR."),
     "videogen_spool_videos": Metric("gauge", "Videos that wait for the storage, on all of STATE_DIR."),
     "videogen_spool_bytes": Metric("gauge", "Bytes of the files that wait for the storage."),
     "videogen_cold_start_seconds": Metric("gauge", "Seconds of each part of this worker's start.", ("part",)),

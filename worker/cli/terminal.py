@@ -116,7 +116,7 @@ async def followed(job: Callable[[Bar], Coroutine[Any, Any, Answer]]) -> Answer:
         flow = asyncio.ensure_future(job(bar))
 
         def stop() -> None:
-            bar.stop("stopping: the step in hand is finished first")
+            bar.stop("stopping: the current step is finished first")
             flow.cancel()
 
         loop.add_signal_handler(signal.SIGINT, stop)  # in place of the SDK's, which would exit with status 0

@@ -90,7 +90,7 @@ def judge_volume(volumes: Sequence[Folder], cache: Folder, cached: Folder, *, ne
     if needed and not mounted and not cached.exists and not cache.names:
         findings.append(
             warn(
-                "no volume is mounted: every new worker downloads its models anew",
+                "no volume is mounted: every new worker downloads its models again",
                 "attach a network volume to the endpoint, use RunPod's cached models, or build the weights into the "
                 "image",
             )

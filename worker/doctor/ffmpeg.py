@@ -34,7 +34,7 @@ def check(deployment: Deployment) -> Finding:
     except EncodeFailed as failure:
         return fail(
             failure.message.removesuffix("; try again"),
-            "install imageio-ffmpeg anew, whose ffmpeg has libx264 (the image has it), and unset IMAGEIO_FFMPEG_EXE; "
+            "install imageio-ffmpeg again, whose ffmpeg has libx264 (the image has it), and unset IMAGEIO_FFMPEG_EXE; "
             "the log holds what ffmpeg said",
             stops_jobs=True,
         )

@@ -63,7 +63,7 @@ def _in_half(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     kept = {name: vae._modules[name] for name in ("post_quant_conv", "decoder")}
     weights = {id(each): _halved(each) for module in kept.values() for each in module.parameters()}
     half = copy.copy(vae)
-    # With the copies at hand nothing is ever copied in fp32.
+    # With these copies nothing is ever copied in fp32.
     half._modules = {name: copy.deepcopy(module, weights) for name, module in kept.items()}
     return half
 

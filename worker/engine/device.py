@@ -59,7 +59,7 @@ def host_memory_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Count the peak of GPU memory anew from here."""
+    """Count the peak of GPU memory from here."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 

@@ -2,7 +2,7 @@
 
 Diffusers clones, concatenates and pads the frames before each convolution, and computes norm and SiLU in six passes.
 Here norm and SiLU write into the tensor that the convolution reads, behind the two frames kept of the chunk before;
-the convolution pads height and width itself; what `torch.stack` would lay out anew keeps its layout. On a CPU the bits
+the convolution pads height and width itself; what `torch.stack` would lay out again keeps its layout. On a CPU the bits
 are those of Diffusers; on CUDA norm and SiLU are one kernel, which rounds once where Diffusers rounds up to four times.
 """
 

@@ -61,7 +61,7 @@ class VideoReport:
     def rendering(self) -> Iterator[dict[str, float]]:
         """Around the engine's work, whose own seconds by stage are to be put into what this yields.
 
-        Seconds of tries before the last one are `retry`; where the engine fails, the rest is the stage in hand.
+        Seconds of tries before the last one are `retry`; where the engine fails, the rest is the current stage.
         """
         seconds: dict[str, float] = {}
         try:

@@ -54,7 +54,7 @@ class Extent:
 class ModelSpec:
     """One set of weights and the sampling that its authors published.
 
-    `base` names the architecture. `variant` tells weights of one base apart: "turbo" has the distilled LoRAs fused in
+    `base` names the architecture. `variant` names the weights of one base: "turbo" has the distilled LoRAs fused in
     and serves nothing else; "any" is the demo model for the sizes that its trained weights are not good for.
     `size_stride` is the multiple that height and width must have (VAE stride x patch size); `frame_stride` is the
     temporal stride: frames are `frame_stride` * k + 1. `boundary_ratio` is None where there is a single expert.

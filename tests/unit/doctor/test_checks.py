@@ -181,7 +181,7 @@ def with_own_ffmpeg(there: Deployment) -> Finding:
     return ffmpeg.check(replace(there, ffmpeg=there.temporary / "ffmpeg"))
 
 
-NO_FFMPEG = {"advice": "install imageio-ffmpeg anew", "stops": True}
+NO_FFMPEG = {"advice": "install imageio-ffmpeg again", "stops": True}
 # fmt: off
 ROWS: dict[str, Row] = {
     # gpu

@@ -140,7 +140,7 @@ def test_what_is_not_installed_is_passed_over_without_a_call(
     assert chosen(expert, *attention.BACKENDS) == NATIVE
     for reason in (
         "sage: the package sageattention is not installed",
-        "sage_hub: no kernel lies in MODEL_CACHE_DIR/kernels/sage-attention",
+        "sage_hub: no kernel is in MODEL_CACHE_DIR/kernels/sage-attention",
         "_flash_3: the modules flash_attn_3 and flash_attn_interface are not installed",
     ):
         assert reason in caplog.text

@@ -4,7 +4,7 @@
   after the final event of its video.
 - A final event is tried 5 times within 35 s, in order, under one event id; `Retry-After` is obeyed, 410 ends it. Once a
   receiver was silent, each later event of the job gets one attempt, and after 60 s of failure in a row none.
-- With a secret, every attempt is signed anew by Standard Webhooks (`worker.delivery.webhooks.envelopes`).
+- With a secret, every attempt is signed again by Standard Webhooks (`worker.delivery.webhooks.envelopes`).
 - A final event is put into the outbox before its first attempt and stays there until it has arrived.
 
 Nothing here raises into the job. Log lines name events by their id, never the URL or the body.

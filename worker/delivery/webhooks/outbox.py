@@ -124,7 +124,7 @@ class Outbox:
 
     def _send(self, place: Path, letter: Letter, sending: Round, *, late: bool) -> Outcome | None:
         if self._now() - letter.created_at > files.KEEP_S:
-            logger.warning("webhook %s is given up: it could not be delivered for 7 days", letter.event_id)
+            logger.warning("webhook %s is dropped: it could not be delivered for 7 days", letter.event_id)
             place.unlink(missing_ok=True)
             return None
         if letter.not_before > self._now():

@@ -69,7 +69,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True, slots=True)
 class Postman:
-    """Makes one attempt to deliver a letter, signed anew. Never raises."""
+    """Makes one attempt to deliver a letter, signed again. Never raises."""
 
     opener: Transport
     secrets: Sequence[str]

@@ -152,7 +152,7 @@ class Turns:
 
 
 class Arrivals:
-    """Loads `parts` in their order in a thread of its own. `cancel` ends it after the block in hand."""
+    """Loads `parts` in their order in a thread of its own. `cancel` ends it after the current block."""
 
     def __init__(self, label: str, parts: Sequence[Part], turns: Turns) -> None:
         self.label = label
@@ -172,7 +172,7 @@ class Arrivals:
         self._turns.prefer(self)
 
     def cancel(self) -> None:
-        """End the reading; what is not there yet never comes. Waits for the block in hand."""
+        """End the reading; what is not loaded yet never will be. Waits for the current block."""
         self._cancelled.set()
         self.hurry()
         if self._thread.is_alive():
@@ -206,7 +206,7 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How a wait is watched: the job's stop, and who is told the share of the bytes that is there, 0 to 1."""
+    """How a wait is watched: the job's stop, and what is called with the share of the bytes that is loaded, 0 to 1."""
 
     stop: Stop
     told: Callable[[float], None] = lambda _: None
@@ -223,7 +223,7 @@ def wait_for(parts: Iterable[Part], progress: Progress) -> None:
 
 
 def _told(failure: Exception) -> Exception:
-    """What those who wait are told: an error of the volume as the model's."""
+    """The error that those who wait get: one of the volume becomes the model's."""
     if isinstance(failure, Cancelled):
         return ModelUnavailable("the model was unloaded while it was being loaded: send the job again")
     if isinstance(failure, OSError | ValueError):

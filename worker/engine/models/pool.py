@@ -86,7 +86,7 @@ class Loaded:
         return [part for part in parts if part.module not in later]
 
     def cancel(self) -> None:
-        """End the reading of what is not there yet; what is lost with it has to be loaded anew."""
+        """End the reading of what is not loaded yet; what is lost with it has to be loaded again."""
         if self.components.arrivals is not None:
             self.components.arrivals.cancel()
 
@@ -135,7 +135,7 @@ class LoadedModels:
         """`spec` arranged as `plan` says, with room for what the plan expects to take at its peak.
 
         Waits for the parts that a video needs first; the others may still be on their way and are waited for where
-        they are needed. `on_progress` is told the share of the bytes that was read, 0 to 1. Raises the reason of `stop`
+        they are needed. `on_progress` gets the share of the bytes that was read, 0 to 1. Raises the reason of `stop`
         at once, ModelUnavailable, and torch's own error where memory runs out while loading.
         """
         progress = Progress(stop, on_progress)

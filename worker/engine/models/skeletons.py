@@ -188,7 +188,7 @@ def _skeleton(
     ignored: tuple[str, ...] = (),
     tied: Mapping[str, str] | None = None,
 ) -> Skeleton[Any]:
-    """Hold what lies in `folder` against what the model needs. Raises ModelUnavailable where they differ."""
+    """Compare what is in `folder` with what the model needs. Raises ModelUnavailable where they differ."""
     stored = {
         key: tensor for key, tensor in component.tensors_of(folder).items() if not any(part in key for part in ignored)
     }

@@ -60,11 +60,11 @@ class Techniques:
             yield
 
     def fall_back(self) -> tuple[str, ...]:
-        """The latents were no picture: what was given up for the rest of the process, as lines for `warnings`."""
+        """The latents were no picture: what is switched off for the rest of the process, as lines for `warnings`."""
         lines = [technique.fall_back() for technique in self._techniques]
         return tuple(line for line in lines if line is not None)
 
     def take_back(self) -> None:
-        """What `fall_back` gave up was not the reason."""
+        """What `fall_back` switched off was not the reason."""
         for technique in self._techniques:
             technique.take_back()

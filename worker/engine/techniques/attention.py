@@ -92,7 +92,7 @@ def _kernel(backend: str, folder: str) -> Callable[[Setup], str | None]:
     def missing(setup: Setup) -> str | None:
         place = folders.model_cache_dir(setup.settings) / "kernels" / folder
         if not place.is_dir():
-            return f"no kernel lies in MODEL_CACHE_DIR/kernels/{folder}"
+            return f"no kernel is in MODEL_CACHE_DIR/kernels/{folder}"
         if (reason := _package("kernels", "0.12")(setup)) is not None:
             return reason
         module = importlib.import_module("kernels").get_local_kernel(place)

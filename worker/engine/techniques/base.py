@@ -1,4 +1,4 @@
-"""What a technique is: a file of this folder, told of every expert that is loaded and wrapped around every run.
+"""What a technique is: a file of this folder, called with every expert that is loaded and around every run.
 
 A technique says in the run's `parameters` what it did, and in its `warnings` where it could not do what the job asked
 for. It is off where it cannot work, with a line in the log: never a silent no-op.
@@ -84,14 +84,14 @@ class Technique:
         yield
 
     def fall_back(self) -> str | None:
-        """The latents came out as NaN or blank: give up, for the rest of the process, what may be the reason.
+        """The latents came out as NaN or blank: switch off, for the rest of the process, what may be the reason.
 
-        Answers what was given up, as a line for `warnings`; None where there is nothing.
+        Returns what was switched off, as a line for `warnings`; None where there is nothing.
         """
         return None
 
     def take_back(self) -> None:
-        """The latents were no picture without it either: what was given up was not the reason, and is used again."""
+        """The latents were no picture without it either: what was switched off was not the reason, and is used again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Compile(Technique):
         if self._cache is None:
             self._cache = CompilerCache(model_cache_dir(self.setup.settings) / FOLDER, self.setup.device)
             if self._cache.load():
-                logger.info("compiled code of an earlier start is at hand")
+                logger.info("compiled code of an earlier start is loaded")
         enable(expert)
         self._compiled.add(expert)
 
@@ -112,7 +112,7 @@ class CompilerCache:
         if torch.compiler.load_cache_artifacts(artifacts) is not None:
             return True
         self._kept_bytes = 0
-        logger.warning("compiled code of an earlier start cannot be read, so it is compiled anew")
+        logger.warning("compiled code of an earlier start cannot be read, so it is compiled again")
         return False
 
     def keep(self) -> None:

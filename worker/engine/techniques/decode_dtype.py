@@ -1,6 +1,6 @@
 """Decoding in bf16 (`VAE_DECODE_DTYPE`): half the memory and work of the VAE's decoder, at some cost in quality.
 
-The engine decodes after the steps, as `Run.half_decode` tells it; `worker.engine.decode` makes the copy of the weights
+The engine decodes after the steps, as `Run.half_decode` says; `worker.engine.decode` makes the copy of the weights
 that this needs. Encoding stays in fp32, where bf16 would show.
 """
 

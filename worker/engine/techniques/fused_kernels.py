@@ -84,7 +84,7 @@ def fused(
 
 
 def _self_attention(attn: WanAttention, hidden: torch.Tensor, rotary: Rotary, by: Kernels) -> torch.Tensor:
-    """`WanAttnProcessor` without text: what it was told of backend and crew is read from it."""
+    """`WanAttnProcessor` without text: its settings of backend and crew are read from it."""
     query, key, value = _get_qkv_projections(attn, hidden, None)
     cosine, sine = (each[0, :, 0] for each in rotary)
     by.rms_rope(

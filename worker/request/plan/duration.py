@@ -169,7 +169,7 @@ def forwards(request: VideoRequest, spec: ModelSpec) -> int:
 
 
 def high_noise_steps(request: VideoRequest, spec: ModelSpec, boundary_ratio: float) -> int:
-    """How many steps of UniPC's flow schedule lie at or above the boundary: 26 of 40 for T2V at shift 12."""
+    """How many steps of UniPC's flow schedule are at or above the boundary: 26 of 40 for T2V at shift 12."""
     shift, steps = spec.flow_shift if request.flow_shift is None else request.flow_shift, request.num_inference_steps
     even = (1 - 0.999 * step / steps for step in range(steps))
     return sum(int(1000 * shift * sigma / (1 + (shift - 1) * sigma)) >= 1000 * boundary_ratio for sigma in even)

@@ -56,7 +56,7 @@ class Rung:
         """The share of the GPU's budget that this arrangement may fill, where `rungs` are allowed.
 
         A text encoder that could be offloaded stays only where it leaves room: it costs a quarter of a second a prompt,
-        and the memory of weights that are loaded beside a running video lies in pieces.
+        and the memory of weights that are loaded beside a running video is in pieces.
         """
         twin = replace(self, text_encoder="offloaded")
         return _WITH_TEXT_ENCODER if twin != self and twin in rungs else 1.0

@@ -150,7 +150,7 @@ def peak_bytes(
 def host_bytes(
     size: ModelSize, shape: Shape, precision: Precision, residency: Residency, text_encoder: TextEncoderPlace
 ) -> int:
-    """Weights that wait in (pinned) host memory, and come back from there without being read anew."""
+    """Weights that wait in (pinned) host memory, and come back from there without being read again."""
     text = text_encoder_bytes(size, precision)
     if residency == "resident":
         return 0 if text_encoder == "resident" else text

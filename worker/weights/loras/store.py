@@ -98,7 +98,7 @@ class LoraStore:
         if found is None or any(part in ("", ".", "..") for part in found["file"].split("/")):
             raise InvalidRequest(
                 "names no LoRA: send an https URL, OWNER/REPO/FILE.safetensors of the hub, or the name of a file that "
-                "lies on the worker",
+                "is on the worker",
                 path=path,
             )
         return self._from_hub(found["repo"], found["file"], path, stop)

@@ -57,7 +57,7 @@ def read(
 ) -> None:
     """Fill every target, in the order given; when this returns, all of it is there, on a GPU too.
 
-    `check` is called before each block and ends the reading by raising; `on_bytes` is told the bytes of each block
+    `check` is called before each block and ends the reading by raising; `on_bytes` gets the bytes of each block
     that is there. Both are called in the readers' threads. The values are those of `stored.load().to(...)`, bit for
     bit. Raises ModelUnavailable for a file that is missing or ends early, OSError where the volume fails, and what
     `check` raised.
@@ -124,7 +124,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Pieces that lie one after the other in one file."""
+    """Pieces that follow one another in one file."""
 
     path: Path
     offset: int
