@@ -139,4 +139,4 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # no wait for threads that still load what a stage gave up
+    os._exit(code)  # no wait for threads that still load what a stage ended

@@ -61,7 +61,7 @@ def pass_(bench: Bench) -> None:
     """A forward pass of an expert by each backend that is here."""
     expert = bench.expert()
     for name in _backends(bench):
-        if name in ("_native_flash", "_native_cudnn"):  # `attention` tells enough of them
+        if name in ("_native_flash", "_native_cudnn"):  # `attention` measures them
             continue
         try:
             attention._set(expert, attention.Backend(name, quantised=name == "sage"))

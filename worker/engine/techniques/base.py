@@ -91,7 +91,7 @@ class Technique:
         return None
 
     def take_back(self) -> None:
-        """The latents were no picture without it either: what was switched off was not the reason, and is used again."""
+        """The latents were no picture without it either: what was switched off is used again."""
 
 
 @dataclass(frozen=True, slots=True)
