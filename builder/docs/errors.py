@@ -31,7 +31,7 @@ the job as FAILED.
 ```json error
 {
   "code": "invalid_request",
-  "message": "job_request_params[0].fps: must be less than or equal to 60",
+  "message": "job_request_params[0].fps: must be 1 to 60, not 61",
   "path": "job_request_params[0].fps",
   "retryable": false
 }

@@ -32,7 +32,7 @@ from worker.delivery.storage import video_key
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
-from worker.engine import Engine
+from worker.engine import Engine, Video
 from worker.jobs import tidy
 from worker.jobs.services import Services
 from worker.media import VideoFile
@@ -104,9 +104,9 @@ def make_scene(
         runner.worker = replace(runner.worker, storage=SpacesStorage(clients[-1], place, **options))
         scene = Scene(runner, double, tmp_path / "state")
 
-        def counted(self: Engine, request: Any, *arguments: Any, **more: Any) -> Any:
-            scene.made.append(request.index)
-            return generate(self, request, *arguments, **more)
+        def counted(self: Engine, video: Video, **more: Any) -> Any:
+            scene.made.append(video.request.index)
+            return generate(self, video, **more)
 
         monkeypatch.setattr(Engine, "generate", counted)
         return scene

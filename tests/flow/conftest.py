@@ -23,6 +23,7 @@ from worker.delivery.webhooks import outbox
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import Engine
 from worker.engine.device import planner_for
+from worker.engine.models.components import quiet_libraries
 from worker.jobs import flow
 from worker.jobs.services import Services
 from worker.net import opener as net
@@ -35,6 +36,7 @@ Answer = dict[str, Any]
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     source = demo.DemoSource()
+    quiet_libraries()
     yield Engine(source, demo.catalogue(), planner_for(settings.Settings()))
     source.close()
 

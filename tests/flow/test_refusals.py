@@ -34,7 +34,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("payload", "said"),
     [
         ({"prompt": "a", "fps": 61}, "refused: invalid_request: fps: must be 1 to 60, not 61"),
-        ({"prompt": "a", "metadata": deep()}, "refused: internal: unexpected failure in job rp-7"),
+        ({"prompt": "a", "metadata": deep()}, "refused: invalid_request: input: is nested too deep"),
         (
             {"prompt": "a", "webhook_url": "http://10.0.0.1/hook?key=secret"},
             "refused: input_blocked: webhook_url: this URL may not be fetched",

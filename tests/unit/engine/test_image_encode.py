@@ -146,9 +146,9 @@ def test_out_of_memory_while_decoding_in_bf16_goes_on_in_tiles_of_bf16(monkeypat
     asked: list[tuple[bool, bool]] = []
     frames = decode.frames
 
-    def failing(vae: Any, latents: Any, *, tiled: bool, half: bool) -> Any:
+    def failing(vae: Any, latents: Any, *, tiled: bool, half: bool, fused: bool) -> Any:
         asked.append((tiled, half))
-        for number, frame in enumerate(frames(vae, latents, tiled=tiled, half=half)):
+        for number, frame in enumerate(frames(vae, latents, tiled=tiled, half=half, fused=fused)):
             if number == 1 and not tiled:
                 raise torch.OutOfMemoryError("no room")
             yield frame

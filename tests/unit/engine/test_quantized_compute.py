@@ -123,7 +123,7 @@ def test_weights_that_are_not_quantised_say_so(caplog: pytest.LogCaptureFixture)
     assert "quantized compute is off" in caplog.text
 
 
-@pytest.mark.parametrize(("gpu", "precision"), [("H100", "fp8"), ("L40S", "fp8"), ("A100", "int8")])
+@pytest.mark.parametrize(("gpu", "precision"), [("H100", "fp8"), ("L40S", "fp8"), ("A100 80GB", "int8")])
 @pytest.mark.parametrize(("wanted", "quantised"), [("off", False), ("on", True), ("middle", True)])
 def test_the_plan_quantises_for_it(gpu: str, precision: str, wanted: str, quantised: bool) -> None:
     found = from_name(gpu)

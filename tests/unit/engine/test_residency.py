@@ -57,7 +57,7 @@ def test_a_part_leaves_the_device_when_another_has_its_turn() -> None:
     order = [parts.shared.text_encoder, *parts.modules, parts.shared.vae]
     for module in order:  # waits for its weights
         residency.bring(module)
-    residency.take_cost()
+    residency.take_moves()
     hosted = {module: addresses(module) for module in order}
     for module in order:
         residency.bring(module)
@@ -67,7 +67,7 @@ def test_a_part_leaves_the_device_when_another_has_its_turn() -> None:
         away = [other for other in order if other is not module]
         assert {other: addresses(other) for other in away} == {other: hosted[other] for other in away}
         assert set(addresses(module)) & set(hosted[module]) == set()
-    assert residency.take_cost()[0] == len(order)
+    assert residency.take_moves() == len(order)
     residency.leave()
     assert {module: addresses(module) for module in order} == hosted
 

@@ -105,7 +105,7 @@ def test_every_documented_target_of_make_exists_and_help_lists_them_all() -> Non
 
 
 def test_the_command_that_makes_a_secret_makes_one() -> None:
-    (command,) = {command.rstrip(")") for command in DOCUMENTED if command.startswith("python -c")}
+    (command,) = {each.rstrip(")") for each in DOCUMENTED if each.startswith("python -c") and "whsec_" in each}
     _, flag, code = shlex.split(f"{command})" if command.count("(") > command.count(")") else command)
     done = run(sys.executable, flag, code)
     assert Webhook(done.stdout.strip()) is not None
