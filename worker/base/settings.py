@@ -6,7 +6,6 @@ that a template with blank fields starts. `load` reports every unreadable value 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -257,12 +256,7 @@ class Settings(BaseSettings):
 
     def secret_values(self) -> tuple[str, ...]:
         """Every value that must not appear in a log."""
-        holders = (
-            self.hf_token,
-            self.runpod_api_key,
-            self.storage_access_key,
-            self.storage_secret_key,
-        )
+        holders = (self.hf_token, self.runpod_api_key, self.storage_access_key, self.storage_secret_key)
         return (*(held.get_secret_value() for held in holders if held is not None), *self.webhook_secrets)
 
     @field_validator("webhook_secret")
@@ -305,11 +299,6 @@ def load() -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
-
-
-def quiet_imports() -> None:
-    """Call before transformers is imported: it would remark on torchvision, which nothing here needs."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _field_of(location: str) -> str:
