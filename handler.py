@@ -143,7 +143,7 @@ def _configure_logs(settings: Settings) -> None:
     # The SDK logs every input and output at DEBUG, its default, and at INFO in local mode: prompts and signed URLs.
     if settings.sdk_log_level is None:
         os.environ["RUNPOD_LOG_LEVEL"] = "INFO" if settings.on_platform else "WARN"
-    log.quiet_imports()
+    settings_module.quiet_imports()
 
 
 def _platform_reporter(event: Mapping[str, Any]) -> Report:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 import time
@@ -124,8 +123,3 @@ def configure(
     root.setLevel(logging.WARNING)
     logging.getLogger("worker").setLevel(level)
     logging.getLogger("handler").setLevel(level)
-
-
-def quiet_imports() -> None:
-    """Call before transformers is imported: it would remark on torchvision, which nothing here needs."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -6,6 +6,7 @@ that a template with blank fields starts. `load` reports every unreadable value 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,6 @@ MAX_GPUS = texts.MAX_GPUS
 PRELOADABLE = texts.PRELOADABLE
 
 Preload = Literal["i2v", "t2v", "5b"]
-
-
 Lowered = BeforeValidator(texts.lower)
 
 
@@ -278,10 +277,7 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """Read the settings from the process's environment.
-
-    Raises SettingsError with one line for each value that cannot be read.
-    """
+    """Read the process's environment. Raises SettingsError with one line for each value that cannot be read."""
     problems: list[str] = []
     unreadable: set[str] = set()
     try:
@@ -299,6 +295,11 @@ def load() -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def quiet_imports() -> None:
+    """Call before transformers is imported: it would remark on torchvision, which nothing here needs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _field_of(location: str) -> str:

@@ -102,7 +102,7 @@ def _generate(
     out: places.Out | None,
     chosen: argparse.Namespace,
 ) -> int:
-    log.quiet_imports()
+    settings_module.quiet_imports()
     with terminal.Bar("starting"):
         from worker import start  # torch and Diffusers with it: not before the request is known to be good
 
