@@ -107,7 +107,7 @@ class LoraInput(BaseModel):
     source: Annotated[Text, Field(min_length=1, max_length=2048)] = Field(
         description="https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras"
     )
-    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    scale: float = Field(1.0, ge=-100, le=100, description="How strongly it applies; the range keeps weights finite")
     expert: Literal["high", "low", "both"] = "both"
 
 
@@ -253,7 +253,8 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "literal_error":
         return f"must be one of {context['expected']}"
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        return f"must be {_bounds(model, str(entry['loc'][-1]))}, not {_shown(entry['input'])}"
+        owner = model if len(entry["loc"]) == 1 else LoraInput  # the only model inside another
+        return f"must be {_bounds(owner, str(entry['loc'][-1]))}, not {_shown(entry['input'])}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 

@@ -551,12 +551,16 @@ def test_loras_with_their_defaults() -> None:
             {"source": "a"},
             {"source": "b", "scale": 2, "expert": "high"},
             {"source": "c", "scale": -0.5, "expert": "low"},
+            {"source": "d", "scale": 100},
+            {"source": "e", "scale": -100.0},
         ]
     )
     assert [(lora.source, lora.scale, lora.expert) for lora in video.loras] == [
         ("a", 1.0, "both"),
         ("b", 2.0, "high"),
         ("c", -0.5, "low"),
+        ("d", 100.0, "both"),
+        ("e", -100.0, "both"),
     ]
 
 
@@ -572,6 +576,9 @@ def test_loras_with_their_defaults() -> None:
         ({"source": "a", "scale": None}, "loras[1].scale"),
         ({"source": "a", "scale": float("nan")}, "loras[1].scale"),
         ({"source": "a", "scale": 10**400}, "loras[1].scale"),
+        ({"source": "a", "scale": 1e30}, "loras[1].scale"),
+        ({"source": "a", "scale": 100.1}, "loras[1].scale"),
+        ({"source": "a", "scale": -100.1}, "loras[1].scale"),
         ({"source": "a", "expert": "middle"}, "loras[1].expert"),
         ({"source": "a", "scle": 1.0}, "loras[1].scle"),
         ("a", "loras[1]"),
