@@ -52,7 +52,7 @@ def run(chosen: argparse.Namespace) -> int:
             if chosen.dry_run:
                 return _dry_run(overview.dry(video, settings, chosen.gpu), as_json=chosen.json)
             if out is not None:
-                out.check_free(1, posters=video.thumbnail)
+                out.check_free(1, posters=video.output.thumbnail)
             if server.address is not None:
                 opened = (*settings.private_url_allowlist, server.address)
                 settings = settings.model_copy(update={"private_url_allowlist": opened})

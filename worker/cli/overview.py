@@ -13,10 +13,10 @@ from worker.cli.terminal import dollars, row
 from worker.media import inputs
 from worker.net import Opener
 from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose, prompt
-from worker.request.parse import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from worker.request.plan import Gpu, MemoryPlan, Planner, Shape
 from worker.request.plan import duration as estimate
 from worker.request.plan.duration import Estimate, Span
+from worker.request.values import DEFAULT_HEIGHT, DEFAULT_WIDTH
 
 _GB = 1e9
 _DEMO = "the built-in demo model takes seconds: no estimate"

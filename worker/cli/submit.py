@@ -75,7 +75,7 @@ def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | No
     except InvalidRequest as refused:
         message = flags.message_of(refused) if chosen.payload is None else f"error: {refused}"
         raise CommandFailed(message, status=USAGE) from refused
-    out.check_free(len(videos), posters=any(video.thumbnail for video in videos))
+    out.check_free(len(videos), posters=any(video.output.thumbnail for video in videos))
     request = {"input": payload}
     endpoint.check_size(request)
     return request

@@ -70,7 +70,7 @@ def _requested(request: VideoRequest, video: VideoFile) -> dict[str, Any]:
         "enhance_prompt": request.enhance_prompt,
         "quality_preset": request.quality_preset,
         "loras": [{"scale": lora.scale, "expert": lora.expert} for lora in request.loras],
-        "thumbnail": request.thumbnail,
+        "thumbnail": request.output.thumbnail,
     }
     if request.mode == "video_to_video":
         values["strength"] = request.strength

@@ -52,7 +52,7 @@ def make(video: Video, folder: Path, report: VideoReport, *, engine: Engine, sto
             height=shape.height,
             num_frames=shape.num_frames,
             fps=request.fps,
-            poster=folder / f"{request.index}.jpg" if request.thumbnail else None,
+            poster=folder / f"{request.index}.jpg" if request.output.thumbnail else None,
             on_frame=on_frame,
         )
     report.gpu_released()

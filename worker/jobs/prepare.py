@@ -13,8 +13,8 @@ from worker.engine import Conditioning, Engine, Video
 from worker.media import inputs
 from worker.net import Opener
 from worker.request import VideoRequest, choose, prompt
-from worker.request.parse import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from worker.request.payload import MIN_FRAMES
+from worker.request.values import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from worker.weights.loras import LoraStore
 
 

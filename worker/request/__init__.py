@@ -1,8 +1,8 @@
 """What may be asked, of which models, and what fits a GPU: pure functions of the payload, settings and GPU."""
 
 from worker.request.catalogue import CATALOGUE, Mode, ModelSpec, choose
-from worker.request.parse import Job, Lora, VideoRequest
 from worker.request.payload import Limits
+from worker.request.values import Job, Lora, Output, VideoRequest
 
 __all__ = [
     "CATALOGUE",
@@ -11,6 +11,7 @@ __all__ = [
     "Lora",
     "Mode",
     "ModelSpec",
+    "Output",
     "VideoRequest",
     "choose",
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from worker.base.errors import Unsupported
 
 if TYPE_CHECKING:
-    from worker.request.parse import VideoRequest
+    from worker.request.values import VideoRequest
 
 ModelName = Literal["a14b", "5b"]
 Mode = Literal["text_to_video", "image_to_video", "first_last_frame", "video_to_video"]

@@ -8,32 +8,35 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from worker.base.errors import InvalidRequest, Problem
-from worker.request.catalogue import Mode, ModelName, by_name
+from worker.request.catalogue import Mode, by_name
+from worker.request.complaints import read
+from worker.request.names import unknown_fields
 from worker.request.payload import (
     MAX_LORAS,
     MAX_SEED,
-    CameraMotion,
     JobInput,
     Limits,
     LoraInput,
-    QualityPreset,
-    StepCacheMode,
-    TurboVariant,
+    OutputCodec,
+    OutputFormat,
     VideoInput,
-    WebhookEvent,
-    read,
-    unknown_fields,
 )
 from worker.request.problems import Problems, join
+from worker.request.values import DEFAULT_HEIGHT, DEFAULT_WIDTH, Job, Lora, Output, VideoRequest
 
-DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
 DEFAULT_STRENGTH = 0.8
 DEFAULT_LIMITS = Limits()
 MAX_NAMED_PROBLEMS = 100
+# The codecs of each format, the default first. GIF and WebP are codecs of their own.
+CODECS: Mapping[OutputFormat, tuple[OutputCodec, ...]] = {
+    "mp4": ("h264", "hevc", "av1"),
+    "webm": ("vp9", "av1"),
+    "gif": ("gif",),
+    "webp": ("webp",),
+}
 # What a preset sets: (num_inference_steps, guidance_scale). `turbo` is the distilled schedule, without guidance.
 PRESETS: Mapping[str, tuple[int, float]] = {
     "draft": (30, 4.0),
@@ -45,64 +48,6 @@ PRESETS: Mapping[str, tuple[int, float]] = {
 # `turbo` with `turbo_variant: hybrid`: the high-noise expert's share of this many steps, guided, and then two distilled
 # steps without guidance: (num_inference_steps, guidance_scale, guidance_scale_2).
 HYBRID = (20, 4.0, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    source: str
-    scale: float
-    expert: Literal["high", "low", "both"]
-
-
-@dataclass(frozen=True, slots=True)
-class VideoRequest:
-    """One video with every value settled but two: a size that follows the image, and the model's own flow shift.
-
-    `width` and `height` are both None where the reference image decides; `flow_shift` is None where the model decides.
-    `path` is the place of this request in the payload, such as `job_request_params[2]`, or "".
-    """
-
-    index: int
-    path: str
-    mode: Mode
-    model: ModelName
-    prompt: str
-    negative_prompt: str
-    reference_image_url: str | None
-    last_image_url: str | None
-    reference_video_url: str | None
-    strength: float
-    height: int | None
-    width: int | None
-    num_frames: int
-    fps: int
-    num_inference_steps: int
-    guidance_scale: float
-    guidance_scale_2: float
-    flow_shift: float | None
-    seed: int
-    camera_motion: CameraMotion | None
-    enhance_prompt: bool
-    quality_preset: QualityPreset | None
-    turbo_variant: TurboVariant
-    step_cache: StepCacheMode
-    loras: tuple[Lora, ...]
-    thumbnail: bool
-    warnings: tuple[str, ...]
-
-    def at(self, field: str) -> str:
-        """The dotted path of one of this request's fields."""
-        return f"{self.path}.{field}" if self.path else field
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job that can start."""
-
-    job_id: str
-    webhook_url: str | None
-    webhook_events: frozenset[WebhookEvent]
-    videos: tuple[VideoRequest, ...]
 
 
 def draw_seed() -> int:
@@ -247,8 +192,28 @@ def _settle(
         turbo_variant=video.turbo_variant,
         step_cache=video.step_cache,
         loras=tuple(Lora(lora.source, float(lora.scale), lora.expert) for lora in video.loras),
-        thumbnail=video.thumbnail,
         warnings=tuple(problems.warnings),
+        prompt_expansion=video.prompt_expansion,
+        output=_output(video, problems),
+    )
+
+
+def _output(video: VideoInput, problems: Problems) -> Output:
+    """The files that are asked for; refuses a codec that the format cannot hold."""
+    codecs = CODECS[video.output_format]
+    codec = codecs[0] if video.output_codec is None else video.output_codec
+    if codec not in codecs:
+        choice = ", ".join(codecs) if codecs[0] != video.output_format else "none"
+        problems.refuse("output_codec", f"{codec} does not go with output_format {video.output_format}; send {choice}")
+    return Output(
+        format=video.output_format,
+        codec=codec,
+        quality=video.video_quality,
+        target_fps=video.target_fps,
+        frames_zip=video.frames_zip,
+        thumbnail=video.thumbnail,
+        inline=video.response_format == "base64",
+        upload_url=video.upload_url,
     )
 
 

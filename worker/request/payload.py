@@ -1,4 +1,4 @@
-"""The payload as it is sent: its pydantic models, and pydantic's complaints in words that say what to send.
+"""The payload as it is sent: its pydantic models.
 
 Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a float. Bounds that an operator
 can move (`Limits`) reach the validators as validation context. Knows nothing of defaults that depend on the model.
@@ -7,26 +7,21 @@ can move (`Limits`) reach the validators as validation context. Knows nothing of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from worker.base.errors import Problem
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, ModelName
-from worker.request.problems import Problems, join
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 WebhookEvent = Literal["progress", "completed", "failed"]
 QualityPreset = Literal["draft", "standard", "high", "ultra", "turbo"]
 TurboVariant = Literal["full", "hybrid"]
@@ -48,6 +43,12 @@ CameraMotion = Literal[
     "handheld",
 ]
 
+OutputFormat = Literal["mp4", "webm", "gif", "webp"]
+OutputCodec = Literal["h264", "hevc", "av1", "vp9", "gif", "webp"]
+VideoQuality = Literal["low", "medium", "high", "maximum"]
+Resolution = Literal["480p", "580p", "720p"]
+AspectRatio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21", "auto"]
+
 MAX_PROMPT_CHARACTERS = 4000
 MAX_SEED = 2**63 - 1
 MAX_LORAS = 8
@@ -55,11 +56,6 @@ MAX_WEBHOOK_EVENTS = 16
 MIN_SIDE, MAX_SIDE = 256, 1920
 MIN_FRAMES = 5
 DEFAULT_MAX_VIDEOS, DEFAULT_MAX_PIXELS, DEFAULT_MAX_FRAMES = 16, 921_600, 161
-# Two names that are more alike are taken for a slip of the pen: `num_infrence_steps`, `webhook`, but not `image_url`.
-_RESEMBLANCE = 0.8
-_MAX_NAMED_UNKNOWN_FIELDS = 20
-# Comparing names takes time; nobody misspells the 201st field of an object.
-_MAX_COMPARED_UNKNOWN_FIELDS = 200
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -71,6 +67,11 @@ class Limits:
     max_videos_per_job: int = DEFAULT_MAX_VIDEOS
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_frames: int = DEFAULT_MAX_FRAMES
+
+
+def shown(value: float) -> str:
+    """A number that was sent. Python writes no integer of more than 4,300 digits."""
+    return f"{value}" if abs(value) < 10**20 else "a number of that size"
 
 
 def _text(value: str) -> str:
@@ -136,10 +137,19 @@ class VideoInput(BaseModel):
         description="Pixels; 480 where not given, or from the image's aspect ratio where neither side is given",
     )
     width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels; 832 where not given")
+    resolution: Resolution | None = Field(
+        None, description="The area of 832x480, 1024x576, 1280x720; not beside height or width"
+    )
+    aspect_ratio: AspectRatio | None = Field(
+        None, description="auto with a source, else 16:9, where not given; not beside height or width"
+    )
     num_frames: int = Field(
         81, validate_default=True, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES, "minimum": MIN_FRAMES}
     )
     fps: int | None = Field(None, ge=1, le=60, description="16 where not given; 24 for the 5b model")
+    target_fps: int | None = Field(
+        None, ge=2, le=60, description="Above fps: frames are interpolated along the motion, the duration stays"
+    )
     num_inference_steps: int = Field(50, ge=1, le=100)
     guidance_scale: float = Field(5.0, ge=1, le=20, description="High-noise expert; 1 = no guidance")
     guidance_scale_2: float | None = Field(
@@ -159,6 +169,15 @@ class VideoInput(BaseModel):
     model: ModelName = "a14b"
     loras: list[LoraInput] = Field(default_factory=list, max_length=MAX_LORAS)
     thumbnail: bool = Field(True, description="A JPEG poster beside the video")
+    prompt_expansion: bool = Field(False, description="Rewrite the prompt by the operator's language model")
+    output_format: OutputFormat = "mp4"
+    output_codec: Literal["h264", "hevc", "av1", "vp9"] | None = Field(
+        None, description="h264 where not given, vp9 in a WebM"
+    )
+    video_quality: VideoQuality = Field("high", description="H.264 at CRF 28, 23, 18, 12, and its equals")
+    frames_zip: bool = Field(False, description="A ZIP of the frames as PNG beside the video")
+    response_format: Literal["url", "base64"] = Field("url", description="base64: the file is in the answer")
+    upload_url: Url | None = Field(None, description="A presigned PUT address of your own store for this video")
 
     @field_validator("prompt")
     @classmethod
@@ -173,7 +192,7 @@ class VideoInput(BaseModel):
     def _within_max_frames(cls, value: int, info: ValidationInfo) -> int:
         limits: Limits = info.context if info.context is not None else Limits()
         if not MIN_FRAMES <= value <= limits.max_frames:
-            raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {_shown(value)}")
+            raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {shown(value)}")
         return value
 
 
@@ -197,110 +216,6 @@ class FullInput(JobInput):
     """The whole `input` of a RunPod event, for the exported schema."""
 
     job_request_params: list[VideoInput] = Field(min_length=1, json_schema_extra={"maxItems": DEFAULT_MAX_VIDEOS})
-
-
-def read(model: type[ModelT], data: Mapping[str, Any], limits: Limits, problems: Problems) -> ModelT | None:
-    """The model of `data`, or None and a line in `problems` for each field that is wrong."""
-    try:
-        return model.model_validate({str(key): value for key, value in data.items()}, context=limits)
-    except ValidationError as failure:
-        for entry in failure.errors(include_url=False, include_context=True):
-            problems.found.append(Problem(_dotted(problems.path, entry["loc"]), _explain(entry, model)))
-        return None
-
-
-def _dotted(path: str, location: Sequence[int | str]) -> str:
-    for part in location:
-        path = f"{path}[{part}]" if isinstance(part, int) else join(path, part)
-    return path
-
-
-_TYPE_NAMES = {
-    "int_type": "an integer",
-    "float_type": "a number",
-    "string_type": "a string",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "model_type": "an object",
-    "int_from_float": "an integer",
-}
-_JSON_NAMES = {
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """One of pydantic's errors in words that say what to send."""
-    kind, context = entry["type"], entry.get("ctx", {})
-    if kind == "missing":
-        return "is missing"
-    # Pydantic reports an integer beyond the range of a float as a wrong type.
-    if kind == "finite_number" or (kind == "float_type" and type(entry["input"]) is int):
-        return "must be a finite number"
-    if kind == "string_unicode":
-        return "must be a string of valid Unicode"
-    if kind == "too_long":
-        return f"must have at most {context['max_length']} items"
-    if kind in _TYPE_NAMES:
-        value = entry["input"]
-        got = "null" if value is None else _JSON_NAMES.get(type(value), "something else")
-        return f"must be {_TYPE_NAMES[kind]}, got {got}"
-    if kind == "literal_error":
-        return f"must be one of {context['expected']}"
-    if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        owner = model if len(entry["loc"]) == 1 else LoraInput  # the only model inside another
-        return f"must be {_bounds(owner, str(entry['loc'][-1]))}, not {_shown(entry['input'])}"
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def _shown(value: float) -> str:
-    """A number that was sent. Python writes no integer of more than 4,300 digits."""
-    return f"{value}" if abs(value) < 10**20 else "a number of that size"
-
-
-def _bounds(model: type[BaseModel], field: str) -> str:
-    """The range that `field` may have, such as `256 to 1920`."""
-    found = {name: getattr(bound, name) for bound in model.model_fields[field].metadata for name in bound.__slots__}
-    low = f"more than {found['gt']:g} and at most " if "gt" in found else f"{found['ge']} to "
-    return f"{low}{found['le']}"
-
-
-def unknown_fields(item: Mapping[str, Any], known: set[str], problems: Problems) -> None:
-    """Warn of fields that are not read; a name that resembles a known one becomes a problem."""
-    path, warned = problems.path, 0
-    names = [name for name in map(str, item) if name not in known]
-    for name in names[:_MAX_COMPARED_UNKNOWN_FIELDS]:
-        shown = join(path, name if name.isprintable() and len(name) <= 80 else "(a name that cannot be shown)")
-        if (meant := _resembles(name, known)) is not None:
-            problems.found.append(Problem(shown, f"is not a field; did you mean {meant}?"))
-        elif warned < _MAX_NAMED_UNKNOWN_FIELDS:
-            problems.warn(shown, "unknown field, ignored")
-            warned += 1
-    if len(names) > _MAX_NAMED_UNKNOWN_FIELDS:
-        problems.warn(path or "input", f"{len(names)} unknown fields in all, ignored")
-
-
-def _resembles(name: str, known: set[str]) -> str | None:
-    def plain(text: str) -> str:
-        return text.lower().replace("_", "").replace("-", "")
-
-    def own_name(candidate: str) -> bool:
-        # `prompt_id` and `parent_model` are fields of the sender's own: a whole word more is no slip.
-        return name.startswith(f"{candidate}_") or name.endswith(f"_{candidate}")
-
-    scored = [
-        (SequenceMatcher(None, plain(name[:80]), plain(candidate)).ratio(), candidate)
-        for candidate in known
-        if not own_name(candidate)
-    ]
-    ratio, best = max(scored, default=(0.0, ""))
-    return best if ratio > _RESEMBLANCE else None
 
 
 def is_job_id(value: object) -> bool:

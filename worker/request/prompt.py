@@ -32,7 +32,7 @@ from worker.request.prompt_words import (
 )
 
 if TYPE_CHECKING:
-    from worker.request.parse import VideoRequest
+    from worker.request.values import VideoRequest
 
 __all__ = ["CAMERA_MOTIONS", "LONG_PROMPT_WORDS", "compose", "of_request"]
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from worker.request.catalogue import CATALOGUE, ModelSpec
-from worker.request.parse import VideoRequest
 from worker.request.plan import Gpu, MemoryPlan, ModelSize, Shape, size_of
 from worker.request.plan import peak as sizes
+from worker.request.values import VideoRequest
 
 TEXT_TOKENS = 512
 # The share of the bf16 peak that denoising reaches. Published for A14B at 832x480x81 with guidance, 3,356 TFLOP a step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from worker.request.catalogue import ModelSpec
-from worker.request.parse import VideoRequest
+from worker.request.values import VideoRequest
 
 _FRAME_STRIDE = 4
 

@@ -1,0 +1,101 @@
+"""A job that can start, and its videos: the values that every room below `jobs` reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.request.catalogue import Mode, ModelName
+from worker.request.payload import (
+    CameraMotion,
+    OutputCodec,
+    OutputFormat,
+    QualityPreset,
+    StepCacheMode,
+    TurboVariant,
+    VideoQuality,
+    WebhookEvent,
+)
+
+DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
+DEFAULT_AREA = DEFAULT_WIDTH * DEFAULT_HEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    source: str
+    scale: float
+    expert: Literal["high", "low", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The files of a video, and how they reach the caller.
+
+    `codec` is one that `format` can hold. `target_fps` is the rate to which frames are interpolated, None for none.
+    `upload_url` is the caller's own presigned address, None for the worker's storage; `inline`: the file is in the
+    answer.
+    """
+
+    format: OutputFormat = "mp4"
+    codec: OutputCodec = "h264"
+    quality: VideoQuality = "high"
+    target_fps: int | None = None
+    frames_zip: bool = False
+    thumbnail: bool = True
+    inline: bool = False
+    upload_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """One video with every value settled but two: a size that follows its source, and the model's own flow shift.
+
+    `width`, `height` or both are None where the picture or video decides, which then fills `area` pixels at most;
+    `flow_shift` is None where the model decides. `path` is the place of this request in the payload, such as
+    `job_request_params[2]`, or "".
+    """
+
+    index: int
+    path: str
+    mode: Mode
+    model: ModelName
+    prompt: str
+    negative_prompt: str
+    reference_image_url: str | None
+    last_image_url: str | None
+    reference_video_url: str | None
+    strength: float
+    height: int | None
+    width: int | None
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_scale_2: float
+    flow_shift: float | None
+    seed: int
+    camera_motion: CameraMotion | None
+    enhance_prompt: bool
+    quality_preset: QualityPreset | None
+    turbo_variant: TurboVariant
+    step_cache: StepCacheMode
+    loras: tuple[Lora, ...]
+    warnings: tuple[str, ...]
+    area: int = DEFAULT_AREA
+    prompt_expansion: bool = False
+    output: Output = Output()
+
+    def at(self, field: str) -> str:
+        """The dotted path of one of this request's fields."""
+        return f"{self.path}.{field}" if self.path else field
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that can start."""
+
+    job_id: str
+    webhook_url: str | None
+    webhook_events: frozenset[WebhookEvent]
+    videos: tuple[VideoRequest, ...]
