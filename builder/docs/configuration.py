@@ -30,7 +30,11 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         *("storage_region", "storage_acl", "presign_expiry_s", "output_dir"),
     ),
     "Webhooks, state and network": ("webhook_secret", "state_dir", "private_url_allowlist"),
-    "Limits": ("job_timeout_s", "shutdown_grace_s", "max_videos_per_job", "max_pixels", "max_frames"),
+    "Limits": (
+        *("job_timeout_s", "shutdown_grace_s", "max_videos_per_job", "max_pixels", "max_frames"),
+        *("lora_max_bytes", "inline_max_bytes"),
+    ),
+    "Prompt expansion": ("prompt_expansion_url", "prompt_expansion_model", "prompt_expansion_api_key"),
     "Reports": ("gpu_hourly_usd", "log_level", "log_format", "metrics_port", "sdk_log_level"),
     "Set by RunPod": ("runpod_api_key", "runpod_job_url"),
 }

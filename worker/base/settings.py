@@ -7,9 +7,7 @@ that a template with blank fields starts. `load` reports every unreadable value 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,8 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.base import setting_texts as texts
 from worker.base.errors import SettingsError
+from worker.base.storage_settings import StorageSettings
 
-MAX_PRESIGN_EXPIRY_S = 7 * 24 * 3600  # AWS Signature Version 4 allows no more; servers return 403
 MAX_GPUS = texts.MAX_GPUS
 PRELOADABLE = texts.PRELOADABLE
 
@@ -27,17 +25,7 @@ Preload = Literal["i2v", "t2v", "5b"]
 Lowered = BeforeValidator(texts.lower)
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """The four settings that name a bucket and open it."""
-
-    endpoint_url: str
-    name: str
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-
-
-class Settings(BaseSettings):
+class Settings(StorageSettings):
     """One frozen value for the whole process; field names are the variables in lower case unless an alias says more."""
 
     model_config = SettingsConfigDict(
@@ -109,62 +97,6 @@ class Settings(BaseSettings):
         None, description="Set by RunPod; kept out of the log, and used by python -m worker.cli submit"
     )
 
-    storage_endpoint_url: str | None = Field(
-        None,
-        validation_alias=AliasChoices(
-            "DIGITAL_OCEAN_ENDPOINT_URL", "SPACES_ENDPOINT_URL", "SPACES_ENDPOINT", "BUCKET_ENDPOINT_URL"
-        ),
-        description="The bucket's server, such as https://nyc3.digitaloceanspaces.com; the bucket may stand in it",
-    )
-    storage_access_key: SecretStr | None = Field(
-        None,
-        validation_alias=AliasChoices(
-            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY",
-            "SPACES_BUCKET_ACCESS_KEY",
-            "SPACES_ACCESS_KEY",
-            "SPACES_KEY",
-            "BUCKET_ACCESS_KEY_ID",
-        ),
-        description="The key's id; it needs to write objects, set their ACL and read them back",
-    )
-    storage_secret_key: SecretStr | None = Field(
-        None,
-        validation_alias=AliasChoices(
-            "DIGITAL_OCEAN_BUCKET_SECRET_KEY",
-            "SPACES_BUCKET_SECRET_KEY",
-            "SPACES_SECRET_KEY",
-            "SPACES_SECRET",
-            "BUCKET_SECRET_ACCESS_KEY",
-        ),
-        description="The key itself",
-    )
-    storage_bucket: str | None = Field(
-        None,
-        validation_alias=AliasChoices(
-            "DIGITAL_OCEAN_BUCKET_NAME", "SPACES_BUCKET_NAME", "SPACES_BUCKET", "BUCKET_NAME"
-        ),
-        description="The bucket. Unset: the one that the endpoint names, if it names one",
-    )
-    storage_public_url: str | None = Field(
-        None,
-        validation_alias=AliasChoices("DIGITAL_OCEAN_BUCKET_URL", "SPACES_BUCKET_URL"),
-        description="Public or CDN base of the URLs given out. Unset: the bucket's own address",
-    )
-    storage_region: str | None = Field(
-        None,
-        validation_alias=AliasChoices("DIGITAL_OCEAN_REGION", "SPACES_REGION"),
-        description="Unset: the region that the endpoint names, else us-east-1",
-    )
-    storage_acl: Annotated[Literal["public-read", "private"], Lowered] = Field(
-        "public-read", description="private gives out presigned URLs"
-    )
-    presign_expiry_s: int = Field(
-        86_400, ge=1, le=MAX_PRESIGN_EXPIRY_S, description="Seconds for which a presigned URL is good; at most 7 days"
-    )
-    output_dir: Path = Field(
-        Path("./outputs"), description="Where videos go when no bucket is configured; URLs are then file://"
-    )
-
     webhook_secret: SecretStr | None = Field(
         None,
         description="Signs webhooks: whsec_ and base64 of 24 to 64 bytes; several, with spaces between, while one "
@@ -185,6 +117,19 @@ class Settings(BaseSettings):
     max_videos_per_job: int = Field(16, ge=1, description="Video requests in one job")
     max_pixels: int = Field(921_600, ge=256 * 256, description="Width x height of a video; the default is 1280 x 720")
     max_frames: int = Field(161, ge=5, description="Frames of a video")
+    lora_max_bytes: int = Field(
+        2_000_000_000, ge=1, description="Bytes of a LoRA from a URL or the hub; the operator's own files have no limit"
+    )
+    inline_max_bytes: int = Field(
+        7_000_000, ge=100_000, le=10_000_000, description="Bytes of a file that is in the answer as base64"
+    )
+
+    prompt_expansion_url: str | None = Field(
+        None, description="Base of an OpenAI-compatible chat endpoint, such as https://api.openai.com/v1"
+    )
+    prompt_expansion_model: str | None = Field(None, description="The model that is asked for there")
+    prompt_expansion_api_key: SecretStr | None = Field(None, description="Its key, where it needs one")
+
     gpu_hourly_usd: float | None = Field(
         None, ge=0, description="What the GPU costs an hour: results then have cost_usd"
     )
@@ -233,19 +178,6 @@ class Settings(BaseSettings):
         return self.runpod_job_url is not None
 
     @property
-    def storage_is_remote(self) -> bool:
-        return self.storage_bucket is not None
-
-    @property
-    def bucket(self) -> Bucket:
-        """Raises SettingsError where one of its four settings is missing."""
-        endpoint_url, name = self.storage_endpoint_url, self.storage_bucket
-        access_key, secret_key = self.storage_access_key, self.storage_secret_key
-        if endpoint_url is None or name is None or access_key is None or secret_key is None:
-            raise SettingsError(["storage is configured in part: set all four DIGITAL_OCEAN_* variables"])
-        return Bucket(endpoint_url, name, access_key.get_secret_value(), secret_key.get_secret_value())
-
-    @property
     def hub_token(self) -> str | None:
         return self.hf_token.get_secret_value() if self.hf_token is not None else None
 
@@ -255,7 +187,10 @@ class Settings(BaseSettings):
 
     def secret_values(self) -> tuple[str, ...]:
         """Every value that must not appear in a log."""
-        holders = (self.hf_token, self.runpod_api_key, self.storage_access_key, self.storage_secret_key)
+        holders = (
+            *(self.hf_token, self.runpod_api_key, self.prompt_expansion_api_key),
+            *(self.storage_access_key, self.storage_secret_key),
+        )
         return (*(held.get_secret_value() for held in holders if held is not None), *self.webhook_secrets)
 
     @field_validator("webhook_secret")
@@ -266,13 +201,6 @@ class Settings(BaseSettings):
                 "each secret must be whsec_ and base64 of 24 to 64 bytes, such as one made by: "
                 "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""
             )
-        return value
-
-    @field_validator("storage_endpoint_url", "storage_public_url")
-    @classmethod
-    def _http_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/\s]+", value):
-            raise ValueError("must begin with https:// (or http://) and name a host")
         return value
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from worker.base.errors import SettingsError
-from worker.base.settings import MAX_PRESIGN_EXPIRY_S, Settings, load
+from worker.base.settings import Settings, load
+from worker.base.storage_settings import MAX_PRESIGN_EXPIRY_S
 from worker.delivery.storage import open_storage, video_key
 from worker.delivery.storage.local import LocalStorage
 from worker.delivery.storage.spaces import SpacesStorage
