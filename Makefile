@@ -42,7 +42,7 @@ check: setup-dev     ## format, lint, types, import rules, generated docs, words
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/vulture
-	@$(BIN)/python -m worker.cli schema --check
+	@$(BIN)/python -m builder.schemas --check
 	@$(BIN)/python -m builder.docs --check
 	@$(BIN)/python -m builder.hub --check
 	@$(BIN)/python -m builder.notices --check
@@ -54,7 +54,7 @@ fix: setup-dev       ## format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 docs: setup-dev      ## write the pages and README tables that come from the code
-	@$(BIN)/python -m worker.cli schema --write
+	@$(BIN)/python -m builder.schemas
 	@$(BIN)/python -m builder.docs
 	@$(BIN)/python -m builder.hub
 	@$(BIN)/python -m builder.notices

@@ -26,7 +26,7 @@ _MEANINGS: Mapping[str, str] = {
 _INTRODUCTION = """
 The `input` of a RunPod event. Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a
 number. An operator can move the limits of frames, pixels and videos ([configuration](configuration.md)); those below
-are the defaults. The same as JSON Schema: [input.schema.json](input.schema.json).
+are the defaults. The same as JSON Schema: [schemas/input.schema.json](schemas/input.schema.json).
 """
 _FLAT = """
 A job of a single video may be written flat: an `input` with `prompt` at its top level, instead of

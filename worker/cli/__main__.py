@@ -64,9 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--verify-weights", action="store_true", help="only compare every byte of the weights")
     plans = _command(commands, "plans", "print the memory plans of one GPU, or of all")
     plans.add_argument("--gpu", type=flags.gpu, metavar="NAME", help="with reasons, for this GPU")
-    schema = _command(commands, "schema", "print the JSON Schema of a job's input")
-    schema.add_argument("--write", action="store_true", help="write docs/input.schema.json instead")
-    schema.add_argument("--check", action="store_true", help="write nothing; fail where that file is out of date")
+    schema = _command(commands, "schema", "print the JSON Schema of a job's input, its answer or its webhooks")
+    schema.add_argument("of", nargs="?", choices=("input", "answer", "webhook"), default="input", help="of what")
     return parser
 
 
@@ -163,21 +162,19 @@ def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> in
 
         return plans.run(chosen.gpu)
     if chosen.command == "schema":
-        return _schema(write=chosen.write, check=chosen.check)
+        return _schema(chosen.of)
     parser.print_help()
     return DONE
 
 
-def _schema(*, write: bool, check: bool) -> int:
-    from worker.request.schema import SCHEMA_FILE, input_schema
+def _schema(of: str) -> int:
+    if of == "input":
+        from worker.request.schema import input_schema as schema
+    else:
+        from worker.delivery import shapes
 
-    text = json.dumps(input_schema(), indent=2, ensure_ascii=False)
-    if check and (not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text(encoding="utf-8") != text + "\n"):
-        raise CommandFailed("docs/input.schema.json is out of date: run make docs")
-    if write:
-        SCHEMA_FILE.write_text(text + "\n", encoding="utf-8")
-    elif not check:
-        terminal.show([text])
+        schema = shapes.answer_schema if of == "answer" else shapes.webhook_schema
+    terminal.show([json.dumps(schema(), indent=2, ensure_ascii=False)])
     return DONE
 
 

@@ -57,6 +57,7 @@ class Progress:
         *,
         step: int | None = None,
         steps: int | None = None,
+        eta_seconds: float | None = None,
     ) -> None:
         """Video `index` is at `fraction` (0 to 1) of the stage `status`. Never raises, never waits for a receiver."""
         if not 0 <= index < len(self._done):
@@ -66,7 +67,7 @@ class Progress:
         with self._lock:
             self._done[index] = max(self._done[index], begin + (end - begin) * within)
             if not self._final[index]:
-                self._report(index, status, step, steps)
+                self._report(index, status, step, steps, eta_seconds)
 
     def finished(self, index: int) -> None:
         """Video `index` has its final event, good or bad: it counts as done, and no event names it any more."""
@@ -76,7 +77,9 @@ class Progress:
             self._done[index] = 1.0
             self._final[index] = True
 
-    def _report(self, index: int, status: Status, step: int | None, steps: int | None) -> None:
+    def _report(
+        self, index: int, status: Status, step: int | None, steps: int | None, eta_seconds: float | None
+    ) -> None:
         # The sum of binary fractions may fall a hair short of a whole percent.
         percent = min(100, int(100.0 * sum(self._done) / len(self._done) + 1e-9))
         now = self._clock()
@@ -85,7 +88,7 @@ class Progress:
             if now - last_at < self._min_interval_s or percent - last_percent < self._min_percent:
                 return
         self._last = (now, percent)
-        event = ProgressEvent(percent, status, index, step, steps)
+        event = ProgressEvent(percent, status, index, step, steps, eta_seconds)
         for sink in self._sinks:
             try:
                 sink(event)

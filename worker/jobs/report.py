@@ -41,6 +41,7 @@ class VideoReport:
         self._gpu_seconds: float | None = None
         self._tries_began: list[float] = []
         self._step = 0
+        self._steps_began = 0.0
         self._in_hand = "load"
 
     @contextmanager
@@ -97,9 +98,20 @@ class VideoReport:
         """The engine's watcher."""
         self._in_hand = "generate"
         # Each call but the first ends one step, and `fraction` is the share of the steps that are done.
-        self._step = self._step + 1 if fraction > 0 else 0
-        steps = round(self._step / fraction) if self._step else None
-        self._progress.stage(self._request.index, "generating", fraction, step=self._step or None, steps=steps)
+        if fraction <= 0:
+            self._step, self._steps_began = 0, time.perf_counter()
+            self._progress.stage(self._request.index, "generating")
+            return
+        self._step += 1
+        left_s = (time.perf_counter() - self._steps_began) * (1 - fraction) / fraction
+        self._progress.stage(
+            self._request.index,
+            "generating",
+            fraction,
+            step=self._step,
+            steps=round(self._step / fraction),
+            eta_seconds=round(left_s, 1),
+        )
 
     def seconds(self) -> dict[str, float]:
         """By stage, unrounded."""

@@ -1,16 +1,13 @@
-"""The JSON Schema of a job's `input`, and the file that holds it: docs/input.schema.json.
+"""The JSON Schema of a job's `input`; `builder.schemas` writes it to docs/schemas.
 
 The schema shows the default limits; an operator may have moved MAX_VIDEOS_PER_JOB, MAX_PIXELS and MAX_FRAMES.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from worker.request.payload import FullInput, JobInput, VideoInput
-
-SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "input.schema.json"
 
 
 def input_schema() -> dict[str, Any]:

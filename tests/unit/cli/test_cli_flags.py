@@ -22,7 +22,6 @@ from worker.cli.__main__ import build_parser
 from worker.cli.failures import CommandFailed
 from worker.request.parse import parse
 from worker.request.payload import VideoInput
-from worker.request.schema import input_schema
 
 ROOT = Path(__file__).resolve().parents[3]
 # One value other than the default for each field, as it is typed and as it stands in a payload.
@@ -262,11 +261,11 @@ def test_the_examples_of_the_help_are_read(capsys: pytest.CaptureFixture[str]) -
         assert parser.parse_args(words[1:]).command in ("generate", "submit", "doctor", "plans", "schema")
 
 
-def test_the_schema_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
-    done = command(capsys, "schema")
+@pytest.mark.parametrize("of", ["input", "answer", "webhook"])
+def test_the_schemas_are_the_published_ones(of: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "schema", *([] if of == "input" else [of]))
     assert done.status == 0
-    assert json.loads(done.out) == input_schema()
-    assert done.out == (ROOT / "docs" / "input.schema.json").read_text(encoding="utf-8")
+    assert done.out == (ROOT / "docs" / "schemas" / f"{of}.schema.json").read_text(encoding="utf-8")
 
 
 PROBE = """

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,29 +155,3 @@ def test_defaults_are_those_of_the_parser() -> None:
 def test_every_setting_of_a_video_is_a_field_of_the_schema() -> None:
     derived = {"index", "path", "mode", "warnings"}
     assert set(VideoRequest.__dataclass_fields__) - derived == VideoInput.model_fields.keys()
-
-
-def run_module(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worker.cli", "schema", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_the_file_in_docs_is_fresh() -> None:
-    done = run_module(ROOT, "--check")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(schema.SCHEMA_FILE.read_text(encoding="utf-8")) == schema.input_schema()
-
-
-def test_a_stale_file_is_found_and_written_anew(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "worker", tmp_path / "worker", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "docs").mkdir()
-    file = tmp_path / "docs" / "input.schema.json"
-    for stale in (None, "{}\n"):
-        if stale is not None:
-            file.write_text(stale, encoding="utf-8")
-        done = run_module(tmp_path, "--check")
-        assert done.returncode == 1
-        assert "make docs" in done.stderr
-    assert run_module(tmp_path, "--write").returncode == 0
-    assert file.read_text(encoding="utf-8") == schema.SCHEMA_FILE.read_text(encoding="utf-8")
-    assert run_module(tmp_path, "--check").returncode == 0

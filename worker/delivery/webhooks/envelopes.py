@@ -73,7 +73,12 @@ def progress(event: ProgressEvent, *, job_id: str, event_id: str, timestamp: dat
         "progress": event.progress,
         "status": event.status,
         **_common(event_id, timestamp, event.index, total),
+        **_known(step=event.step, steps=event.steps, eta_seconds=event.eta_seconds),
     }
+
+
+def _known(**values: object) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _common(event_id: str, timestamp: datetime, index: int | None, total: int) -> dict[str, Any]:

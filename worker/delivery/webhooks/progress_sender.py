@@ -20,7 +20,7 @@ Status = Literal["queued", "loading", "generating", "encoding", "uploading"]
 class ProgressEvent:
     """`progress` is whole percent of the job, `index` the video whose stage is reported.
 
-    `step` of `steps` is known while the video is generated.
+    `step` of `steps` is known while the video is generated, and with it the seconds until its steps are done.
     """
 
     progress: int
@@ -28,6 +28,7 @@ class ProgressEvent:
     index: int
     step: int | None = None
     steps: int | None = None
+    eta_seconds: float | None = None
 
 
 class ProgressSender:

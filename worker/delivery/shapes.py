@@ -1,0 +1,155 @@
+"""The shapes of what a caller receives: the result and the failure of a video, the answer of a job, each webhook.
+
+Source: sections 2 and 3 of the public contract. `builder.schemas` exports them to docs/schemas.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+from worker.delivery.webhooks.progress_sender import Status
+
+Code = Literal[
+    "invalid_request",
+    "unsupported",
+    "input_blocked",
+    "input_failed",
+    "input_invalid",
+    "cancelled",
+    "internal",
+    "encode_failed",
+    "upload_failed",
+    "model_unavailable",
+    "timeout",
+    "out_of_memory",
+]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Error(TypedDict):
+    """What went wrong. `path` is the field it is about, null for none; `retryable`: the same payload may succeed."""
+
+    code: Code
+    message: str
+    path: str | None
+    retryable: bool
+
+
+class FoundProblem(TypedDict):
+    path: str | None
+    message: str
+
+
+class VideoResult(TypedDict):
+    """One video that was delivered. `timings` are seconds by stage, `parameters` every effective value."""
+
+    index: int
+    status: Literal["completed"]
+    job_id: str
+    video_url: str | None
+    thumbnail_url: str | None
+    frames_url: NotRequired[str | None]
+    video_base64: NotRequired[str]
+    duration_seconds: float
+    num_frames: int
+    resolution: Annotated[str, Field(pattern="^[0-9]+x[0-9]+$")]
+    fps: int
+    seed: int
+    prompt: str
+    negative_prompt: str
+    model_version: str
+    mode: Literal["text_to_video", "image_to_video", "first_last_frame", "video_to_video"]
+    parameters: dict[str, Any]
+    warnings: list[str]
+    size_bytes: int
+    sha256: Sha256
+    timings: dict[str, float]
+    gpu: str
+    cost_usd: float | None
+    cold_start: NotRequired[dict[str, float]]
+
+
+class VideoFailure(TypedDict):
+    """One video that was not made. `index` is null where no video of the job could start."""
+
+    index: int | None
+    status: Literal["failed"]
+    job_id: str
+    error: Error
+    problems: NotRequired[list[FoundProblem]]
+
+
+class JobAnswer(TypedDict):
+    """What the handler returns. `error` is an `Error` as a JSON string, there where no video was delivered."""
+
+    job_id: str
+    status: Literal["completed", "partial", "failed"]
+    videos: list[VideoResult | VideoFailure]
+    timings: dict[str, float]
+    error: NotRequired[str]
+    problems: NotRequired[list[FoundProblem]]
+
+
+class CompletedEvent(TypedDict):
+    """The final webhook of a video that was delivered."""
+
+    type: Literal["completed"]
+    status: Literal[True]
+    code: Literal[200]
+    message: str
+    data: VideoResult
+    event_id: str
+    timestamp: str
+    index: int
+    total: int
+
+
+class FailedEvent(TypedDict):
+    """The final webhook of a video, or of a job that could not start, that failed."""
+
+    type: Literal["failed"]
+    status: Literal[False]
+    code: int
+    message: str
+    data: VideoFailure
+    event_id: str
+    timestamp: str
+    index: int | None
+    total: int
+
+
+class ProgressEvent(TypedDict):
+    """`progress` is percent of the whole job. `step` of `steps` where they are known."""
+
+    type: Literal["progress"]
+    job_id: str
+    progress: Annotated[int, Field(ge=0, le=100)]
+    status: Status
+    event_id: str
+    timestamp: str
+    index: int | None
+    total: int
+    step: NotRequired[int]
+    steps: NotRequired[int]
+    eta_seconds: NotRequired[float]
+    preview_url: NotRequired[str]
+    preview_step: NotRequired[int]
+
+
+Webhook = Annotated[CompletedEvent | FailedEvent | ProgressEvent, Field(discriminator="type")]
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def answer_schema() -> dict[str, Any]:
+    """JSON Schema of the answer."""
+    schema = TypeAdapter(JobAnswer).json_schema()
+    return {"$schema": _DRAFT, **schema, "title": "VideoGen-RunPod answer"}
+
+
+def webhook_schema() -> dict[str, Any]:
+    """JSON Schema of the body of a webhook."""
+    schema: dict[str, Any] = TypeAdapter(Webhook).json_schema()
+    return {"$schema": _DRAFT, "title": "VideoGen-RunPod webhook", **schema}
