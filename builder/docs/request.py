@@ -20,7 +20,7 @@ _MEANINGS: Mapping[str, str] = {
     "enhance_prompt": "Adds motion, light, lens, colour and style where an English prompt is silent about them",
     "model": "`a14b`: two experts, 16 fps; `5b`: the small model, 24 fps",
     "loras": "LoRAs to apply, each as described below",
-    "scale": "How strongly it is applied",
+    "output_format": "The container; GIF and WebP are pictures that move",
     "expert": "Which expert of the A14B models it is applied to",
 }
 _INTRODUCTION = """

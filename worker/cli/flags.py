@@ -8,49 +8,42 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from worker.base.errors import WorkerError
-from worker.request.catalogue import ModelName
-from worker.request.payload import CameraMotion, QualityPreset, StepCacheMode, TurboVariant, VideoInput
+from worker.request.payload import VideoInput
 from worker.request.plan import Gpu, from_name
 
-# The first name is the one that messages use; the field's own name is always accepted.
-FLAGS: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("--prompt",),
-    "negative_prompt": ("--negative-prompt",),
-    "reference_image_url": ("--image", "--reference-image-url"),
-    "last_image_url": ("--last-image", "--last-image-url"),
-    "reference_video_url": ("--video", "--reference-video-url"),
-    "strength": ("--strength",),
-    "width": ("--width",),
-    "height": ("--height",),
-    "num_frames": ("--num-frames", "--frames"),
-    "fps": ("--fps",),
-    "num_inference_steps": ("--steps", "--num-inference-steps"),
-    "guidance_scale": ("--guidance-scale",),
-    "guidance_scale_2": ("--guidance-scale-2",),
-    "flow_shift": ("--flow-shift",),
-    "seed": ("--seed",),
-    "camera_motion": ("--camera-motion",),
-    "enhance_prompt": ("--no-enhance", "--no-enhance-prompt"),
-    "quality_preset": ("--preset", "--quality-preset"),
-    "turbo_variant": ("--turbo-variant",),
-    "step_cache": ("--step-cache",),
-    "model": ("--model",),
-    "loras": ("--lora",),
-    "thumbnail": ("--no-thumbnail",),
+# The name that messages use, where it is not the field's own, which is always accepted.
+_SHORT: Mapping[str, str] = {
+    "reference_image_url": "--image",
+    "last_image_url": "--last-image",
+    "reference_video_url": "--video",
+    "num_inference_steps": "--steps",
+    "enhance_prompt": "--no-enhance",
+    "quality_preset": "--preset",
+    "loras": "--lora",
 }
-_INTEGERS = ("width", "height", "num_frames", "fps", "num_inference_steps", "seed")
-_NUMBERS = ("strength", "guidance_scale", "guidance_scale_2", "flow_shift")
-_OFF = ("enhance_prompt", "thumbnail")
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "camera_motion": get_args(CameraMotion),
-    "quality_preset": get_args(QualityPreset),
-    "turbo_variant": get_args(TurboVariant),
-    "step_cache": get_args(StepCacheMode),
-    "model": get_args(ModelName),
-}
+_ALSO: Mapping[str, str] = {"num_frames": "--frames"}
+
+
+def _kind(field: str) -> Any:
+    """The plain type of a field of the request: str, int, float, bool, a list or a Literal."""
+    annotation: Any = VideoInput.model_fields[field].annotation
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _names(field: str) -> tuple[str, ...]:
+    """The flags of a field, the first being the one that messages use. What is on by default is turned off."""
+    negated = "no-" if VideoInput.model_fields[field].default is True else ""
+    own = f"--{negated}{field.replace('_', '-')}"
+    return tuple(dict.fromkeys(name for name in (_SHORT.get(field, own), own, _ALSO.get(field)) if name is not None))
+
+
+FLAGS: Mapping[str, tuple[str, ...]] = {field: _names(field) for field in VideoInput.model_fields}
 _HELP: Mapping[str, str] = {
     "negative_prompt": 'what to avoid; Wan\'s own list where not given, "" for none',
     "reference_image_url": "the first frame: a file, or an http(s) URL; makes it image-to-video",
@@ -86,19 +79,16 @@ def add_to(parser: argparse.ArgumentParser, *, prompt_required: bool) -> None:
         description = VideoInput.model_fields[field].description or ""
         text = _HELP.get(field, description[:1].lower() + description[1:]).replace("%", "%%")
         options: dict[str, Any] = {"dest": field, "help": text, "default": None}
-        if field in _OFF:
-            options |= {"action": "store_const", "const": False}
+        kind = _kind(field)
+        if kind is bool:
+            options |= {"action": "store_const", "const": not VideoInput.model_fields[field].default}
         elif field == "loras":
             options |= {"action": "append", "type": lora, "metavar": "SOURCE[:SCALE[:EXPERT]]"}
-        elif field in _CHOICES:
-            options |= {
-                "type": one_of(_CHOICES[field]),
-                "metavar": "NAME",
-                "help": f"{text}: {', '.join(_CHOICES[field])}",
-            }
+        elif get_origin(kind) is Literal:
+            choices = get_args(kind)
+            options |= {"type": one_of(choices), "metavar": "NAME", "help": f"{text}: {', '.join(choices)}"}
         else:
-            kind = whole if field in _INTEGERS else number if field in _NUMBERS else str
-            options |= {"type": kind, "metavar": _metavar(field, kind)}
+            options |= {"type": _READERS[kind], "metavar": _metavar(field, kind)}
         group.add_argument(*names, required=field == "prompt" and prompt_required, **options)
 
 
@@ -120,6 +110,9 @@ def number(text: str) -> float:
         if math.isfinite(value := float(text)):
             return value
     raise argparse.ArgumentTypeError(f"must be a number, not {text!r}")
+
+
+_READERS: Mapping[type, Callable[[str], Any]] = {int: whole, float: number, str: str}
 
 
 def price(text: str) -> float:

@@ -34,6 +34,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "strength": (["0.5"], 0.5),
     "width": (["640"], 640),
     "height": (["352"], 352),
+    "resolution": (["720p"], "720p"),
+    "aspect_ratio": (["9:16"], "9:16"),
     "num_frames": (["49"], 49),
     "fps": (["24"], 24),
     "num_inference_steps": (["30"], 30),
@@ -49,6 +51,14 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "model": (["5b"], "5b"),
     "loras": (["a.safetensors:0.8:high"], [{"source": "a.safetensors", "scale": 0.8, "expert": "high"}]),
     "thumbnail": ([], False),
+    "target_fps": (["60"], 60),
+    "prompt_expansion": ([], True),
+    "output_format": (["webm"], "webm"),
+    "output_codec": (["vp9"], "vp9"),
+    "video_quality": (["low"], "low"),
+    "frames_zip": ([], True),
+    "response_format": (["base64"], "base64"),
+    "upload_url": (["https://example.com/put"], "https://example.com/put"),
 }
 
 
@@ -75,8 +85,8 @@ def test_every_name_of_a_flag_sets_its_field(field: str, name: str) -> None:
 
 def test_the_name_of_the_field_is_a_flag_too() -> None:
     for field, names in flags.FLAGS.items():
-        own = f"--{field.replace('_', '-')}"
-        assert own in names or f"--no-{field.replace('_', '-')}" in names or field == "loras", field
+        own = field.replace("_", "-")
+        assert f"--{own}" in names or f"--no-{own}" in names, field
 
 
 def test_what_is_not_given_is_not_sent() -> None:

@@ -9,21 +9,23 @@ import pytest
 
 from worker.base.errors import Problem
 from worker.request import Limits, payload
+from worker.request.complaints import read
+from worker.request.names import unknown_fields
 from worker.request.parse import PRESETS
 from worker.request.payload import CameraMotion, JobInput, LoraInput, VideoInput
-from worker.request.problems import Problems
+from worker.request.problems import Problems, join
 from worker.request.prompt_words import CAMERA_MOTIONS
 
 
 def read_problems(data: dict[Any, Any], path: str = "") -> list[Problem]:
     problems = Problems(path)
-    assert payload.read(VideoInput, data, Limits(), problems) is None
+    assert read(VideoInput, data, Limits(), problems) is None
     return problems.found
 
 
 def test_read_gives_the_model_and_adds_no_problem() -> None:
     problems = Problems()
-    video = payload.read(VideoInput, {"prompt": " a cat "}, Limits(), problems)
+    video = read(VideoInput, {"prompt": " a cat "}, Limits(), problems)
     assert video is not None
     assert video.prompt == "a cat"
     assert problems.found == []
@@ -31,7 +33,7 @@ def test_read_gives_the_model_and_adds_no_problem() -> None:
 
 def test_read_adds_to_the_problems_that_are_there() -> None:
     problems = Problems(found=[Problem("earlier", "kept")])
-    assert payload.read(VideoInput, {}, Limits(), problems.at("at")) is None
+    assert read(VideoInput, {}, Limits(), problems.at("at")) is None
     assert problems.found == [Problem("earlier", "kept"), Problem("at.prompt", "is missing")]
 
 
@@ -82,7 +84,7 @@ def test_no_two_of_our_own_names_are_taken_for_each_other() -> None:
     known = {*JobInput.model_fields, *VideoInput.model_fields, "job_request_params"}
     problems = Problems()
     for name in known:
-        payload.unknown_fields({name: 1}, known, problems)
+        unknown_fields({name: 1}, known, problems)
     assert (problems.found, problems.warnings) == ([], [])
 
 
@@ -90,7 +92,7 @@ def test_the_last_known_name_may_be_the_word_that_is_added() -> None:
     problems = Problems()
     known = set(LoraInput.model_fields)
     names = ["source_scale", "scale_source", "scale_x_source"]
-    payload.unknown_fields(dict.fromkeys(names), known, problems)
+    unknown_fields(dict.fromkeys(names), known, problems)
     assert problems.warnings == [f"{name}: unknown field, ignored" for name in names]
 
 
@@ -101,7 +103,7 @@ def test_the_last_known_name_may_be_the_word_that_is_added() -> None:
 def test_unknown_fields_are_listed_up_to_twenty(count: int, lines: int, last: str) -> None:
     item = {f"field{index:02d}q": None for index in range(count)}
     problems = Problems("at")
-    payload.unknown_fields(item, {"prompt"}, problems)
+    unknown_fields(item, {"prompt"}, problems)
     assert len(problems.warnings) == lines
     assert problems.warnings[-1].endswith(last)
 
@@ -110,7 +112,7 @@ def test_very_long_names_do_not_take_long() -> None:
     known = {*JobInput.model_fields, *VideoInput.model_fields}
     item = {f"{index}{'prompt' * 20_000}": None for index in range(200)}
     began = time.process_time()
-    payload.unknown_fields(item, known, Problems())
+    unknown_fields(item, known, Problems())
     assert time.process_time() - began < 10
 
 
@@ -137,5 +139,5 @@ def test_is_no_url(value: object) -> None:
 
 
 def test_join() -> None:
-    assert payload.join("", "a") == "a"
-    assert payload.join("a[1]", "b") == "a[1].b"
+    assert join("", "a") == "a"
+    assert join("a[1]", "b") == "a[1].b"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from worker.base.errors import InvalidRequest
-from worker.request import CATALOGUE, Job, Limits, VideoRequest
+from worker.request import CATALOGUE, Job, Limits, Output, VideoRequest
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT
 from worker.request.contact import Contact, contact, payload_digest
 from worker.request.parse import DEFAULT_LIMITS, HYBRID, MAX_NAMED_PROBLEMS, PRESETS, draw_seed, parse
@@ -105,8 +105,10 @@ def test_every_default_is_that_of_the_contract() -> None:
         "turbo_variant": "full",
         "step_cache": "off",
         "loras": (),
-        "thumbnail": True,
         "warnings": (),
+        "area": 832 * 480,
+        "prompt_expansion": False,
+        "output": Output("mp4", "h264", "high", None, False, True, False, None),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from worker.base.errors import InvalidRequest
-from worker.request import VideoRequest, schema
+from worker.request import Output, VideoRequest, schema
 from worker.request.parse import parse
 from worker.request.payload import JobInput, VideoInput
 
@@ -142,16 +142,43 @@ def test_every_field_is_in_both_forms() -> None:
     assert schema.input_schema()["$defs"]["VideoInput"]["properties"].keys() == VideoInput.model_fields.keys()
 
 
+# Fields that are read into other values of a request: its size, its frames, its files.
+OUTPUT = {
+    "target_fps": "target_fps",
+    "output_format": "format",
+    "output_codec": "codec",
+    "video_quality": "quality",
+    "frames_zip": "frames_zip",
+    "thumbnail": "thumbnail",
+    "upload_url": "upload_url",
+}
+READ_AWAY = {"resolution", "aspect_ratio", "response_format"}
+
+
 def test_defaults_are_those_of_the_parser() -> None:
     (video,) = parse({"prompt": "a cat"}, default_job_id="j").videos
     properties = schema.input_schema()["$defs"]["VideoInput"]["properties"]
+    values = {
+        name: getattr(video.output, OUTPUT[name]) if name in OUTPUT else getattr(video, name)
+        for name in properties.keys() - READ_AWAY - {"loras"}
+    }
     stated = {name: entry["default"] for name, entry in properties.items() if entry.get("default") is not None}
-    assert stated == {name: getattr(video, name) for name in stated}
-    settled = {"height": 480, "width": 832, "fps": 16, "strength": 0.8, "guidance_scale_2": 5.0, "seed": video.seed}
-    untold = {name for name in properties if name not in stated} - {"prompt", "loras"}
-    assert {name: getattr(video, name) for name in untold} == {**dict.fromkeys(untold), **settled}
+    settled = {
+        "prompt": "a cat",
+        "height": 480,
+        "width": 832,
+        "fps": 16,
+        "strength": 0.8,
+        "guidance_scale_2": 5.0,
+        "seed": video.seed,
+        "output_codec": "h264",
+    }
+    expected = {**dict.fromkeys(values), **settled, **stated}
+    assert values == {name: expected[name] for name in values}
 
 
 def test_every_setting_of_a_video_is_a_field_of_the_schema() -> None:
-    derived = {"index", "path", "mode", "warnings"}
-    assert set(VideoRequest.__dataclass_fields__) - derived == VideoInput.model_fields.keys()
+    derived = {"index", "path", "mode", "warnings", "area", "output"}
+    fields = set(VideoRequest.__dataclass_fields__) - derived
+    assert fields | OUTPUT.keys() | READ_AWAY == VideoInput.model_fields.keys()
+    assert {*OUTPUT.values(), "inline"} == Output.__dataclass_fields__.keys()
