@@ -27,6 +27,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from worker.base.errors import EncodeFailed
+from worker.media.formats import MP4, Format
 from worker.media.poster import PosterPicker
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ _LOG_LINE_BYTES = 500
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """An encoded video on the local disk. `poster` is a JPEG, None where none was asked for."""
+    """An encoded video on the local disk, at `path` in `format`.
+
+    `poster` is a JPEG and `frames` a ZIP of the frames as PNG, None where none was asked for.
+    """
 
     path: Path
     poster: Path | None
@@ -63,6 +67,8 @@ class VideoFile:
     fps: int
     size_bytes: int
     sha256: str
+    frames: Path | None = None
+    format: Format = MP4
 
     @property
     def duration_seconds(self) -> float:
