@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from worker.engine import Engine, Rendering
 from worker.engine.embeddings import TextEmbeddings
 from worker.jobs import tidy
 from worker.media import VideoFile
+from worker.media.formats import CODECS
 from worker.request.plan import MemoryPlan
 
 MADE_OF = ("inputs", "load", "text", "generate", "encode")
@@ -468,7 +470,8 @@ def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
     (first,) = run(payload)["videos"]
     local_path(first["video_url"]).unlink()
     # Another encoder, driver or GPU may give other bytes for the same seed: what is stored must be what is recorded.
-    monkeypatch.setattr("worker.media.encode.CRF", 30)
+    other = replace(CODECS["h264"], quality={"high": ("-crf", "30")})
+    monkeypatch.setattr("worker.media.formats.CODECS", {"h264": other})
     (second,) = run(payload)["videos"]
     assert len(made) == 2
     assert second["sha256"] != first["sha256"]

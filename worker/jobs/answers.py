@@ -12,8 +12,8 @@ from typing import Any
 from worker.base.errors import WorkerError
 from worker.delivery.storage.base import Delivery
 from worker.jobs.make import Made
-from worker.media import VideoFile
 from worker.request import VideoRequest
+from worker.request.plan import Shape
 
 
 def video_result(
@@ -42,7 +42,7 @@ def video_result(
         "negative_prompt": request.negative_prompt,
         "model_version": made.video.spec.version,
         "mode": request.mode,
-        "parameters": {**_requested(request, video), **rendering.parameters},
+        "parameters": {**_requested(request, rendering.shape), **rendering.parameters},
         "warnings": [*request.warnings, *rendering.warnings],
         "size_bytes": video.size_bytes,
         "sha256": video.sha256,
@@ -53,14 +53,18 @@ def video_result(
     }
 
 
-def _requested(request: VideoRequest, video: VideoFile) -> dict[str, Any]:
-    """Every effective value of the request but the texts and URLs, which the result holds elsewhere or not at all."""
+def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
+    """Every effective value of the request but the texts and URLs, which the result holds elsewhere or not at all.
+
+    `num_frames` and `fps` are those that were generated; the file has others where `target_fps` was given.
+    """
+    output = request.output
     values: dict[str, Any] = {
         "model": request.model,
-        "width": video.width,
-        "height": video.height,
-        "num_frames": video.num_frames,
-        "fps": video.fps,
+        "width": shape.width,
+        "height": shape.height,
+        "num_frames": shape.num_frames,
+        "fps": request.fps,
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "guidance_scale_2": request.guidance_scale_2,
@@ -70,7 +74,12 @@ def _requested(request: VideoRequest, video: VideoFile) -> dict[str, Any]:
         "enhance_prompt": request.enhance_prompt,
         "quality_preset": request.quality_preset,
         "loras": [{"scale": lora.scale, "expert": lora.expert} for lora in request.loras],
-        "thumbnail": request.output.thumbnail,
+        "output_format": output.format,
+        "output_codec": output.codec,
+        "video_quality": output.quality,
+        "target_fps": output.target_fps,
+        "frames_zip": output.frames_zip,
+        "thumbnail": output.thumbnail,
     }
     if request.mode == "video_to_video":
         values["strength"] = request.strength

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from worker.base.log import fingerprint
 from worker.base.stop import Stop
 from worker.engine import Engine, Rendering, Video, device
 from worker.jobs.report import VideoReport
-from worker.media import VideoFile
+from worker.media import FORMATS, VideoFile, formats, interpolate
 from worker.media.encode import encode
+from worker.request import VideoRequest
+from worker.request.plan import Shape
 
 logger = logging.getLogger(__name__)
 
@@ -32,28 +37,48 @@ def make(video: Video, folder: Path, report: VideoReport, *, engine: Engine, sto
 
     Raises the reason of `stop` within one step or frame, and what the engine and the encoder raise.
     """
-    request, shape = video.request, video.shape
+    request = video.request
     report.waited()
     device.reset_peak()
     logger.info("video %d: %s, prompt %s", request.index, request.mode, fingerprint(video.prompt))
     with report.rendering() as rendered:
         rendering = engine.generate(video, watcher=report, stop=stop)
         rendered.update(rendering.seconds)
+    with report.stage("encode"), closing(rendering.frames()) as frames:
+        file = _encode(frames, request, rendering.shape, folder, report, stop)
+    report.gpu_released()
+    return Made(video, rendering, file, device.peak_bytes())
+
+
+def _encode(
+    generated: Generator[np.ndarray],
+    request: VideoRequest,
+    shape: Shape,
+    folder: Path,
+    report: VideoReport,
+    stop: Stop,
+) -> VideoFile:
+    """The file that the request asks for, at its own frame rate, with what is wanted beside it."""
+    output = request.output
+    rate = formats.frame_rate(output, request.fps)
+    frames, num_frames = interpolate.at_rate(
+        generated, num_frames=shape.num_frames, fps=request.fps, target=rate, check=stop.check
+    )
 
     def on_frame(done: int) -> None:
         stop.check()
-        report.progress("encoding", done / shape.num_frames)
+        report.progress("encoding", done / num_frames)
 
-    with report.stage("encode"), closing(rendering.frames()) as frames:
-        file = encode(
-            frames,
-            path=folder / f"{request.index}.mp4",
-            width=shape.width,
-            height=shape.height,
-            num_frames=shape.num_frames,
-            fps=request.fps,
-            poster=folder / f"{request.index}.jpg" if request.output.thumbnail else None,
-            on_frame=on_frame,
-        )
-    report.gpu_released()
-    return Made(video, rendering, file, device.peak_bytes())
+    return encode(
+        frames,
+        path=folder / f"{request.index}{FORMATS[output.format].suffix}",
+        width=shape.width,
+        height=shape.height,
+        num_frames=num_frames,
+        fps=rate,
+        poster=folder / f"{request.index}.jpg" if output.thumbnail else None,
+        poster_is_first=request.reference_image_url is not None,
+        frames_zip=folder / f"{request.index}.zip" if output.frames_zip else None,
+        output=output,
+        on_frame=on_frame,
+    )

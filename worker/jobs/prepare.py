@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from worker.base.errors import InputInvalid
 from worker.engine import Conditioning, Engine, Video
-from worker.media import inputs
+from worker.media import formats, inputs
 from worker.net import Opener
 from worker.request import VideoRequest, choose, prompt
 from worker.request.payload import MIN_FRAMES
@@ -34,6 +34,8 @@ def prepare(
     its GPU cannot hold, what `worker.media.inputs` raises, and what the LoRA store raises.
     """
     spec = choose(engine.catalogue, request)  # refuses before anything is fetched
+    formats.check(request.output, path=request.at("output_codec"))
+    request = replace(request, warnings=(*request.warnings, *formats.notes(request)))
     later = _texts(request, following)
     images = {}
     for field in ("reference_image_url", "last_image_url"):

@@ -64,7 +64,8 @@ def result_of(request: VideoRequest, **changes: Any) -> dict[str, Any]:
     file = changes.pop("file", video_file())
     spec = choose(CATALOGUE, request)
     video = Video(request, spec, PLAN, "a cat, cinematic")
-    rendering = Rendering(lambda: (_ for _ in ()), Shape(832, 480, 81), denoised, 0.25, changes.pop("cold_start", None))
+    shape = changes.pop("shape", Shape(832, 480, 81))
+    rendering = Rendering(lambda: (_ for _ in ()), shape, denoised, 0.25, changes.pop("cold_start", None))
     assert not changes
     return answers.video_result(
         Made(video, rendering, file, None),
@@ -89,9 +90,12 @@ def test_the_result_of_a_video_that_was_lowered_and_is_the_first_of_its_worker()
     check_snapshot("result_video", result_of(request, cold_start=told, delivery=delivery, cost_usd=0.0123))
 
 
-def test_size_and_frames_are_those_of_the_video_that_was_made() -> None:
-    request = request_of(reference_image_url="https://example.com/a.png", negative_prompt="no dogs")
-    result = result_of(request, file=video_file(width=640, height=624, num_frames=5, fps=10))
+def test_size_and_frames_are_those_of_the_file_and_the_parameters_say_what_was_generated() -> None:
+    request = request_of(
+        reference_image_url="https://example.com/a.png", negative_prompt="no dogs", fps=10, target_fps=25
+    )
+    file = video_file(width=640, height=624, num_frames=13, fps=25)
+    result = result_of(request, file=file, shape=Shape(640, 624, 5))
     check_snapshot("result_image", result)
 
 

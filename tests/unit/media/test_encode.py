@@ -25,7 +25,8 @@ from PIL import Image
 
 from worker.base.errors import Cancelled, EncodeFailed
 from worker.media import VideoFile
-from worker.media.encode import QUEUE_FRAMES, WAITS, Waits, encode
+from worker.media.encode import encode
+from worker.media.ffmpeg import QUEUE_FRAMES, WAITS, Waits
 from worker.media.poster import POSTER_WINDOW_FRAMES
 
 WIDTH, HEIGHT = 64, 48
@@ -294,7 +295,7 @@ def test_a_dying_ffmpeg(
     how: str,
 ) -> None:
     frames = _moving(20, width=BIG, height=BIG)
-    with caplog.at_level(logging.ERROR, logger="worker.media.encode"):
+    with caplog.at_level(logging.ERROR, logger="worker.media.ffmpeg"):
         ffmpeg = _script(tmp_path, body)
         failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=Waits(exit_s=1.0))
     assert failure.code == "encode_failed"
@@ -304,7 +305,7 @@ def test_a_dying_ffmpeg(
 
 
 def test_real_ffmpeg_that_cannot_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR, logger="worker.media.encode"), pytest.raises(EncodeFailed) as caught:
+    with caplog.at_level(logging.ERROR, logger="worker.media.ffmpeg"), pytest.raises(EncodeFailed) as caught:
         _run(_moving(5), tmp_path / "absent" / "0.mp4")
     assert "No such file" in caplog.text
     assert "absent" not in str(caught.value)
@@ -317,7 +318,7 @@ def test_an_ffmpeg_that_writes_nothing(tmp_path: Path, out: Path) -> None:
 
 def test_only_the_last_lines_are_logged(tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture) -> None:
     body = 'seq -f "line %.0f" 1 5000 >&2; head -c 1000000 /dev/zero | tr "\\0" x >&2; echo >&2; echo end >&2; exit 1'
-    with caplog.at_level(logging.ERROR, logger="worker.media.encode"):
+    with caplog.at_level(logging.ERROR, logger="worker.media.ffmpeg"):
         _fails(_moving(5), out, ffmpeg=_script(tmp_path, body))
     assert caplog.text.rstrip().endswith("end")
     assert len(caplog.text) < 20_000
