@@ -203,7 +203,7 @@ def test_ffmpeg_reads_while_the_next_frame_is_made(tmp_path: Path, out: Path) ->
     assert received.read_bytes() == next(_moving(2)).tobytes()
 
 
-class _Alive:
+class Alive:
     """Hands frames out and counts how many of them are in memory at once."""
 
     def __init__(self, make: Callable[[int], np.ndarray]) -> None:
@@ -221,14 +221,14 @@ class _Alive:
 
 
 def test_few_frames_are_in_memory(out: Path) -> None:
-    alive = _Alive(lambda index: np.full((BIG, BIG, 3), index, dtype=np.uint8))
+    alive = Alive(lambda index: np.full((BIG, BIG, 3), index, dtype=np.uint8))
     _run(alive.frames(120), out / "0.mp4", width=BIG, height=BIG, num_frames=120)
     # queued, in the writer's hand, the one before, and the new one
     assert 1 <= alive.most <= QUEUE_FRAMES + 3
 
 
 def test_the_poster_keeps_a_bounded_number_of_frames(out: Path) -> None:
-    alive = _Alive(lambda index: _texture(0.5 + min(index, 40) / 80, size=BIG))
+    alive = Alive(lambda index: _texture(0.5 + min(index, 40) / 80, size=BIG))
     _run(alive.frames(80), out / "0.mp4", width=BIG, height=BIG, num_frames=80, poster=out / "0.jpg")
     assert alive.most <= QUEUE_FRAMES + 3 + POSTER_WINDOW_FRAMES
 
@@ -446,10 +446,10 @@ def test_iterator_is_closed_after_success(out: Path) -> None:
 
 
 def _texture(contrast: float, *, level: int = 128, size: int | None = None) -> np.ndarray:
-    """A fine texture about a grey level; its sharpness grows with the square of the contrast (0 to 1)."""
-    shape = (size or HEIGHT, size or WIDTH, 1)
-    noise = np.random.default_rng(3).uniform(-100, 100, shape)
-    return np.clip(np.repeat(level + contrast * noise, 3, axis=2), 0, 255).astype(np.uint8)
+    """Squares about a grey level; their sharpness grows with the square of the contrast (0 to 1)."""
+    height, width = size or HEIGHT, size or WIDTH
+    squares = np.random.default_rng(3).uniform(-100, 100, (height // 8, width // 8, 1))
+    return np.clip(level + contrast * squares.repeat(8, 0).repeat(8, 1).repeat(3, 2), 0, 255).astype(np.uint8)
 
 
 def _marked(contrasts: list[float], *, level: int = 128) -> list[np.ndarray]:
