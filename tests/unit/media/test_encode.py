@@ -57,7 +57,7 @@ def _run(frames: Any, path: Path, **options: Any) -> VideoFile:
     return encode(frames, path=path, **(defaults | options))
 
 
-def _script(folder: Path, body: str) -> Path:
+def script(folder: Path, body: str) -> Path:
     """A program to run as ffmpeg; `$out` is the file that it was told to write."""
     program = folder / "ffmpeg"
     program.write_text(f'#!/bin/sh\nfor last in "$@"; do out="${{last#file:}}"; done\n{body}\n')
@@ -188,7 +188,7 @@ def test_progress_counts_every_frame(out: Path) -> None:
 def test_ffmpeg_reads_while_the_next_frame_is_made(tmp_path: Path, out: Path) -> None:
     received = tmp_path / "received"
     frame_bytes = WIDTH * HEIGHT * 3
-    ffmpeg = _script(tmp_path, f'head -c {frame_bytes} > "{received}"; cat > /dev/null; echo done > "$out"')
+    ffmpeg = script(tmp_path, f'head -c {frame_bytes} > "{received}"; cat > /dev/null; echo done > "$out"')
 
     def frames() -> Iterator[np.ndarray]:
         first, second = _moving(2)
@@ -296,7 +296,7 @@ def test_a_dying_ffmpeg(
 ) -> None:
     frames = _moving(20, width=BIG, height=BIG)
     with caplog.at_level(logging.ERROR, logger="worker.media.ffmpeg"):
-        ffmpeg = _script(tmp_path, body)
+        ffmpeg = script(tmp_path, body)
         failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=Waits(exit_s=1.0))
     assert failure.code == "encode_failed"
     assert how in str(failure)
@@ -312,14 +312,14 @@ def test_real_ffmpeg_that_cannot_write(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_an_ffmpeg_that_writes_nothing(tmp_path: Path, out: Path) -> None:
-    failure = _fails(_moving(5), out, ffmpeg=_script(tmp_path, "cat > /dev/null"))
+    failure = _fails(_moving(5), out, ffmpeg=script(tmp_path, "cat > /dev/null"))
     assert "could not be written" in str(failure)
 
 
 def test_only_the_last_lines_are_logged(tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture) -> None:
     body = 'seq -f "line %.0f" 1 5000 >&2; head -c 1000000 /dev/zero | tr "\\0" x >&2; echo >&2; echo end >&2; exit 1'
     with caplog.at_level(logging.ERROR, logger="worker.media.ffmpeg"):
-        _fails(_moving(5), out, ffmpeg=_script(tmp_path, body))
+        _fails(_moving(5), out, ffmpeg=script(tmp_path, body))
     assert caplog.text.rstrip().endswith("end")
     assert len(caplog.text) < 20_000
 
@@ -346,7 +346,7 @@ def test_cancel_while_ffmpeg_hangs(tmp_path: Path, out: Path) -> None:
             raise Cancelled
         told.append(count)
 
-    ffmpeg = _script(tmp_path, "sleep 600")
+    ffmpeg = script(tmp_path, "sleep 600")
     with pytest.raises(Cancelled):
         _run(frames(), out / "0.mp4", width=BIG, height=BIG, num_frames=50, on_frame=on_frame, ffmpeg=ffmpeg)
     assert len(made) <= QUEUE_FRAMES + 2
@@ -361,7 +361,7 @@ def test_the_waits() -> None:
 def test_a_hanging_ffmpeg_is_killed(tmp_path: Path, out: Path, body: str) -> None:
     waits = Waits(stall_s=0.2, exit_s=0.2)
     frames = _moving(20, width=BIG, height=BIG)
-    ffmpeg = _script(tmp_path, body)
+    ffmpeg = script(tmp_path, body)
     failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=waits)
     assert ("its input closed" if "<&-" in body else "stopped responding") in str(failure)
 
@@ -377,7 +377,7 @@ def test_what_the_iterator_raises_passes_unchanged(tmp_path: Path, out: Path, at
         yield from _moving(at, width=BIG, height=BIG)
         raise raised
 
-    ffmpeg = None if program == "real" else _script(tmp_path, "sleep 600")
+    ffmpeg = None if program == "real" else script(tmp_path, "sleep 600")
     options = {"width": BIG, "height": BIG, "num_frames": 21, "poster": out / "0.jpg", "ffmpeg": ffmpeg}
     with pytest.raises(Cancelled) as caught:
         _run(frames(), out / "0.mp4", **options)
