@@ -2,6 +2,7 @@
 
     python -m benchmarks.encode             1280x720: 81 and 161 frames streamed, 81 as whole arrays; three runs each
     python -m benchmarks.encode --presets   x264's presets and threads: seconds, bytes, likeness
+    python -m benchmarks.encode --codecs    every codec at every quality: seconds, bytes, likeness beside H.264's
     python -m benchmarks.encode --quick     a few small frames, to see that it works
 
 Each run is a process of its own. The VAE is the real class at a tiny width, with random weights: its arithmetic is
@@ -26,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encode_presets, reporting
+from benchmarks import encode_codecs, encode_presets, reporting
 from benchmarks.reporting import RESULTS
 
 PACKAGES = ("torch", "diffusers", "numpy", "imageio-ffmpeg")
@@ -215,6 +216,7 @@ def main() -> int:
         "--quick", action="store_true", help="a few small frames, one run each; a file only with --output"
     )
     parser.add_argument("--presets", action="store_true", help="compare x264's presets and threads instead")
+    parser.add_argument("--codecs", action="store_true", help="compare the codecs and their qualities instead")
     parser.add_argument("--output", type=Path, help=f"folder of the result (default {RESULTS.name}; none with --quick)")
     parser.add_argument("--measure", nargs=4, metavar=("WAY", "FRAMES", "WIDTH", "HEIGHT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -228,6 +230,10 @@ def main() -> int:
         found = encode_presets.run_all(1 if options.quick else 3, quick=options.quick)
         reporting.write(folder, "encode-presets", found, *PACKAGES)
         return 0
+    if options.codecs:
+        found = encode_codecs.run_all(quick=options.quick)
+        reporting.write(folder, "encode-codecs", found, *PACKAGES)
+        return 0 if found["alike"] or options.quick else 1
     case = QUICK if options.quick else FULL
     runs = _run_all(case)
     medians = reporting.medians(runs, "way", "num_frames")
