@@ -77,7 +77,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
         settings=settings,
         engine=made,
         opener=opener,
-        loras=store.LoraStore(folders.model_cache_dir(settings), opener, token=settings.hub_token),
+        loras=store.LoraStore.of(settings, opener),
         storage=target,
         journal=journal.Journal(state),
         outbox=outbox.Outbox(state),

@@ -41,9 +41,9 @@ _LORA = """
 
 | Sent as | What it is |
 | --- | --- |
-| `https://example.com/style.safetensors` | fetched as every URL of a request, at most 1 GB, kept for 15 minutes |
-| `OWNER/REPO/PATH/style.safetensors` | a file of a repository on the hub, verified and kept on the volume |
-| `style.safetensors` | a file that you put into `{MODEL_CACHE_DIR}/loras` |
+| `https://example.com/style.safetensors` | fetched as every URL of a request, at most 2 GB, kept for 15 minutes |
+| `OWNER/REPO/PATH/style.safetensors` | a file of a repository on the hub, at most 2 GB, verified, kept on the volume |
+| `style.safetensors` | a file of any size that you put into `{MODEL_CACHE_DIR}/loras` |
 
 The keys may be in Diffusers', PEFT's, musubi's or the original Wan's form. A file with a key that fits nothing in the
 model is refused with `unsupported`, and its first keys are named. After the video the LoRA is removed, bit for bit.

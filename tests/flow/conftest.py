@@ -108,7 +108,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
                 settings=loaded,
                 engine=engine,
                 opener=opener,
-                loras=store.LoraStore(folders.model_cache_dir(loaded), opener, token=None),
+                loras=store.LoraStore.of(loaded, opener),
                 storage=storage.open_storage(loaded),
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),

@@ -44,7 +44,7 @@ class Limits:
 
 IMAGE_LIMITS = Limits(25 * MEGABYTE, 10.0, 15.0, 60.0)
 VIDEO_LIMITS = Limits(250 * MEGABYTE, 10.0, 30.0, 300.0)
-LORA_LIMITS = Limits(1_000 * MEGABYTE, 10.0, 30.0, 600.0)
+LORA_LIMITS = Limits(2_000 * MEGABYTE, 10.0, 30.0, 600.0)
 
 
 @dataclass(frozen=True)

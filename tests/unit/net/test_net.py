@@ -32,7 +32,7 @@ def read(server: Server, *, limits: Limits = LIMITS, path: str = "/") -> bytes:
 def test_the_byte_caps_are_those_of_the_contract() -> None:
     assert IMAGE_LIMITS.max_bytes == 25_000_000
     assert VIDEO_LIMITS.max_bytes == 250_000_000
-    assert LORA_LIMITS.max_bytes == 1_000_000_000
+    assert LORA_LIMITS.max_bytes == 2_000_000_000
 
 
 def test_a_request_asks_for_an_unencoded_body_and_names_its_host() -> None:

@@ -15,11 +15,13 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from worker.base.errors import InputFailed, InputInvalid, InvalidRequest, ModelUnavailable, Unsupported
+from worker.base.folders import model_cache_dir
+from worker.base.settings import Settings
 from worker.net import Limits, Opener
 from worker.net.opener import LORA_LIMITS, MEGABYTE
 from worker.request.catalogue import DistilledLoras
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # What was fetched from a URL is used again for so long without asking its server.
 URL_FRESH_S = 900.0
-# Rank 64 on every layer of an A14B expert is 307 million numbers, published in fp32 too.
+# Rank 64 on every layer of an A14B expert is 307 million numbers, published in fp32 too. Whatever LORA_MAX_BYTES says.
 DISTILLED_MAX_BYTES = 2_000 * MEGABYTE
 _LISTED = 10
 _HUB_FILE = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/(?P<file>[^\\\x00-\x1f]+)", re.ASCII)
@@ -60,7 +62,8 @@ class LoraStore:
     """Finds, fetches and keeps LoRAs.
 
     `cache_dir`: the model cache. `token`: for the hub, at `endpoint`. `max_cache_bytes`: of what was fetched. `limits`:
-    of one LoRA. `distilled_max_bytes`: of one that turbo needs, in their place.
+    of one LoRA that is fetched; what the operator put on the volume has any size. `distilled_max_bytes`: of one that
+    turbo needs, in their place.
     """
 
     def __init__(
@@ -81,6 +84,11 @@ class LoraStore:
         self._hub = LoraHub(token=token, endpoint=endpoint, retries=retries)
         self._limits = limits
         self._distilled_max_bytes = distilled_max_bytes
+
+    @classmethod
+    def of(cls, settings: Settings, opener: Opener) -> LoraStore:
+        limits = replace(LORA_LIMITS, max_bytes=settings.lora_max_bytes)
+        return cls(model_cache_dir(settings), opener, token=settings.hub_token, limits=limits)
 
     def fetch(self, source: str, *, path: str, stop: threading.Event | None = None) -> LoraFile:
         """The file that `source` names; blocks while it is fetched.
@@ -151,7 +159,6 @@ class LoraStore:
         if file is None:
             raise Unsupported(f"this worker has no LoRA file of that name; it has {_listed(usable)}", path=path)
         try:
-            _check_size(file.stat().st_size, self._limits.max_bytes, path)
             check_safetensors(file, path=path)
             return LoraFile(file, self._cache.sha256_of(file), _short(name))
         except OSError as failure:
