@@ -216,8 +216,8 @@ def query(model: Components) -> dict[str, torch.Tensor]:
         "diffusion_model.blocks.0.self_attn.k.alpha",
         "diffusion_model.blocks.0.norm1.diff",
         "diffusion_model.blocks.1.self_attn.q.diff_b",
-        "diffusion_model.blocks.0.self_attn.q.dora_scale",
-        "diffusion_model.blocks.0.self_attn.q.lokr_w1",
+        "diffusion_model.blocks.0.self_attn.k.lokr_w1",
+        "diffusion_model.blocks.0.self_attn.q.hada_w1_a",
         "diffusion_model.blocks.0.attn1.lora_down.weight",
     ],
 )

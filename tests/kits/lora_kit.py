@@ -121,6 +121,22 @@ def as_musubi(pairs: Factors, alpha: float) -> dict[str, torch.Tensor]:
     return tensors
 
 
+LYCORIS = {
+    "lycoris_blocks_0_attn1_to_k.lokr_w1": (2, 4),
+    "lycoris_blocks_0_attn1_to_k.lokr_w2": (12, 6),
+    "lycoris_blocks_0_attn1_to_q.hada_w1_a": (24, 2),
+    "lycoris_blocks_0_attn1_to_q.hada_w1_b": (2, 24),
+    "lycoris_blocks_0_attn1_to_q.hada_w2_a": (24, 2),
+    "lycoris_blocks_0_attn1_to_q.hada_w2_b": (2, 24),
+}
+
+
+def lycoris() -> dict[str, torch.Tensor]:
+    """A LoKr and a LoHa of two layers."""
+    random = torch.Generator().manual_seed(9)
+    return {key: torch.randn(shape, generator=random) * 0.3 for key, shape in LYCORIS.items()}
+
+
 def saved(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = "lora", **metadata: str) -> Path:
     file = folder / f"{name}.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, metadata=metadata or None)

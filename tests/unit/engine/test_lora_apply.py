@@ -24,6 +24,7 @@ from tests.kits.lora_kit import (
     deltas,
     factors,
     load,
+    lycoris,
     output,
     outputs,
     saved,
@@ -118,20 +119,13 @@ def test_ranks_may_differ_from_layer_to_layer(model: Components, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "written",
-    [
-        as_original,
-        lambda pairs: as_original(pairs, letters=True),
-        lambda pairs: as_original(pairs, alpha=2.0),
-        lambda pairs: as_musubi(pairs, alpha=2.0),
-        lambda pairs: {key.removeprefix("diffusion_model."): tensor for key, tensor in as_original(pairs).items()},
-        lambda pairs: {key.replace("transformer.", "base_model.model."): t for key, t in as_diffusers(pairs).items()},
-        lambda pairs: {key.replace(".weight", ".default.weight"): t for key, t in as_diffusers(pairs).items()},
-    ],
-    ids=["original", "letters", "alpha", "musubi", "bare", "peft", "default"],
+    [as_original, lambda pairs: as_original(pairs, alpha=2.0), lambda pairs: as_musubi(pairs, alpha=2.0)],
+    ids=["original", "alpha", "musubi"],
 )
-def test_every_key_format_gives_the_same_bits(
+def test_other_key_formats_give_the_same_bits(
     model: Components, tmp_path: Path, written: Callable[[Factors], dict[str, torch.Tensor]]
 ) -> None:
+    """Every form is in tests/unit/weights/test_lora_forms.py."""
     pairs = factors(model.transformer, *ORIGINAL)
     with applied(model, [adapter(saved(tmp_path, as_diffusers(pairs), "a"))]):
         wanted = outputs(model)
@@ -302,6 +296,9 @@ def test_a_model_of_one_expert_has_no_low_one(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="single expert") as caught, applied(components, [adapter(file, "low")]):
         pytest.fail("was applied")
     assert caught.value.path == "job_request_params[0].loras[0].expert"
+    file = saved(tmp_path, {"transformer_2.proj_out.lora_B.bias": torch.ones(24)})
+    with pytest.raises(Unsupported, match="for two experts"), applied(components, [adapter(file)]):
+        pytest.fail("was applied")
 
 
 def test_bf16_experts_compute_the_lora_in_bf16(tmp_path: Path) -> None:
@@ -337,7 +334,7 @@ def test_experts_of_lower_precision_take_loras(tmp_path: Path, precision: str) -
             for own, stored in module.named_parameters(recurse=False):
                 scale = module.scale if isinstance(module, ScaledLinear) and own == "weight" else 1.0
                 getattr(rounded.transformer.get_submodule(name), own).copy_(stored.float() * scale)
-    file = saved(tmp_path, as_original(factors(rounded.transformer, *ORIGINAL), alpha=1.0))
+    file = saved(tmp_path, as_original(factors(rounded.transformer, "blocks.0.ffn.net.2"), alpha=1.0) | lycoris())
     before = output(components.transformer)
     with applied(rounded, [adapter(file, "high")]):
         want = output(rounded.transformer)
@@ -350,10 +347,12 @@ def test_experts_of_lower_precision_take_loras(tmp_path: Path, precision: str) -
 @pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
 def test_experts_that_come_and_go_take_loras_and_give_them_back(tmp_path: Path, residency: str) -> None:
     components, plain = with_parts(load(tmp_path / "t2v")), load(tmp_path / "t2v")
-    tensors = as_original(factors(plain.transformer, *ORIGINAL)) | {
+    some = [layer for layer in ORIGINAL if layer not in (QUERY, "blocks.0.attn1.to_k")]  # those are of lycoris()
+    tensors = as_original(factors(plain.transformer, *some)) | {
         "diffusion_model.blocks.0.norm3.diff": torch.ones(24),
         "diffusion_model.blocks.0.self_attn.v.diff_b": torch.ones(24),
         "diffusion_model.patch_embedding.diff": torch.ones(24, 16, 1, 2, 2),
+        **lycoris(),
     }
     file = saved(tmp_path, tensors)
     before = outputs(plain)
@@ -371,7 +370,7 @@ def test_hooks_of_accelerate_are_no_obstacle(tmp_path: Path) -> None:
 
     components, plain = load(tmp_path / "t2v"), load(tmp_path / "t2v")
     cpu_offload(components.transformer, execution_device=torch.device("cpu"))
-    file = saved(tmp_path, as_original(factors(plain.transformer, *ORIGINAL)))
+    file = saved(tmp_path, as_original(factors(plain.transformer, "blocks.0.ffn.net.2")) | lycoris())
     before = output(plain.transformer)
     with applied(plain, [adapter(file, "high")]):
         want = output(plain.transformer)

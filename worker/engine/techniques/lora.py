@@ -2,8 +2,9 @@
 
 A file is judged whole before an expert is touched: every key must belong to a weight of the expert and fit it, or the
 request is refused with the first keys named. Pairs of factors go through PEFT's layers, which leave the weights as they
-are; for a whole difference (`.diff`) a changed parameter stands in for the old one. Nothing is merged: merging and
-taking out again does not give the same bits.
+are; around those that LoKr and LoHa change there is a layer of our own, because PEFT's compute the whole change for
+every call; for a whole difference (`.diff`) a changed parameter stands in for the old one. Nothing is merged: merging
+and taking out again does not give the same bits.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -25,7 +26,8 @@ from worker.engine.models.arrivals import LAYERS
 from worker.engine.models.components import Components
 from worker.engine.techniques.base import Adapter, Run, Technique
 from worker.weights.loras.content import Content, Contents, Pair
-from worker.weights.loras.keys import is_image_branch
+from worker.weights.loras.keys import form_not_read, is_image_branch
+from worker.weights.loras.lycoris import Product, WithProduct
 
 _NAMED_KEYS = 5
 _KEY_CHARACTERS = 100
@@ -36,22 +38,26 @@ contents = Contents()
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """One file that fits one expert: pairs by module, whole differences by parameter. `name` is the one PEFT knows."""
+    """One file that fits one expert: pairs and products by module, whole differences by parameter.
+
+    `name` is the one PEFT knows.
+    """
 
     name: str
     scale: float
     pairs: Mapping[str, Pair]
+    products: Mapping[str, Product]
     differences: Mapping[str, torch.Tensor]
     without_image_branch: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Original:
-    """A parameter that another one stands in for."""
+    """A parameter or a layer of `module` that another one stands in for."""
 
     module: torch.nn.Module
     name: str
-    parameter: torch.nn.Parameter
+    held: torch.nn.Parameter | torch.nn.Module
 
 
 @contextmanager
@@ -65,10 +71,12 @@ def applied(components: Components, adapters: Sequence[Adapter]) -> Iterator[tup
     read = [contents.of(adapter.file, adapter.path) for adapter in adapters]
     plan: list[tuple[WanTransformer3DModel, list[_Fit]]] = []
     notes: dict[str, None] = {}
-    for expert, numbers in _by_expert(components, adapters):
-        fits = [_fit(expert, read[number], adapters[number], f"lora_{number}") for number in numbers]
+    for expert, contents_by_number in _by_expert(components, adapters, read):
+        fits = [
+            _fit(expert, content, adapters[number], f"lora_{number}") for number, content in contents_by_number.items()
+        ]
         plan.append((expert, fits))
-        for number, fit in zip(numbers, fits, strict=True):
+        for number, fit in zip(contents_by_number, fits, strict=True):
             if fit.without_image_branch:
                 notes[f"{adapters[number].path}: its keys for Wan 2.1's image branch are left out, 2.2 has none"] = None
     with ExitStack() as stack:
@@ -80,20 +88,34 @@ def applied(components: Components, adapters: Sequence[Adapter]) -> Iterator[tup
         yield tuple(notes)
 
 
-def _by_expert(components: Components, adapters: Sequence[Adapter]) -> list[tuple[WanTransformer3DModel, list[int]]]:
-    """Each expert with the numbers of its adapters."""
+def _by_expert(
+    components: Components, adapters: Sequence[Adapter], read: Sequence[Content]
+) -> list[tuple[WanTransformer3DModel, dict[int, Content]]]:
+    """Each expert with what the files hold for it, by the numbers of its adapters."""
     if components.transformer_2 is None:
-        for adapter in adapters:
+        for adapter, content in zip(adapters, read, strict=True):
             if adapter.expert == "low":
                 raise Unsupported(
                     "this model has a single expert: send high or both",
                     path=f"{adapter.path.removesuffix('.source')}.expert",
                 )
-        return [(components.transformer, list(range(len(adapters))))]
-    return [
-        (components.transformer, [number for number, adapter in enumerate(adapters) if adapter.expert != "low"]),
-        (components.transformer_2, [number for number, adapter in enumerate(adapters) if adapter.expert != "high"]),
-    ]
+            if content.of_low is not None:
+                message = f"this LoRA is for two experts, and this model has a single one; {_ANOTHER_MODEL}"
+                raise Unsupported(message, path=adapter.path)
+        return [(components.transformer, dict(enumerate(read)))]
+    found: list[tuple[WanTransformer3DModel, dict[int, Content]]] = []
+    sides: tuple[tuple[WanTransformer3DModel, Literal["high", "low"]], ...]
+    sides = ((components.transformer, "high"), (components.transformer_2, "low"))
+    for expert, name in sides:
+        own = {number: read[number].of(name) for number, each in enumerate(adapters) if each.expert in (name, "both")}
+        empty = [number for number, content in own.items() if content.is_for_low_alone]
+        for number in empty:
+            if adapters[number].expert == "high":
+                message = "this LoRA holds the low-noise expert's part alone: send low or both"
+                raise Unsupported(message, path=f"{adapters[number].path.removesuffix('.source')}.expert")
+            del own[number]
+        found.append((expert, own))
+    return found
 
 
 def _fit(expert: WanTransformer3DModel, content: Content, adapter: Adapter, name: str) -> _Fit:
@@ -101,8 +123,15 @@ def _fit(expert: WanTransformer3DModel, content: Content, adapter: Adapter, name
     modules = dict(expert.named_modules())
     parameters = dict(expert.named_parameters())
     pairs: dict[str, Pair] = {}
+    products: dict[str, Product] = {}
     differences: dict[str, torch.Tensor] = {}
     lost = list(content.unused)
+    for key in lost:
+        if form := form_not_read(key):
+            message = (
+                f"this LoRA is a {form} ({_shown(key)}), which is not read here: send a LoRA, or a plain LoKr or LoHa"
+            )
+            raise Unsupported(message, path=adapter.path)
     for target, pair in content.pairs.items():
         module = modules.get(target)
         if isinstance(module, torch.nn.Linear | torch.nn.Conv3d):
@@ -110,6 +139,13 @@ def _fit(expert: WanTransformer3DModel, content: Content, adapter: Adapter, name
             pairs[target] = pair
         else:
             lost += pair.keys
+    for target, product in content.products.items():
+        module = modules.get(target)
+        if isinstance(module, torch.nn.Linear):
+            _check_shape(product.keys[0], product.shape, (module.out_features, module.in_features), adapter)
+            products[target] = product
+        else:
+            lost += product.keys
     for difference in content.differences:
         if not difference.changes:
             continue
@@ -127,9 +163,9 @@ def _fit(expert: WanTransformer3DModel, content: Content, adapter: Adapter, name
         else:
             lost.append(difference.key)
     gone = [key for key in lost if not is_image_branch(key)]
-    if gone or not (pairs or differences):
+    if gone or not (pairs or products or differences):
         raise _unmatched(gone or lost, content, adapter)
-    return _Fit(name, adapter.scale, pairs, differences, without_image_branch=bool(lost))
+    return _Fit(name, adapter.scale, pairs, products, differences, without_image_branch=bool(lost))
 
 
 def _unmatched(keys: Sequence[str], content: Content, adapter: Adapter) -> Unsupported:
@@ -175,15 +211,17 @@ def _attach(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: list
         _load(expert, fit)
     if loaded:
         expert.set_adapters([fit.name for fit in loaded], [fit.scale for fit in loaded])
+    _add_products(expert, fits, originals)
     reapply_group_offloading(expert)
 
 
 def _detach(expert: WanTransformer3DModel, originals: Sequence[_Original]) -> None:
+    for original in reversed(originals):
+        if isinstance(original.held, torch.nn.Parameter):
+            # The expert may have been moved since.
+            original.held.data = original.held.data.to(getattr(original.module, original.name).device)
+        setattr(original.module, original.name, original.held)
     expert.unload_lora()
-    for original in originals:
-        # The expert may have been moved since.
-        original.parameter.data = original.parameter.data.to(getattr(original.module, original.name).device)
-        setattr(original.module, original.name, original.parameter)
     if originals:
         reapply_group_offloading(expert)
 
@@ -202,6 +240,27 @@ def _add_differences(expert: WanTransformer3DModel, fits: Sequence[_Fit], origin
         originals.append(_Original(module, name, parameter))
         changed = (parameter.data.float() + total).to(parameter.dtype)
         setattr(module, name, torch.nn.Parameter(changed, requires_grad=False))
+
+
+def _add_products(expert: WanTransformer3DModel, fits: Sequence[_Fit], originals: list[_Original]) -> None:
+    """Around the layers as they are by now: PEFT would not know ours."""
+    for fit in fits:
+        for target, product in fit.products.items():
+            owner, _, name = target.rpartition(".")
+            module, layer = expert.get_submodule(owner), expert.get_submodule(target)
+            originals.append(_Original(module, name, layer))
+            scaled = replace(product, scale=product.scale * fit.scale)
+            setattr(module, name, WithProduct(layer, scaled, *_where(expert, layer)))
+
+
+def _where(expert: WanTransformer3DModel, layer: Any) -> tuple[torch.device, torch.dtype]:
+    """Where the factors beside a layer belong, and the type in which it computes."""
+    while hasattr(layer, "base_layer"):
+        layer = layer.base_layer
+    device, dtype = layer.weight.device, layer.weight.dtype
+    if device.type == "meta":  # sequential offload: the weight comes when it is needed
+        device = torch.device(layer._hf_hook.execution_device)
+    return device, dtype if dtype in _EXACT else expert.dtype
 
 
 def _load(expert: WanTransformer3DModel, fit: _Fit) -> None:
@@ -236,12 +295,7 @@ def _tensors(expert: WanTransformer3DModel, fit: _Fit) -> dict[str, torch.Tensor
     biased = any(pair.up_bias is not None for pair in fit.pairs.values())
     tensors: dict[str, torch.Tensor] = {}
     for target, pair in fit.pairs.items():
-        wrapped = expert.get_submodule(target)
-        base = getattr(wrapped, "base_layer", wrapped)
-        device = base.weight.device
-        if device.type == "meta":  # sequential offload: the weight comes when it is needed
-            device = torch.device(base._hf_hook.execution_device)
-        dtype = base.weight.dtype if base.weight.dtype in _EXACT else expert.dtype
+        device, dtype = _where(expert, expert.get_submodule(target))
         # copy: what is kept for the next job stays as it is, and on a CPU the bits of a product follow the alignment.
         tensors[f"{target}.lora_A.weight"] = pair.down.to(device, dtype, copy=True)
         tensors[f"{target}.lora_B.weight"] = pair.scaled_up(device, dtype)

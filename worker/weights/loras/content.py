@@ -1,4 +1,4 @@
-"""A LoRA file read into memory: pairs of factors and whole differences, by the name of what they change.
+"""A LoRA file read into memory: pairs of factors, LyCORIS' products and whole differences, by what they change.
 
 What was read is kept for the next job, up to a bound: the same LoRA is not read from a slow volume for every video.
 """
@@ -12,7 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 
 from worker.base.errors import InputFailed, InputInvalid
 from worker.weights.loras.header import check_safetensors
-from worker.weights.loras.keys import Part, place_of
+from worker.weights.loras.keys import Place, is_marker, place_of
+from worker.weights.loras.lycoris import Product, product_of
 
 # Both files of one distilled set for A14B in bf16 are 1.3 GB.
 KEPT_BYTES = 4_000_000_000
@@ -71,13 +72,26 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """`unused` holds the keys of no known form and those that lack their counterpart; `total`: of all keys."""
+    """`unused` holds the keys of no known form and those that lack their counterpart; `total`: of all of the file.
+
+    `of_low`: what the keys of the low-noise expert hold, where there are any. The rest is then the high-noise one's.
+    """
 
     pairs: Mapping[str, Pair]
+    products: Mapping[str, Product]
     differences: tuple[Difference, ...]
     unused: tuple[str, ...]
     total: int
     size_bytes: int
+    of_low: Content | None = None
+
+    def of(self, expert: Literal["high", "low"]) -> Content:
+        """What the file holds for an expert."""
+        return self.of_low if expert == "low" and self.of_low is not None else self
+
+    @property
+    def is_for_low_alone(self) -> bool:
+        return self.of_low is not None and not (self.pairs or self.products or self.differences or self.unused)
 
 
 class Contents:
@@ -113,13 +127,13 @@ class Contents:
 
 @dataclass(slots=True)
 class _Parts:
-    tensors: dict[Part, torch.Tensor] = field(default_factory=dict)
-    keys: dict[Part, str] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 def _read(file: Path, path: str) -> Content:
     # Again, though it was judged when it was fetched: it may have changed, or been fetched by an earlier version.
-    scaling = _Scaling.of(check_safetensors(file, path), path)
+    metadata = check_safetensors(file, path)
     try:
         # Not mapped into memory: over a network volume that is slow, and a file changed in place would end the process.
         # Sorted: the library's order is another one every time, and errors name the first keys.
@@ -128,29 +142,48 @@ def _read(file: Path, path: str) -> Content:
         raise InputInvalid(
             "a damaged safetensors file: send the LoRA as a whole .safetensors file", path=path
         ) from failure
+    tensors = {key: tensor for key, tensor in tensors.items() if not is_marker(key)}
     _check_numbers(tensors, path)
-    places: defaultdict[str, _Parts] = defaultdict(_Parts)
+    places = {key: place_of(key) for key in tensors}
+    low = {key: place for key, place in places.items() if place is not None and place.low}
+    content = _content({key: place for key, place in places.items() if key not in low}, tensors, metadata, path)
+    if not low:
+        return content
+    of_low = _content(low, tensors, metadata, path)
+    return replace(content, of_low=of_low, size_bytes=content.size_bytes + of_low.size_bytes)
+
+
+def _content(
+    places: Mapping[str, Place | None], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: str
+) -> Content:
+    """What the keys of one expert hold."""
+    scaling = _Scaling.of(metadata, any(place is not None and place.low for place in places.values()), path)
+    found: defaultdict[str, _Parts] = defaultdict(_Parts)
     unused: list[str] = []
-    for key, tensor in tensors.items():
-        place = place_of(key)
-        if place is None or place.part in places[place.target].tensors:
+    for key, place in places.items():
+        if place is None or place.part in found[place.target].tensors:
             unused.append(key)
         else:
-            places[place.target].tensors[place.part] = tensor
-            places[place.target].keys[place.part] = key
+            found[place.target].tensors[place.part] = tensors[key]
+            found[place.target].keys[place.part] = key
     pairs: dict[str, Pair] = {}
+    products: dict[str, Product] = {}
     differences: list[Difference] = []
-    for target, parts in places.items():
-        if "down" in parts.tensors and "up" in parts.tensors:
+    for target, parts in found.items():
+        used = {"diff", "diff_b"}
+        if {"down", "up"} <= parts.tensors.keys():
             pairs[target] = _pair(target, parts, scaling, path)
-        else:
-            unused += [key for part, key in parts.keys.items() if part not in ("diff", "diff_b")]
+            used |= {"down", "up", "up_bias", "alpha", "down_scale", "up_scale"}
+        elif product := product_of(parts.tensors, parts.keys, path):
+            products[target] = replace(product, scale=_alpha_over(product.rank, parts, path))
+            used |= {"alpha", *(part for part, key in parts.keys.items() if key in product.keys)}
+        unused += [key for part, key in parts.keys.items() if part not in used]
         for part, of_bias in (("diff", False), ("diff_b", True)):
             if part in parts.tensors:
                 tensor = parts.tensors[part]
                 differences.append(Difference(target, of_bias, tensor, bool(tensor.float().any()), parts.keys[part]))
-    size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    return Content(pairs, tuple(differences), tuple(unused), len(tensors), size_bytes)
+    size_bytes = sum(tensors[key].nbytes for key in places)
+    return Content(pairs, products, tuple(differences), tuple(unused), len(tensors), size_bytes)
 
 
 def _check_numbers(tensors: Mapping[str, torch.Tensor], path: str) -> None:
@@ -167,16 +200,33 @@ def _pair(target: str, parts: _Parts, scaling: _Scaling, path: str) -> Pair:
     down, up = parts.tensors["down"], parts.tensors["up"]
     if min(down.ndim, up.ndim) < 2 or down.shape[0] == 0 or up.shape[1] != down.shape[0]:
         raise InputInvalid(f"the factors {parts.keys['down'][:100]} and its counterpart do not fit together", path=path)
-    alpha = parts.tensors.get("alpha")
-    if alpha is not None and alpha.numel() != 1:
-        raise InputInvalid(f"the tensor {parts.keys['alpha'][:100]} must be a single number", path=path)
-    scale = scaling.of_pair(target, down.shape[0]) if alpha is None else float(alpha) / down.shape[0]
-    if not abs(scale) <= _MAX_SCALE:
-        raise InputInvalid(
-            f"the alpha of {parts.keys['down'][:100]} is {scale:g} times its rank: send a LoRA", path=path
-        )
+    rank = down.shape[0]
+    scale = _alpha_over(rank, parts, path) if "alpha" in parts.tensors else scaling.of_pair(target, rank)
+    for part in ("down_scale", "up_scale"):
+        scale *= _single(part, parts, path) if part in parts.tensors else 1.0
     keys = tuple(parts.keys[part] for part in ("down", "up", "up_bias") if part in parts.keys)
-    return Pair(down, up, parts.tensors.get("up_bias"), scale, keys)
+    return Pair(down, up, parts.tensors.get("up_bias"), _checked(scale, keys[0], path), keys)
+
+
+def _alpha_over(rank: int | None, parts: _Parts, path: str) -> float:
+    """alpha / rank; 1 where one of the two does not exist."""
+    if "alpha" not in parts.tensors:
+        return 1.0
+    alpha = _single("alpha", parts, path)
+    return 1.0 if rank is None else _checked(alpha / rank, parts.keys["alpha"], path)
+
+
+def _single(part: str, parts: _Parts, path: str) -> float:
+    tensor = parts.tensors[part]
+    if tensor.numel() != 1:
+        raise InputInvalid(f"the tensor {parts.keys[part][:100]} must be a single number", path=path)
+    return float(tensor)
+
+
+def _checked(scale: float, key: str, path: str) -> float:
+    if not abs(scale) <= _MAX_SCALE:
+        raise InputInvalid(f"the alpha of {key[:100]} is {scale:g} times its rank: send a LoRA", path=path)
+    return scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +238,13 @@ class _Scaling:
     by_root: bool = False
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str], path: str) -> _Scaling:
+    def of(cls, metadata: Mapping[str, str], low: bool, path: str) -> _Scaling:
         written = metadata.get("lora_adapter_metadata")
         if written is None:
             return cls()
         try:
-            config: dict[str, Any] = {
-                key.removeprefix("transformer."): value for key, value in json.loads(written).items()
-            }
+            prefix = "transformer_2." if low else "transformer."
+            config: dict[str, Any] = {key.removeprefix(prefix): value for key, value in json.loads(written).items()}
             alpha = config.get("lora_alpha")
             alphas = {name.lstrip("^"): _number(value) for name, value in (config.get("alpha_pattern") or {}).items()}
             return cls(None if alpha is None else _number(alpha), alphas, config.get("use_rslora") is True)

@@ -1,34 +1,39 @@
 """The keys of LoRA files for Wan, as names of Diffusers' Wan transformer. Pure text: no tensor is touched.
 
-Understood, with any of the usual prefixes:
+Understood, with any of the usual prefixes, also several of them:
 
     transformer.blocks.0.attn1.to_q.lora_A.weight                 Diffusers, PEFT
     diffusion_model.blocks.0.self_attn.q.lora_down.weight         Wan's own names: lightx2v, ComfyUI, ai-toolkit
-    lora_unet_blocks_0_self_attn_q.lora_down.weight               musubi-tuner
+    lora_unet_blocks_0_self_attn_q.lora_down.weight               musubi-tuner; with two underscores VideoX-Fun
+    lycoris_blocks_0_attn1_to_q.lokr_w1                           LyCORIS, on names of either kind
 
-Beside the two factors: `.alpha`; `.diff` and `.diff_b`, whole differences of a weight and of a bias; `.diff_m`, that of
-a block's modulation. Diffusers has converters of its own, which drop keys without a word and fail on a LoRA of some
-layers only; tests/unit/weights/test_lora_keys.py holds that both give the same names.
+`transformer_2` among the prefixes is the low-noise expert. Beside the two factors: `.alpha`; `.scale_weight`, by which
+a factor in fp8 is multiplied; `.diff` and `.diff_b`, whole differences of a weight and of a bias (`.w_norm` and
+`.b_norm` in LyCORIS); `.diff_m`, that of a block's modulation. Diffusers has converters of its own, which drop keys
+without a word and fail on a LoRA of some layers only; tests/unit/weights/test_lora_keys.py holds that both give the
+same names. docs/lora-formats.md lists who writes what.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-Part = Literal["down", "up", "up_bias", "alpha", "diff", "diff_b"]
-
-_PREFIX = re.compile(r"(?:transformer|diffusion_model|model\.diffusion_model|base_model\.model|pipe\.dit)\.")
-_MUSUBI = "lora_unet_"
-_SUFFIXES: tuple[tuple[re.Pattern[str], Part], ...] = (
-    (re.compile(r"\.(?:lora_A|lora_down|lora\.down)(?:\.default)?\.weight"), "down"),
-    (re.compile(r"\.(?:lora_B|lora_up|lora\.up)(?:\.default)?\.weight"), "up"),
-    (re.compile(r"\.lora_B(?:\.default)?\.bias"), "up_bias"),
-    (re.compile(r"\.alpha"), "alpha"),
-    (re.compile(r"\.diff"), "diff"),
-    (re.compile(r"\.diff_b"), "diff_b"),
+_PREFIXES = re.compile(r"(?:(?:transformer(?:_[12])?|diffusion_model|model|base_model|pipe\.dit)\.)+")
+_UNDERSCORES = re.compile(r"(?:lora_unet|lycoris)_+(?:transformer_(?P<expert>[12])_)?")
+_NAME = r"(?:\.\w+)?"  # PEFT's name of the adapter, such as default_0
+_DOWN, _UP = rf"(?:lora_A|lora_down|lora\.down){_NAME}", rf"(?:lora_B|lora_up|lora\.up){_NAME}"
+# The name of the group is the part; of LyCORIS' factors the part is their own name.
+_SUFFIX = re.compile(
+    rf"\.(?:(?P<down>{_DOWN}\.weight)|(?P<up>{_UP}\.weight)|(?P<up_bias>lora_B{_NAME}\.bias)|(?P<alpha>alpha)"
+    rf"|(?P<down_scale>{_DOWN}\.scale_weight)|(?P<up_scale>{_UP}\.scale_weight)|(?P<diff>diff|w_norm)"
+    r"|(?P<diff_b>diff_b|b_norm)|(?P<factor>lokr_w[12](?:_[ab])?|hada_w[12]_[ab]))\Z"
 )
+_NOT_READ = {
+    "DoRA": re.compile(r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)*)\Z"),
+    "LoKr or LoHa in Tucker form": re.compile(r"\.(?:lokr|hada)_t[12]\Z"),
+    "OFT": re.compile(r"\.oft_\w+(?:\.\w+)*\Z"),
+}
 _ATTENTIONS = {"self_attn": "attn1", "cross_attn": "attn2"}
 _PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "k_img": "add_k_proj", "v_img": "add_v_proj"}
 _NORMS = {"norm_q": "norm_q", "norm_k": "norm_k"}
@@ -56,7 +61,8 @@ _OUTSIDE = {
     "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
     "patch_embedding": "patch_embedding",
 }
-_UNDERSCORED = {name.replace(".", "_"): name for name in (*_IN_BLOCK, *_OUTSIDE)}
+# Of Wan's own names and of those of Diffusers.
+_UNDERSCORED = {name.replace(".", "_"): name for names in (_IN_BLOCK, _OUTSIDE) for name in (*names, *names.values())}
 _BLOCK = re.compile(r"blocks[._](?P<number>\d+)[._](?P<inner>.+)")
 _IMAGE_BRANCH = re.compile(
     r"(?:cross_attn[._](?:k_img|v_img|norm_k_img)|img_emb[._]|attn2\.(?:add_[kv]_proj|norm_added_k))"
@@ -65,22 +71,38 @@ _IMAGE_BRANCH = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`target` is the dotted name of a module, or of a parameter that is no module's weight (`scale_shift_table`)."""
+    """Where a tensor belongs.
+
+    `target` is the dotted name of a module, or of a parameter that is no module's weight (`scale_shift_table`). `part`:
+    `down`, `up`, `up_bias`, `alpha`, `down_scale`, `up_scale`, `diff`, `diff_b`, or LyCORIS' name of a factor. `low`:
+    the key says that it is the low-noise expert's.
+    """
 
     target: str
-    part: Part
+    part: str
+    low: bool = False
 
 
 def place_of(key: str) -> Place | None:
     """Where a tensor of a LoRA file belongs, or None for a key of no known form. The place need not exist."""
-    name = key[found.end() :] if (found := _PREFIX.match(key)) else key
+    prefix = found[0] if (found := _PREFIXES.match(key)) else ""
+    name = key[len(prefix) :]
     if name.endswith(".diff_m"):
         name = name.removesuffix(".diff_m") + ".modulation.diff"
-    for suffix, part in _SUFFIXES:
-        for end in suffix.finditer(name):
-            if end.end() == len(name):
-                return Place(_target(name[: end.start()]), part)
-    return None
+    suffix = _SUFFIX.search(name)
+    if suffix is None or suffix.lastgroup is None:
+        return None
+    name = name[: suffix.start()]
+    low = "transformer_2." in prefix
+    if underscores := _UNDERSCORES.match(name):
+        name, low = _dotted(name[underscores.end() :]), low or underscores["expert"] == "2"
+    part = suffix["factor"] or suffix.lastgroup
+    return Place(_target(name), part, low)
+
+
+def is_marker(key: str) -> bool:
+    """Whether a key says only that a file is in ComfyUI's scaled fp8."""
+    return key.rpartition(".")[2] == "scaled_fp8"
 
 
 def is_image_branch(key: str) -> bool:
@@ -88,13 +110,19 @@ def is_image_branch(key: str) -> bool:
     return _IMAGE_BRANCH.search(key) is not None
 
 
+def form_not_read(key: str) -> str | None:
+    """The name of the form that a key belongs to, where it is one that this worker does not read."""
+    return next((form for form, pattern in _NOT_READ.items() if pattern.search(key)), None)
+
+
+def _dotted(name: str) -> str:
+    """`blocks.0.self_attn.q` of `blocks_0_self_attn_q`."""
+    if block := _BLOCK.fullmatch(name):
+        return f"blocks.{block['number']}.{_UNDERSCORED.get(block['inner'], block['inner'])}"
+    return _UNDERSCORED.get(name, name)
+
+
 def _target(name: str) -> str:
-    if name.startswith(_MUSUBI):
-        name = name.removeprefix(_MUSUBI)
-        block = _BLOCK.fullmatch(name)
-        inner = block["inner"] if block else name
-        dotted = _UNDERSCORED.get(inner, inner)
-        name = f"blocks.{block['number']}.{dotted}" if block else dotted
     if block := _BLOCK.fullmatch(name):
         return f"blocks.{block['number']}.{_IN_BLOCK.get(block['inner'], block['inner'])}"
     return _OUTSIDE.get(name, name)
