@@ -1,7 +1,7 @@
-"""Strangers' pictures and videos in, MP4 and poster out. Every decoder of foreign bytes is a bounded child process."""
+"""Strangers' pictures and videos in, video files and posters out. Each decoder of foreign bytes is a bounded child."""
 
 from worker.media.encode import VideoFile
 from worker.media.formats import FORMATS, Format
-from worker.media.inputs import fit, load_image, load_video, size_for
+from worker.media.inputs import fetch_video, fit, load_image, size_for
 
-__all__ = ["FORMATS", "Format", "VideoFile", "fit", "load_image", "load_video", "size_for"]
+__all__ = ["FORMATS", "Format", "VideoFile", "fetch_video", "fit", "load_image", "size_for"]

@@ -6,8 +6,15 @@ file that it cannot read, that kills it or that takes too long is an InputInvali
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import imageio_ffmpeg
 from PIL import Image
@@ -17,40 +24,145 @@ from worker.media import sandbox
 
 BOUNDS = sandbox.Bounds(memory_bytes=2_000_000_000, cpu_s=300, file_bytes=0, wall_s=120.0)
 MAX_SOURCE_PIXELS = 4096 * 2304
+HD_LINES = 720
+MAX_REPORT_BYTES = 10_000_000
 FORMATS = "mov,mp4,matroska,webm"
 THREADS = 2
 _REMEDY = "send an MP4 (H.264) or WebM file"
+_UNREADABLE = f"not a video that can be decoded: {_REMEDY} of at most 4096x2304"
+_FRAME = re.compile(r"^\[Parsed_showinfo\S* @ \S+\] n: .* sar:(\d+)/(\d+) s:(\d+)x(\d+) ", re.MULTILINE)
+_COLOURS = re.compile(
+    r"^\[Parsed_showinfo\S* @ \S+\] color_range:\S+ color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)",
+    re.MULTILINE,
+)
+_UNTAGGED = ("unknown", "reserved")
+_HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
+# BT.2408: white of graphics and skin in daylight stand at and below 203 cd/m2. That becomes the white of BT.709, and
+# what is brighter is clipped with its hue kept; a curve that spares highlights would darken everything else.
+_TONE_MAP = (
+    "zscale=transfer=linear:npl=203,format=gbrpf32le,zscale=primaries=bt709,tonemap=tonemap=clip,"
+    "zscale=transfer=bt709:matrix=gbr:range=full,"
+)
 
 
-def decode(
-    file: Path,
-    *,
-    path: str,
-    fps: int,
-    width: int,
-    height: int,
-    max_frames: int,
-    stop: threading.Event | None = None,
-    bounds: sandbox.Bounds = BOUNDS,
-) -> list[Image.Image]:
-    """1 to `max_frames` RGB frames of the video in `file`, resampled to `fps`, centre-cropped and scaled to the frame.
+@dataclass(frozen=True, slots=True)
+class SourceVideo:
+    """A video file whose first frame can be decoded. `path` names the field in errors.
 
-    The aspect ratio is kept; rotation metadata is applied. `path` names the field in errors. Raises InputInvalid,
-    Cancelled.
+    `size` is the width and height of a frame as it is shown: upright, in square pixels. `colours` are ffmpeg filters
+    that name the colours of a file that does not; `is_hdr` is true of PQ and HLG.
     """
-    command = _command(file, _demuxer(file, path), fps=fps, width=width, height=height, max_frames=max_frames)
-    with sandbox.running(command, bounds, folder=file.parent, stop=stop) as child:
+
+    file: Path
+    path: str
+    size: tuple[int, int]
+    colours: str
+    is_hdr: bool
+
+    def frames(
+        self,
+        *,
+        fps: int,
+        width: int,
+        height: int,
+        max_frames: int,
+        stop: threading.Event | None = None,
+        bounds: sandbox.Bounds = BOUNDS,
+    ) -> list[Image.Image]:
+        """1 to `max_frames` RGB frames, resampled to `fps`, centre-cropped and scaled to `width` x `height`.
+
+        The first is the first of the file. Interlaced frames are deinterlaced, rotation and the aspect ratio of pixels
+        are applied, HDR is tone-mapped to BT.709. Raises InputInvalid, Cancelled.
+        """
+        command = _command(
+            self.file,
+            self.path,
+            self._filters(fps, width, height, max_frames),
+            *("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
+        )
+        with _ffmpeg(command, self.file, self.path, bounds, stop) as child:
+            blocks = child.blocks(width * height * 3)
+            frames = [Image.frombytes("RGB", (width, height), bytes(pixels)) for pixels in blocks]
+            finished = child.ended_well()
+        if not finished or not frames:
+            raise InputInvalid(_UNREADABLE, path=self.path)
+        return frames
+
+    def _filters(self, fps: int, width: int, height: int, max_frames: int) -> str:
+        # Surplus frames are dropped before the costly filters, and missing ones repeated behind them: the copies of a
+        # frame that stands for 30 s share its memory, and `trim` ends the file as soon as there are enough.
+        slot, previous = (rf"floor({time}*{fps}+0.5)" for time in ("t", "prev_selected_t"))
+        # Crop before scaling: a strip of 16 by 8000 pixels scaled to cover the frame would fill gigabytes.
+        return (
+            f"{self.colours}bwdif=mode=send_frame:deint=interlaced,"
+            f"select='isnan(prev_selected_t)+gt({slot},{previous})',"
+            f"crop=w='min(iw,ih*{width}/{height}/sar)':h='min(ih,iw*sar*{height}/{width})',"
+            f"scale={width}:{height}:flags=lanczos,{_TONE_MAP if self.is_hdr else ''}"
+            f"format=rgb24,fps={fps},trim=end_frame={max_frames}"
+        )
+
+
+def open_video(
+    file: Path, *, path: str, stop: threading.Event | None = None, bounds: sandbox.Bounds = BOUNDS
+) -> SourceVideo:
+    """Decode the first frame of the video in `file`, and say what it is. Raises InputInvalid, Cancelled."""
+    # ffmpeg turns the frame upright before the filters; side data may hold any amount of text.
+    command = _command(
+        file, path, "sidedata=mode=delete,showinfo", "-frames:v", "1", "-f", "null", "-", loglevel="info"
+    )
+    bounds = replace(bounds, file_bytes=MAX_REPORT_BYTES)
+    with tempfile.TemporaryFile() as log:
+        with _ffmpeg(command, file, path, bounds, stop, stderr=log) as child:
+            child.wait()
+        log.seek(0)
+        report = log.read().decode("utf-8", "replace")
+    frame, colours = _FRAME.search(report), _COLOURS.search(report)
+    if frame is None or colours is None:
+        raise InputInvalid(_UNREADABLE, path=path)
+    numerator, denominator, width, height = map(int, frame.groups())
+    aspect = numerator / denominator if numerator and denominator else 1.0
+    size = (max(1, round(width * aspect)), height)
+    is_hdr = colours[3] in _HDR_TRANSFERS
+    return SourceVideo(file, path, size, _named_colours(size, colours[1], colours[2], is_hdr), is_hdr)
+
+
+def _named_colours(size: tuple[int, int], matrix: str, primaries: str, is_hdr: bool) -> str:
+    """The filter that names what the file leaves open, as players assume it: BT.709 from HD_LINES on, BT.601 below."""
+    assumed = []
+    if matrix in _UNTAGGED:
+        of_size = "bt709" if size[1] >= HD_LINES else "smpte170m"
+        assumed.append(f"colorspace={'bt2020nc' if is_hdr else of_size}")
+    if is_hdr and primaries in _UNTAGGED:
+        assumed.append("color_primaries=bt2020")
+    return f"setparams={':'.join(assumed)}," if assumed else ""
+
+
+@contextmanager
+def _ffmpeg(
+    command: list[str],
+    file: Path,
+    path: str,
+    bounds: sandbox.Bounds,
+    stop: threading.Event | None,
+    stderr: IO[bytes] | int = subprocess.DEVNULL,
+) -> Iterator[sandbox.Child]:
+    with sandbox.running(command, bounds, stderr=stderr, folder=file.parent, stop=stop) as child:
         try:
-            frames = [
-                Image.frombytes("RGB", (width, height), bytes(pixels)) for pixels in child.blocks(width * height * 3)
-            ]
+            yield child
         except sandbox.TooSlow:
             message = "the video takes too long to decode: send a shorter or smaller one"
             raise InputInvalid(message, path=path) from None
-        finished = child.ended_well()
-    if not finished or not frames:
-        raise InputInvalid(f"not a video that can be decoded: {_REMEDY} of at most 4096x2304", path=path)
-    return frames
+
+
+def _command(file: Path, path: str, filters: str, *output: str, loglevel: str = "quiet") -> list[str]:
+    return [
+        *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", loglevel),
+        *("-filter_threads", "1", "-threads", str(THREADS)),
+        *("-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-max_pixels", str(MAX_SOURCE_PIXELS)),
+        *("-f", _demuxer(file, path), "-i", f"file:{file}"),
+        # V, unlike v, passes over cover pictures.
+        *("-map", "0:V:0", "-vf", filters, *output),
+    ]
 
 
 def _demuxer(file: Path, path: str) -> str:
@@ -61,20 +173,3 @@ def _demuxer(file: Path, path: str) -> str:
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"
     raise InputInvalid(f"not a video in a supported format: {_REMEDY}", path=path)
-
-
-def _command(file: Path, demuxer: str, *, fps: int, width: int, height: int, max_frames: int) -> list[str]:
-    # Crop before scaling: a strip of 16 by 8000 pixels scaled to cover the frame would fill gigabytes.
-    filters = (
-        f"fps={fps},crop=w='min(iw,ih*{width}/{height})':h='min(ih,iw*{height}/{width})',"
-        f"scale={width}:{height}:flags=lanczos"
-    )
-    guards = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-max_pixels", str(MAX_SOURCE_PIXELS)]
-    return [
-        *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "quiet"),
-        *("-filter_threads", "1", "-threads", str(THREADS)),
-        *(*guards, "-f", demuxer, "-i", f"file:{file}"),
-        # V, unlike v, passes over cover pictures.
-        *("-map", "0:V:0", "-vf", filters, "-frames:v", str(max_frames)),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
-    ]

@@ -13,6 +13,8 @@ import re
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -78,27 +80,18 @@ def size_for(
     return width // stride * stride, height // stride * stride
 
 
-def load_video(
-    source: str,
-    *,
-    opener: Opener,
-    path: str,
-    fps: int,
-    width: int,
-    height: int,
-    max_frames: int,
-    stop: threading.Event | None = None,
-) -> list[Image.Image]:
-    """1 to `max_frames` RGB frames of the MP4 or WebM file behind an http(s) URL.
+@contextmanager
+def fetch_video(
+    source: str, *, opener: Opener, path: str, stop: threading.Event | None = None
+) -> Iterator[decode_video.SourceVideo]:
+    """The MP4 or WebM file behind an http(s) URL, whose size is known and whose frames can be decoded inside the block.
 
-    Resampled to `fps`, scaled and centre-cropped to `width` x `height`. Raises what `load_image` raises.
+    Raises what `load_image` raises.
     """
     with scratch.folder("reference") as folder:
         file = folder / "source"
         opener.download(source, file, limits=VIDEO_LIMITS, path=path, stop=stop)
-        return decode_video.decode(
-            file, path=path, fps=fps, width=width, height=height, max_frames=max_frames, stop=stop
-        )
+        yield decode_video.open_video(file, path=path, stop=stop)
 
 
 def _clamped(value: int, lowest: int, highest: int) -> int:

@@ -107,6 +107,7 @@ def running(
     *,
     stdin: IO[bytes] | int = subprocess.DEVNULL,
     stdout: IO[bytes] | int = subprocess.PIPE,
+    stderr: IO[bytes] | int = subprocess.DEVNULL,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     stop: threading.Event | None = None,
@@ -121,7 +122,7 @@ def running(
         [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(str, (os.getpid(), *limits)), *command],
         stdin=stdin,
         stdout=stdout,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         env={} if environment is None else environment,
         cwd=folder,
     ) as process:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import subprocess
 import threading
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.kits.loopback import Server, answering, response, takes_at_most
+from tests.kits.loopback import Server, answering, response
 from worker.base.errors import Cancelled, InputBlocked, InputFailed, InputInvalid, InvalidRequest
-from worker.media import decode_image, decode_video, inputs
+from worker.media import decode_image, inputs
 from worker.net import Opener
 
 PATH = "job_request_params[0].reference_image_url"
@@ -378,127 +378,19 @@ def test_size_for_without_a_solution_is_an_error() -> None:
         inputs.size_for((5, 4), area=256 * 256 - 1, stride=16)
 
 
-def clip(folder: Path, name: str, *options: str, size: str = "64x48", seconds: float = 1, rate: int = 30) -> bytes:
-    file = folder / name
-    source = f"testsrc2=s={size}:r={rate}:d={seconds}"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *options, str(file)]
-    subprocess.run(command, check=True)
-    return file.read_bytes()
-
-
-def load_video(body: bytes, **asked: int) -> list[Image.Image]:
-    with Server(answering(response(body))) as server:
-        options = {"fps": 16, "width": 64, "height": 48, "max_frames": 81, **asked}
-        return inputs.load_video(server.url("/clip.mp4"), opener=OPENER, path=PATH, **options)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("a.mp4", ("-pix_fmt", "yuv420p")), ("a.webm", ("-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p"))],
-)
-def test_a_video_is_resampled_scaled_and_cropped(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
-    body = clip(tmp_path, name, *options)
-    frames = load_video(body, width=96, height=32)
-    assert len(frames) == 16
-    assert {frame.size for frame in frames} == {(96, 32)}
-    assert {frame.mode for frame in frames} == {"RGB"}
-
-
-def test_a_video_gives_at_most_the_frames_asked_for(tmp_path: Path) -> None:
-    body = clip(tmp_path, "a.mp4", "-pix_fmt", "yuv420p")
-    assert len(load_video(body, max_frames=5)) == 5
-    assert len(load_video(body, max_frames=16)) == 16
-    assert len(load_video(body, max_frames=17)) == 16
-
-
-def test_the_frames_are_those_of_the_video(tmp_path: Path) -> None:
-    """Green, red, blue, green: a crop to the middle keeps the red and the blue, a stretched picture all four."""
-    image = Image.new("RGB", (144, 48), GREEN)
-    image.paste(RED, (48, 0, 72, 48))
-    image.paste(BLUE, (72, 0, 96, 48))
-    still = tmp_path / "still.png"
-    image.save(still)
-    file = tmp_path / "still.mp4"
-    encoder = (imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-loop", "1", "-i", str(still), "-t", "0.5", "-r", "8")
-    subprocess.run([*encoder, "-pix_fmt", "yuv444p", str(file)], check=True)
-    frames = load_video(file.read_bytes(), width=48, height=48, fps=8)
-    assert len(frames) == 4
-    assert near(frames[0], (4, 24), RED, 30)
-    assert near(frames[0], (43, 24), BLUE, 30)
-
-
-def test_a_video_with_an_extreme_aspect_ratio_is_not_blown_up(tmp_path: Path) -> None:
-    body = clip(tmp_path, "strip.mp4", "-pix_fmt", "yuv420p", size="16x2000", seconds=0.2)
-    assert {frame.size for frame in load_video(body, width=832, height=480)} == {(832, 480)}
-
-
-def test_the_frame_size_of_a_video_is_capped(tmp_path: Path) -> None:
-    for size, accepted in (("4096x2304", True), ("4112x2304", False)):
-        body = clip(tmp_path, "big.mp4", "-pix_fmt", "yuv420p", "-preset", "ultrafast", size=size, seconds=0.04)
-        if accepted:
-            assert len(load_video(body)) >= 1
-        else:
-            with pytest.raises(InputInvalid, match="4096x2304"):
-                load_video(body)
-
-
-def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "tone.mp4"
-    subprocess.run(
-        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine", "-t", "1", str(file)], check=True
-    )
-    with pytest.raises(InputInvalid):
-        load_video(file.read_bytes())
-
-
-def test_other_containers_are_refused(tmp_path: Path) -> None:
-    for name in ("a.avi", "a.ts", "a.flv", "a.gif"):
-        with pytest.raises(InputInvalid, match="MP4"):
-            load_video(clip(tmp_path, name))
-
-
-@pytest.mark.parametrize(
-    "playlist",
-    [
-        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
-        "ffconcat version 1.0\nfile {target}\n",
-        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 5004 RTP/AVP 96\na=control:{target}\n",
-        "<?xml version='1.0'?><MPD><BaseURL>{target}</BaseURL></MPD>",
-    ],
-)
-@pytest.mark.parametrize("lead", ["", "\x00\x00\x00\x14ftypisom", "\x1a\x45\xdf\xa3"])
-def test_a_playlist_is_refused_and_opens_nothing(playlist: str, lead: str) -> None:
-    with Server(answering(response(b"inner"))) as inner:
-        for target in (inner.url("/inner.ts"), "file:///etc/passwd"):
-            with pytest.raises(InputInvalid):
-                load_video(lead.encode("latin-1") + playlist.format(target=target).encode())
-        assert inner.requests == []
-
-
-def test_a_video_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
-    file = tmp_path / "long.mp4"
-    clip(tmp_path, file.name, "-pix_fmt", "yuv420p", "-preset", "ultrafast", size="1280x720", seconds=8)
-    bounds = replace(decode_video.BOUNDS, wall_s=0.3)
-    with takes_at_most(20.0), pytest.raises(InputInvalid, match="too long"):
-        decode_video.decode(file, path=PATH, fps=60, width=1920, height=1080, max_frames=9999, bounds=bounds)
-
-
-def test_a_stop_ends_the_decoding_of_a_video(tmp_path: Path) -> None:
-    stop = threading.Event()
-    stop.set()
-    file = tmp_path / "clip.mp4"
-    clip(tmp_path, file.name, "-pix_fmt", "yuv420p")
-    with pytest.raises(Cancelled):
-        decode_video.decode(file, path=PATH, fps=16, width=64, height=48, max_frames=9, stop=stop)
-
-
-def test_no_temporary_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = clip(tmp_path, "a.mp4", "-pix_fmt", "yuv420p")
-    scratch = tmp_path / "scratch"
+def test_a_video_is_fetched_and_nothing_of_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, scratch = tmp_path / "a.mp4", tmp_path / "scratch"
+    source = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=16:d=0.5", "-pix_fmt", "yuv420p")
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *source, str(file)], check=True)
     scratch.mkdir()
     monkeypatch.setattr(inputs.tempfile, "tempdir", str(scratch))
-    load_video(body)
+    for body in (file.read_bytes(), b"not a video"):
+        with Server(answering(response(body))) as server, contextlib.ExitStack() as block:
+            if body == b"not a video":
+                block.enter_context(pytest.raises(InputInvalid))
+            with inputs.fetch_video(server.url("/clip.mp4"), opener=OPENER, path=PATH) as video:
+                assert video.size == (64, 48)
+                assert len(video.frames(fps=16, width=64, height=48, max_frames=81)) == 8
+            assert len(server.requests) == 1
     load(saved(quarters()))
-    with pytest.raises(InputInvalid):
-        load_video(b"not a video")
     assert list(scratch.iterdir()) == []
