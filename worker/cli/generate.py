@@ -109,7 +109,7 @@ def _generate(
         worker = start.build_worker(settings)
     try:
         spec = choose(worker.engine.catalogue, video)
-        video, notes = overview.settled(video, spec, opener=worker.opener)
+        video, notes = overview.settled(video, spec, opener=worker.opener, max_pixels=settings.max_pixels)
         made = worker.engine.video(video)
         seen = overview.of_plan(video, made.spec, worker.engine.planner.gpu, made.plan, settings, notes)
         if not chosen.json:

@@ -125,20 +125,31 @@ def duration(span: Span) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f} {name}"
 
 
-def settled(video: VideoRequest, spec: ModelSpec, *, opener: Opener) -> tuple[VideoRequest, tuple[str, ...]]:
+def settled(
+    video: VideoRequest, spec: ModelSpec, *, opener: Opener, max_pixels: int
+) -> tuple[VideoRequest, tuple[str, ...]]:
     """The request with the size that it will have, and what is to be said about that.
 
-    An image of this machine is decoded for it; one behind a URL is not fetched. Raises what `load_image` raises.
+    An image of this machine is decoded for it; a source behind a URL is not fetched. Raises what `load_image` raises.
     """
     if video.width is not None and video.height is not None:
         return video, ()
     source = video.reference_image_url
-    if source is None or source[:5].lower() != "data:":
-        note = f"the size follows the image; the estimate is for {DEFAULT_WIDTH}x{DEFAULT_HEIGHT}"
-        return replace(video, width=DEFAULT_WIDTH, height=DEFAULT_HEIGHT), (note,)
-    image = inputs.load_image(source, opener=opener, path=video.at("reference_image_url"))
-    width, height = inputs.size_for(image.size, area=DEFAULT_WIDTH * DEFAULT_HEIGHT, stride=spec.size_stride)
-    return replace(video, width=width, height=height), ()
+    is_here = source is not None and source[:5].lower() == "data:"
+    followed = (DEFAULT_WIDTH, DEFAULT_HEIGHT)
+    if source is not None and is_here:
+        followed = inputs.load_image(source, opener=opener, path=video.at("reference_image_url")).size
+    width, height = inputs.size_for(
+        followed,
+        area=video.area,
+        stride=spec.size_stride,
+        width=video.width,
+        height=video.height,
+        max_pixels=max_pixels,
+    )
+    kind = "video" if source is None else "image"
+    note = f"the size follows the {kind}; the estimate is for {width}x{height}"
+    return replace(video, width=width, height=height), () if is_here else (note,)
 
 
 def of_plan(
@@ -164,7 +175,7 @@ def dry(video: VideoRequest, settings: Settings, chosen: Gpu | None) -> Overview
     """
     gpu = _here() if chosen is None else chosen
     spec = choose(CATALOGUE, video)
-    video, notes = settled(video, spec, opener=Opener(settings.private_url_allowlist))
+    video, notes = settled(video, spec, opener=Opener(settings.private_url_allowlist), max_pixels=settings.max_pixels)
     if chosen is None and (settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)):
         hint = f"{_DEMO}; for the real one name a GPU, such as --gpu H100"
         demo = replace(spec, version="demo")

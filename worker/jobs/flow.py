@@ -205,6 +205,7 @@ class _JobRun:
                 opener=worker.opener,
                 loras=worker.loras,
                 stop=self._stop.event,
+                max_pixels=worker.settings.max_pixels,
             )
 
     async def _prepared(self, index: int) -> Video:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from PIL.Image import Image
-
-from worker.base.errors import InputInvalid
+from worker.base.errors import InputInvalid, InvalidRequest
 from worker.engine import Conditioning, Engine, Video
 from worker.media import formats, inputs
+from worker.media.decode_video import SourceVideo
 from worker.net import Opener
-from worker.request import VideoRequest, choose, prompt
+from worker.request import ModelSpec, VideoRequest, choose, prompt
 from worker.request.payload import MIN_FRAMES
-from worker.request.values import DEFAULT_HEIGHT, DEFAULT_WIDTH
 from worker.weights.loras import LoraStore
+
+# Of a source's pixels; a crop of more than this is told.
+MAX_SILENT_CROP = 0.05
 
 
 def prepare(
@@ -26,6 +27,7 @@ def prepare(
     opener: Opener,
     loras: LoraStore,
     stop: threading.Event,
+    max_pixels: int,
 ) -> Video:
     """The video that `request` asks for, ready to be made. `following` are the job's next requests: the texts of those
     that the same model serves are encoded with its own.
@@ -37,21 +39,20 @@ def prepare(
     formats.check(request.output, path=request.at("output_codec"))
     request = replace(request, warnings=(*request.warnings, *formats.notes(request)))
     later = _texts(request, following)
-    images = {}
-    for field in ("reference_image_url", "last_image_url"):
-        if (url := getattr(request, field)) is not None:
-            images[field] = inputs.load_image(url, opener=opener, path=request.at(field), stop=stop)
-    if request.width is None or request.height is None:
-        area, image = DEFAULT_WIDTH * DEFAULT_HEIGHT, images["reference_image_url"]
-        width, height = inputs.size_for(image.size, area=area, stride=spec.size_stride)
-        request = replace(request, width=width, height=height)
-    video = engine.video(request)  # refuses what does not fit before the rest is fetched
     if request.reference_video_url is not None:
-        frames = _frames(video, request.reference_video_url, opener, stop)
-        if len(frames) < request.num_frames:
-            video = engine.video(_shortened(request, len(frames)))
-        conditioning = Conditioning(video=frames)
+        path = request.at("reference_video_url")
+        with inputs.fetch_video(request.reference_video_url, opener=opener, path=path, stop=stop) as source:
+            request = _sized(request, {"reference_video_url": source.size}, spec, max_pixels)
+            video, conditioning = _of_video(source, request, engine, stop)
     else:
+        given = {field: getattr(request, field) for field in ("reference_image_url", "last_image_url")}
+        images = {
+            field: inputs.load_image(url, opener=opener, path=request.at(field), stop=stop)
+            for field, url in given.items()
+            if url is not None
+        }
+        request = _sized(request, {field: image.size for field, image in images.items()}, spec, max_pixels)
+        video = engine.video(request)
         shape = video.shape
         fitted = {field: inputs.fit(image, shape.width, shape.height) for field, image in images.items()}
         conditioning = Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url"))
@@ -65,26 +66,53 @@ def prepare(
     return replace(video, conditioning=conditioning, loras=files, distilled=distilled, later=later)
 
 
-def _frames(video: Video, url: str, opener: Opener, stop: threading.Event) -> list[Image]:
-    """The frames of the reference video, at most those that were asked for, and a number that the model makes."""
-    request, shape, stride = video.request, video.shape, video.spec.frame_stride
-    path = request.at("reference_video_url")
-    frames = inputs.load_video(
-        url,
-        opener=opener,
-        path=path,
+def _sized(
+    request: VideoRequest, sources: Mapping[str, tuple[int, int]], spec: ModelSpec, max_pixels: int
+) -> VideoRequest:
+    """`request` with both sides, and a warning of each crop. What is not given follows the first of `sources`, which
+    are sizes by the field they came in."""
+    if not sources:
+        return request
+    try:
+        width, height = inputs.size_for(
+            next(iter(sources.values())),
+            area=request.area,
+            stride=spec.size_stride,
+            width=request.width,
+            height=request.height,
+            max_pixels=max_pixels,
+        )
+    except ValueError as failure:
+        side = "height" if request.width is None else "width"
+        raise InvalidRequest(f"{failure}: send a smaller one", path=request.at(side)) from failure
+    shares = {field: inputs.cropped_share(size, width, height) for field, size in sources.items()}
+    notes = (
+        f"{request.at(field)}: {share:.0%} of it lies outside of {width}x{height} and is cropped"
+        for field, share in shares.items()
+        if share > MAX_SILENT_CROP
+    )
+    return replace(request, width=width, height=height, warnings=(*request.warnings, *notes))
+
+
+def _of_video(
+    source: SourceVideo, request: VideoRequest, engine: Engine, stop: threading.Event
+) -> tuple[Video, Conditioning]:
+    """The video, and the frames of its source: at most those that were asked for, and a number that the model makes."""
+    video = engine.video(request)
+    frames = source.frames(
         fps=request.fps,
-        width=shape.width,
-        height=shape.height,
+        width=video.shape.width,
+        height=video.shape.height,
         max_frames=request.num_frames,
         stop=stop,
     )
-    count = (len(frames) - 1) // stride * stride + 1
+    count = (len(frames) - 1) // video.spec.frame_stride * video.spec.frame_stride + 1
     if count < MIN_FRAMES:
-        raise InputInvalid(
-            f"the video has {len(frames)} frames at {request.fps} fps: send one with at least {MIN_FRAMES}", path=path
-        )
-    return frames[:count]
+        message = f"the video has {len(frames)} frames at {request.fps} fps: send one with at least {MIN_FRAMES}"
+        raise InputInvalid(message, path=source.path)
+    if count < request.num_frames:
+        video = engine.video(_shortened(request, count))
+    return video, Conditioning(video=frames[:count])
 
 
 def _shortened(request: VideoRequest, count: int) -> VideoRequest:

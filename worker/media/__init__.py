@@ -2,6 +2,6 @@
 
 from worker.media.encode import VideoFile
 from worker.media.formats import FORMATS, Format
-from worker.media.inputs import fetch_video, fit, load_image, size_for
+from worker.media.inputs import cropped_share, fetch_video, fit, load_image, size_for
 
-__all__ = ["FORMATS", "Format", "VideoFile", "fetch_video", "fit", "load_image", "size_for"]
+__all__ = ["FORMATS", "Format", "VideoFile", "cropped_share", "fetch_video", "fit", "load_image", "size_for"]

@@ -60,23 +60,51 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 
 
-def size_for(
-    image_size: tuple[int, int], *, area: int, stride: int, minimum: int = MIN_SIDE, maximum: int = MAX_SIDE
-) -> tuple[int, int]:
-    """Width and height of a video with the aspect ratio of an image of `image_size` (width, height).
+def cropped_share(source_size: tuple[int, int], width: int, height: int) -> float:
+    """The share of a picture's pixels, 0 to 1, that `fit` crops away for a frame of `width` x `height`."""
+    wide, high = source_size[0] * height, source_size[1] * width
+    return abs(wide - high) / max(wide, high)
 
-    Each side is a multiple of `stride` within `minimum` to `maximum`, and their product is at most `area` pixels.
-    Sides are rounded down, as Wan's own image-to-video code does, and an aspect ratio beyond the limits becomes the
-    nearest that they allow. Raises ValueError where no size satisfies them all.
+
+def size_for(
+    source_size: tuple[int, int],
+    *,
+    area: int,
+    stride: int,
+    width: int | None = None,
+    height: int | None = None,
+    max_pixels: int = MAX_SIDE * MAX_SIDE,
+    minimum: int = MIN_SIDE,
+    maximum: int = MAX_SIDE,
+) -> tuple[int, int]:
+    """Width and height of a video with the aspect ratio of a source of `source_size` (width, height).
+
+    Sides that are given stay; a missing one is a multiple of `stride` within `minimum` to `maximum`. Beside a given
+    side it is the nearest that keeps the aspect ratio, with a product of at most `max_pixels`. Where neither is given
+    they fill at most `area` too, rounded down as Wan's own image-to-video code does. An aspect ratio beyond the limits
+    becomes the nearest that they allow. Raises ValueError where no size satisfies them all.
     """
+    if width is not None and height is not None:
+        return width, height
     lowest = math.ceil(minimum / stride) * stride
     highest = maximum // stride * stride
-    if lowest > highest or lowest * lowest > area:
-        raise ValueError(f"no size of sides {minimum} to {maximum} and stride {stride} has at most {area} pixels")
-    image_width, image_height = image_size
+    pixels = min(area, max_pixels) if width is None and height is None else max_pixels
+    if lowest > highest or lowest * (width or height or lowest) > pixels:
+        given = "".join(f" and a {name} of {side}" for name, side in (("width", width), ("height", height)) if side)
+        raise ValueError(f"no size of sides {minimum} to {maximum}{given} has at most {pixels} pixels")
+
+    def beside(side: int, of_source: int, other_of_source: int) -> int:
+        other = round(side * other_of_source / of_source / stride) * stride
+        return _clamped(other, lowest, min(highest, pixels // side // stride * stride))
+
+    source_width, source_height = source_size
+    if height is not None:
+        return beside(height, source_height, source_width), height
+    if width is not None:
+        return width, beside(width, source_width, source_height)
     # Integers all through: a float root of 832 * 832 may fall just below 832 and lose a whole stride.
-    width = _clamped(math.isqrt(area * image_width // image_height), lowest, min(highest, area // lowest))
-    height = _clamped(area // width, lowest, highest)
+    width = _clamped(math.isqrt(pixels * source_width // source_height), lowest, min(highest, pixels // lowest))
+    height = _clamped(pixels // width, lowest, highest)
     return width // stride * stride, height // stride * stride
 
 

@@ -378,6 +378,49 @@ def test_size_for_without_a_solution_is_an_error() -> None:
         inputs.size_for((5, 4), area=256 * 256 - 1, stride=16)
 
 
+@pytest.mark.parametrize(
+    ("source_size", "given", "expected"),
+    [
+        ((256, 512), {"height": 512}, (256, 512)),
+        ((256, 512), {"width": 512}, (512, 1024)),
+        ((1920, 1080), {"height": 720}, (1280, 720)),
+        ((1920, 1080), {"width": 1280}, (1280, 720)),
+        ((1920, 1080), {"height": 480}, (848, 480)),
+        ((2000, 1000), {"height": 720}, (1280, 720)),
+        ((100, 1000), {"height": 1024}, (256, 1024)),
+        ((1000, 100), {"height": 256}, (1920, 256)),
+        ((1000, 100), {"width": 640, "height": 480}, (640, 480)),
+    ],
+)
+def test_a_side_that_is_not_given_follows_the_source(
+    source_size: tuple[int, int], given: dict[str, int], expected: tuple[int, int]
+) -> None:
+    """The nearest multiple of the stride, within the sides and the pixels that are allowed."""
+    assert inputs.size_for(source_size, area=AREA, stride=16, max_pixels=1280 * 720, **given) == expected
+
+
+def test_a_side_that_leaves_no_room_for_the_other_is_an_error() -> None:
+    assert inputs.size_for((5, 4), area=AREA, stride=16, width=512, max_pixels=512 * 256) == (512, 256)
+    with pytest.raises(ValueError, match="width of 512 has at most 131071 pixels"):
+        inputs.size_for((5, 4), area=AREA, stride=16, width=512, max_pixels=512 * 256 - 1)
+    assert inputs.size_for((1, 1), area=AREA, stride=16, max_pixels=256 * 256) == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("source_size", "width", "height", "share"),
+    [
+        ((832, 480), 832, 480, 0.0),
+        ((1664, 960), 832, 480, 0.0),
+        ((100, 100), 832, 416, 0.5),
+        ((300, 100), 64, 64, 2 / 3),
+        ((100, 300), 64, 64, 2 / 3),
+        ((1, 1000), 1920, 256, 1 - 256 / 1920 / 1000),
+    ],
+)
+def test_the_share_that_is_cropped(source_size: tuple[int, int], width: int, height: int, share: float) -> None:
+    assert inputs.cropped_share(source_size, width, height) == pytest.approx(share)
+
+
 def test_a_video_is_fetched_and_nothing_of_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, scratch = tmp_path / "a.mp4", tmp_path / "scratch"
     source = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=16:d=0.5", "-pix_fmt", "yuv420p")
