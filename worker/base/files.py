@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
 import uuid
@@ -21,24 +22,59 @@ logger = logging.getLogger(__name__)
 
 KEEP_S = 7 * 24 * 3600.0
 TEMPORARY_KEEP_S = 3600.0
+CLOCK_OFF_S = 300.0
+_SAME_CLOCK_S = 60.0
+_COMPARE_EVERY_S = 3600.0
 _TEMPORARY = ".tmp-"
 _DAMAGED = ".damaged"
 _SWEEP_AT_MOST = 20_000
 
 
 class StateFolder:
-    """The folder STATE_DIR. It is made when it is first needed; that it is unusable is logged once."""
+    """The folder STATE_DIR. It is made when it is first needed; that it is unusable is logged once.
+
+    `now` is the clock of the volume, by which its files age: several workers share them, and the clock of one may be
+    wrong by days.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._reported = False
         self._lock = threading.Lock()
+        self._ahead_s = 0.0
+        self._compare_at = 0.0
 
     def folder(self, name: str) -> Path:
         """The folder `name` inside, made where it is missing. Raises OSError."""
         folder = self._root / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock of the volume."""
+        return time.time() + self.ahead_s()
+
+    def ahead_s(self) -> float:
+        """How far the volume's clock is ahead of this worker's, 0 for less than a minute; compared once an hour.
+
+        A difference of more than 5 minutes is logged. Raises nothing.
+        """
+        with self._lock:
+            if time.monotonic() < self._compare_at:
+                return self._ahead_s
+            self._compare_at = time.monotonic() + _COMPARE_EVERY_S
+        try:
+            ahead_s = _lead_of_a_new_file(self.folder("."))
+        except OSError:
+            return self._ahead_s
+        self._ahead_s = ahead_s if abs(ahead_s) >= _SAME_CLOCK_S else 0.0
+        if abs(ahead_s) > CLOCK_OFF_S:
+            logger.warning(
+                "the clock of this worker is %.0f minutes %s that of STATE_DIR: webhooks may be refused by their time "
+                "stamps, and uploads by their signatures. Set the machine's clock.",
+                *(abs(ahead_s) / 60, "behind" if ahead_s > 0 else "ahead of"),
+            )
+        return self._ahead_s
 
     def cannot(self, failure: Exception) -> None:
         """Log, the first time only, what is lost while STATE_DIR cannot be used."""
@@ -111,6 +147,17 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _lead_of_a_new_file(folder: Path) -> float:
+    """How far the time stamp of a file that is written now is ahead of this machine's clock. Raises OSError."""
+    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(b".")
+        return Path(name).stat().st_mtime - time.time()
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,45 @@ def test_the_sweep_stops_when_its_time_is_up(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert files.sweep(tmp_path, now=1e12, budget_s=-1.0) == 0
     assert files.sweep(tmp_path, now=1e12) == 1
+
+
+DAYS_S = 24 * 3600.0
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    true = time.time
+    monkeypatch.setattr(time, "time", lambda: true() + ahead_s)
+
+
+@pytest.mark.parametrize("ahead_s", [8 * DAYS_S, -8 * DAYS_S, 61.0])
+def test_the_time_is_that_of_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    true_s = time.time()
+    set_clock(monkeypatch, ahead_s)
+    state = files.StateFolder(tmp_path)
+    assert state.now() == pytest.approx(true_s, abs=20)
+    assert state.ahead_s() == pytest.approx(-ahead_s, abs=20)
+    assert names(tmp_path) == []
+
+
+def test_a_small_difference_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_clock(monkeypatch, -30.0)
+    assert files.StateFolder(tmp_path).ahead_s() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(8 * DAYS_S, "ahead of"), (-8 * DAYS_S, "behind"), (330.0, "ahead of"), (240.0, None)]
+)
+def test_a_clock_that_is_off_by_minutes_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ahead_s: float, said: str | None
+) -> None:
+    set_clock(monkeypatch, ahead_s)
+    state = files.StateFolder(tmp_path)
+    state.now()
+    state.now()
+    assert caplog.text.count("the clock of this worker") == (0 if said is None else 1)
+    assert said is None or f"minutes {said}" in caplog.text
+
+
+def test_without_a_folder_the_time_is_that_of_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file in the way")
+    assert files.StateFolder(tmp_path / "state").now() == pytest.approx(time.time(), abs=20)

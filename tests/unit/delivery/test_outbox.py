@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -363,3 +364,28 @@ def test_an_event_of_another_job_is_logged_under_its_own(scene: Scene, caplog: p
         scene.drain()
     assert seen == ["abc"]
     assert "webhook evt_1, kept in the outbox: delivered" in caplog.text
+
+
+@pytest.mark.parametrize("days", [8, -8])
+def test_a_worker_whose_clock_is_days_off_loses_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """It drops none of the others', and the others drop none of its own."""
+    receivers, true = Receivers(), time.time
+
+    def letter(event_id: str) -> Letter:
+        return Letter(job_id="abc", event_id=event_id, url=URL, body="{}", created_at=time.time())
+
+    def drain() -> None:
+        outbox = Outbox(StateFolder(tmp_path))
+        outbox.sweep()
+        outbox.drain(Round(receivers, threading.Event(), time.monotonic() + 30, 15.0))
+
+    Outbox(StateFolder(tmp_path)).put(letter("evt_0"))
+    with monkeypatch.context() as other:
+        other.setattr(time, "time", lambda: true() + days * 24 * 3600)
+        Outbox(StateFolder(tmp_path)).put(letter("evt_1"))
+        if days > 0:
+            drain()
+    drain()
+    assert receivers.sent == ["evt_0", "evt_1"]

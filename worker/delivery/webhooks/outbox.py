@@ -42,11 +42,11 @@ class Outbox:
         self,
         state: files.StateFolder,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
-        self._now = now
+        self._now = state.now if now is None else now
         self._clock = clock
         self._rests: dict[str, tuple[int, float]] = {}
         self._rests_lock = threading.Lock()
@@ -63,7 +63,8 @@ class Outbox:
             line = self._places(_line(letter))
             number = int(line[-1].name.split("-")[1]) + 1 if line else 0
             place = self._state.folder(_FOLDER) / f"{_line(letter)}-{number:05d}-{letter.event_id}.json"
-            _write(place, letter)
+            # The age of an event is judged by the clock of the volume, whichever worker made it.
+            _write(place, letter.model_copy(update={"created_at": letter.created_at + self._state.ahead_s()}))
         except (OSError, ValueError) as failure:
             self._state.cannot(failure)
             return None
