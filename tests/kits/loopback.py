@@ -144,3 +144,11 @@ def takes_at_most(limit_s: float) -> Iterator[None]:
     yield
     took_s = time.monotonic() - began
     assert took_s <= limit_s, f"took {took_s:.2f} s of {limit_s} s"
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """For what nothing reports: looks every few milliseconds. Fails the test after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
+        time.sleep(0.01)

@@ -1,7 +1,7 @@
 """An S3 server on a real socket that refuses what real servers refuse, and fails on command.
 
 moto checks neither bodies nor headers. This one demands Content-MD5 on every put and part, checks it against the body
-that arrived, keeps the headers of every request, and plays the faults that a test plans for an operation: `put`,
+that arrived, keeps the headers of every request, and plays the faults that a test plans for an operation: `put`, `get`,
 `head`, `create`, `part`, `complete`, `abort`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import select
 import socket
 import ssl
 import struct
@@ -51,6 +52,7 @@ class Double:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Any
+    flips = False
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -60,8 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         double: Double = self.server.double
         return double
 
-    def answer(self, status: int, body: str = "", **headers: str) -> None:
-        content = body.encode()
+    def answer(self, status: int, body: str | bytes = "", **headers: str) -> None:
+        content = body.encode() if isinstance(body, str) else body
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -113,10 +115,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self.serve("abort", self.abort_upload)
 
+    def do_GET(self) -> None:
+        self.serve("get", self.show)
+
     def do_HEAD(self) -> None:
         self.serve("head", self.show)
 
     def take_object(self, path: str, body: bytes) -> None:
+        if self.flips:
+            body = bytes([body[0] ^ 1]) + body[1:]
         self.double.objects[path] = Stored(body, {name.lower(): value for name, value in self.headers.items()})
         self.answer(200, ETag=f'"{hashlib.md5(body).hexdigest()}"')
 
@@ -156,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404)
             return
         meta = {name: value for name, value in stored.headers.items() if name.startswith("x-amz-meta-")}
-        self.answer(200, **{"Content-Length": str(len(stored.body)), **meta})
+        self.answer(200, stored.body, **meta)
 
 
 def status(number: int, code: str) -> Fault:
@@ -186,6 +193,28 @@ def pause(handler: Handler) -> bool:
     time.sleep(1.5)  # longer than the client's read timeout
     handler.close_connection = True
     return True
+
+
+def say_nothing(handler: Handler) -> bool:
+    """Take the request and be silent for as long as the client waits."""
+    handler.rfile.read(1)
+    handler.close_connection = True
+    return True
+
+
+def drip(handler: Handler) -> bool:
+    """Send a byte of an endless header now and then."""
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not select.select([handler.connection], [], [], 0.2)[0]:
+        handler.wfile.write(b"a")
+    return True
+
+
+def flip_a_byte(handler: Handler) -> bool:
+    """Store other bytes than came, and answer with their ETag."""
+    handler.flips = True
+    return False
 
 
 def lose_the_answer(handler: Handler) -> bool:

@@ -3,6 +3,7 @@
 held      waits as long as it takes      a download
 locked    waits for a few seconds        a small file
 claimed   does not wait                  a file that is read, then replaced or removed
+sole      waits as long as it is told    work on something that is no file
 taken     does not wait                  a file that is open already
 """
 
@@ -14,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,6 +78,34 @@ def locked(path: Path, *, wait_s: float, poll_s: float = 0.02) -> Iterator[None]
                 raise TimeoutError(errno.ETIMEDOUT, "a lock is held for too long by another worker")
             time.sleep(poll_s)
         yield
+
+
+@contextmanager
+def sole(path: Path, *, stopped: Callable[[], bool], poll_s: float = 0.05) -> Iterator[None]:
+    """Hold the lock file `path`, which is made for this and removed again, against threads and other workers.
+
+    A file system without locks counts as used by one worker. Raises BlockingIOError where it is held and `stopped`
+    returns True, other OSErrors.
+    """
+    while (handle := _made_and_taken(path)) is None:
+        if stopped():
+            raise BlockingIOError(errno.EWOULDBLOCK, "held by another worker")
+        time.sleep(poll_s)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # removed while it is held: whoever opened it meanwhile sees that it is another file
+            path.unlink()
+        os.close(handle)
+
+
+def _made_and_taken(path: Path) -> int | None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with suppress(FileNotFoundError):
+        if _taken_or_lockless(handle) and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    os.close(handle)
+    return None
 
 
 @contextmanager

@@ -195,7 +195,10 @@ def webhook_attempt(event: str, result: str) -> None:
         _of("videogen_webhook_attempts_total", event, result).inc()
 
 
-def upload_attempt(file: Literal["video", "poster"], size_bytes: int | None) -> None:
+UploadedFile = Literal["video", "poster", "frames"]
+
+
+def upload_attempt(file: UploadedFile, size_bytes: int | None) -> None:
     """The storage took so many bytes, or None: it did not."""
     if _collectors:
         _of("videogen_upload_attempts_total", file, "failed" if size_bytes is None else "stored").inc()

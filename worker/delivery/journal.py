@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from worker.base import files, locks
 from worker.base.errors import InvalidRequest
 
 _FOLDER = "jobs"
+_CLAIMS = "claims"
 _LOCKS = 64
 
 
@@ -59,10 +60,10 @@ class Journal:
     """
 
     def __init__(
-        self, state: files.StateFolder, *, now: Callable[[], float] = time.time, lock_wait_s: float = 5.0
+        self, state: files.StateFolder, *, now: Callable[[], float] | None = None, lock_wait_s: float = 5.0
     ) -> None:
         self._state = state
-        self._now = now
+        self._now = state.now if now is None else now
         self._lock_wait_s = lock_wait_s
 
     def accept(self, job_id: str, payload_digest: str, *, today: date, seeds: Sequence[int]) -> Entry:
@@ -142,10 +143,31 @@ class Journal:
         """Record that the event has arrived: a redelivery need not send it again."""
         self._change(job_id, lambda entry: {"told": entry.told | {event_id}})
 
+    @contextmanager
+    def storing(
+        self, job_id: str, index: int, *, wait_s: float, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """Inside, no other thread or worker stores video `index` of the job: what is stored is what is recorded.
+
+        Raises BlockingIOError where another one still does after `wait_s`, or once `stopped`. An unwritable STATE_DIR
+        keeps nobody out.
+        """
+        deadline = time.monotonic() + wait_s
+        with ExitStack() as held:
+            try:
+                place = self._state.folder(_CLAIMS) / f"{stem_of(job_id)}-{index:02d}"
+                held.enter_context(locks.sole(place, stopped=lambda: time.monotonic() >= deadline or stopped()))
+            except BlockingIOError:
+                raise
+            except OSError as failure:
+                self._state.cannot(failure)
+            yield
+
     def sweep(self) -> None:
         """Remove expired entries and stale temporary files. Bounded in time; raises nothing."""
         try:
-            files.sweep(self._state.folder(_FOLDER), now=self._now())
+            for name in (_FOLDER, _CLAIMS):
+                files.sweep(self._state.folder(name), now=self._now())
         except OSError as failure:
             self._state.cannot(failure)
 

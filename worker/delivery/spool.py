@@ -1,10 +1,10 @@
 """The spool: finished videos that the storage would not take, kept on STATE_DIR until it does.
 
-A video and its poster are kept as they are, beside the journal, whose entry has the result of the video under
+A video and the files beside it are kept as they are, beside the journal, whose entry has the result of the video under
 `unstored`; so nothing of it is made again. A job that is delivered again stores it from here, and so does the next job
 or any worker that shares the folder. Such a late upload records the result and sends no webhook: the receiver got
 `failed`, retryable, as the final event of that delivery, and the job that it sends again gets `completed` from the
-journal.
+journal. A video for an address of the caller's waits for that job: the address is a secret, and kept nowhere.
 
 No more than `BOUNDS` is kept, the oldest is removed first, and nothing for longer than its job's entry, 7 days. Two
 workers never upload one video at the same time: the one that does holds a lock on its file. An unwritable or full
@@ -25,11 +25,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.base import files, locks, timing
-from worker.base.errors import UploadFailed
+from worker.base.errors import Cancelled, UploadFailed
 from worker.base.log import job_scope
+from worker.base.stop import Flag
 from worker.delivery import spool_before, spool_files
 from worker.delivery.journal import Entry, Journal, stem_of
-from worker.delivery.storage.base import POSTER_SUFFIX, VIDEO_SUFFIX, Delivery, video_key
+from worker.delivery.storage.base import (
+    FRAMES_SUFFIX,
+    POSTER_SUFFIX,
+    refreshed,
+    suffix_of,
+    video_key,
+    with_links,
+)
 from worker.media import VideoFile
 
 if TYPE_CHECKING:
@@ -80,23 +88,25 @@ class Spool:
         journal: Journal,
         *,
         bounds: Bounds = BOUNDS,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._state = state
         self._journal = journal
         self._bounds = bounds
-        self._now = now
+        self._now = state.now if now is None else now
+        self._draining = threading.Lock()
 
     def keep(self, video: VideoFile, entry: Entry, index: int, result: Mapping[str, Any]) -> None:
         """Keep a copy of `video`, which is number `index` of the job of `entry`, for a later upload.
 
-        `result` is its result, whose URLs do not matter. What is kept of a video already stays. Raises nothing.
+        `result` is its result without URLs; with the video's own, no `drain` stores it, only `upload`. What is kept of
+        a video already stays. Raises nothing.
         """
         if video.size_bytes > self._bounds.size_bytes:
             logger.warning("video %d is too large to be kept for a later upload: %d bytes", index, video.size_bytes)
             return
         try:
-            kept = self._put(video, entry, index, with_links(result, Delivery("", None)))
+            kept = self._put(video, entry, index, result)
         except (OSError, ValueError) as failure:
             self._state.cannot(failure)
             return
@@ -109,25 +119,26 @@ class Spool:
             self._take_over()
             entry = self._journal.named(stem_of(job_id))
             result = None if entry is None else entry.unstored.get(index)
-            video = None if result is None else spool_files.whole(self._place(job_id, index), result)
+            video = None if result is None else spool_files.whole(self._place(job_id, index, suffix_of(result)), result)
         except OSError as failure:
             self._state.cannot(failure)
             return None
         return None if result is None or video is None else Found(job_id, index, video, result)
 
-    def upload(self, found: Found, storage: Storage, *, stop: threading.Event, wait_s: float = 120.0) -> dict[str, Any]:
+    def upload(self, found: Found, storage: Storage, *, stop: Flag, wait_s: float = 120.0) -> dict[str, Any]:
         """Store a video that `find` found, record its result, remove the copy; returns the result as delivered.
 
-        Where another worker is storing it, waits for that one: at most `wait_s`, and until `stop`. Raises UploadFailed
-        with the copy kept.
+        Where another worker is storing it, waits for that one: at most `wait_s`, and until `stop`. Raises UploadFailed,
+        or Cancelled on a stop, with the copy kept.
         """
         deadline = time.monotonic() + wait_s
         result = None
         while True:
             try:
-                result = self._forward(found.video.path, storage)
+                result = self._forward(found.video.path, storage, stop)
             except BlockingIOError:
-                if time.monotonic() < deadline and not stop.wait(_POLL_S):
+                if time.monotonic() < deadline and not stop.is_set():
+                    time.sleep(_POLL_S)
                     continue
                 raise UploadFailed("another worker is storing this video: send the job again") from None
             except FileNotFoundError:
@@ -142,23 +153,31 @@ class Spool:
             raise UploadFailed("the video that was kept for a later upload is gone: send the job again")
         return dict(result)
 
-    def drain(self, storage: Storage, *, budget_s: float = 60.0, stop: threading.Event | None = None) -> None:
+    def drain(self, storage: Storage, *, budget_s: float = 60.0, stop: Flag | None = None) -> None:
         """Remove what is of no use any more, then store what is kept, in random order, up to the first failure.
 
-        No upload begins after `budget_s` or `stop`. Raises nothing.
+        No upload begins after `budget_s`; `stop` ends the one under way. Does nothing beside a drain of another thread.
+        Raises nothing.
         """
-        deadline = time.monotonic() + budget_s
+        if not self._draining.acquire(blocking=False):
+            return
+        try:
+            self._drain(storage, time.monotonic() + budget_s, stop)
+        finally:
+            self._draining.release()
+
+    def _drain(self, storage: Storage, deadline: float, stop: Flag | None) -> None:
         try:
             self._take_over()
             self._sweep()
-            places = sorted(self._folder().glob(f"*{VIDEO_SUFFIX}"))
+            places = sorted(spool_files.videos(spool_files.sizes(self._folder())))
             random.shuffle(places)  # several workers that wake together should not queue for the same videos
             for place in places:
                 if time.monotonic() >= deadline or (stop is not None and stop.is_set()):
                     break
                 with suppress(BlockingIOError, FileNotFoundError):
-                    self._forward(place, storage)
-        except UploadFailed:
+                    self._forward(place, storage, stop, drained=True)
+        except (UploadFailed, Cancelled):
             logger.info("the storage does not take kept videos yet")
         except OSError as failure:
             self._state.cannot(failure)
@@ -173,14 +192,16 @@ class Spool:
         return len(spool_files.videos(sizes)), sum(status.st_size for status in sizes.values())
 
     def _put(self, video: VideoFile, entry: Entry, index: int, result: Mapping[str, Any]) -> bool:
-        place = self._place(entry.job_id, index)
-        copy = place.with_name(f"{spool_files.TEMPORARY}{secrets.token_hex(8)}{VIDEO_SUFFIX}")
+        place = self._place(entry.job_id, index, video.format.suffix)
+        copy = place.with_name(f"{spool_files.TEMPORARY}{secrets.token_hex(8)}{place.suffix}")
         try:
             if spool_files.copy(video.path, copy) != video.sha256:
                 logger.warning("video %d was damaged on the worker's disk and is not kept for a later upload", index)
                 return False
-            if video.poster is not None:
-                spool_files.copy(video.poster, copy.with_suffix(POSTER_SUFFIX))
+            beside = {POSTER_SUFFIX: video.poster, FRAMES_SUFFIX: video.frames}
+            for suffix, path in beside.items():
+                if path is not None:
+                    spool_files.copy(path, copy.with_suffix(suffix))
             with locks.locked(self._state.folder("locks") / "spool.lock", wait_s=_LOCK_WAIT_S):
                 known = self._journal.named(stem_of(entry.job_id))
                 if known is not None and index in known.unstored and place.exists():
@@ -189,8 +210,9 @@ class Spool:
                 # The record first: the video counts once its own file is in place.
                 if not self._journal.record_unstored(entry, index, result):
                     return False
-                if video.poster is not None:
-                    copy.with_suffix(POSTER_SUFFIX).replace(place.with_suffix(POSTER_SUFFIX))
+                for suffix, path in beside.items():
+                    if path is not None:
+                        copy.with_suffix(suffix).replace(place.with_suffix(suffix))
                 copy.replace(place)
         finally:
             spool_files.remove(copy)
@@ -211,28 +233,36 @@ class Spool:
                 size_bytes -= sum(sizes[path].st_size for path in spool_files.files_of(place) if path in sizes)
                 videos -= 1
 
-    def _forward(self, place: Path, storage: Storage) -> dict[str, Any] | None:
+    def _forward(
+        self, place: Path, storage: Storage, stop: Flag | None, *, drained: bool = False
+    ) -> dict[str, Any] | None:
         """Store one video, record it and remove it; returns its result, None where the file was of no use.
 
-        Raises UploadFailed with the video kept, BlockingIOError where another worker has it, other OSErrors.
+        Raises UploadFailed and Cancelled with the video kept, BlockingIOError where another worker has it or stores
+        its own, other OSErrors.
         """
         with locks.claim(place):
             name = spool_files.NAME.fullmatch(place.name)
             entry = None if name is None else self._journal.named(name[1])
-            if name is None or entry is None or int(name[2]) not in entry.unstored:
+            kept = None if name is None or entry is None else entry.unstored.get(int(name[2]))
+            if name is None or entry is None or kept is None:
                 return None  # left for `_sweep`
-            with job_scope(entry.job_id):
-                return self._store(place, entry, int(name[2]), storage)
+            if drained and kept["video_url"]:
+                return None  # its address comes with its job alone
+            with job_scope(entry.job_id), self._journal.storing(entry.job_id, int(name[2]), wait_s=0.0):
+                return self._store(place, entry, int(name[2]), storage, stop)
 
-    def _store(self, place: Path, entry: Entry, index: int, storage: Storage) -> dict[str, Any] | None:
+    def _store(
+        self, place: Path, entry: Entry, index: int, storage: Storage, stop: Flag | None
+    ) -> dict[str, Any] | None:
         key, known = video_key(entry.job_id, index, entry.accepted_on), entry.finished.get(index)
-        if known is not None and storage.holds(key, sha256=known["sha256"]):
+        if known is not None and storage.holds(key + suffix_of(known), sha256=known["sha256"], stop=stop):
             result = refreshed(known, key, storage)
         else:
             video = spool_files.whole(place, entry.unstored[index])
             if video is None:
                 return None
-            result = _stored(video, entry.unstored[index], key, storage)
+            result = _stored(video, entry.unstored[index], key, storage, stop)
         self._journal.record_result(entry.job_id, index, result, replacing=known)
         now = self._journal.entry(entry.job_id)
         if now is not None and index in now.finished:
@@ -260,29 +290,21 @@ class Spool:
     def _take_over(self) -> None:
         spool_before.take_over(self._folder(), self._journal, self._place)
 
-    def _place(self, job_id: str, index: int) -> Path:
-        """The file of a kept video; its poster has the same stem."""
-        return self._folder() / f"{stem_of(job_id)}-{index:02d}{VIDEO_SUFFIX}"
+    def _place(self, job_id: str, index: int, suffix: str) -> Path:
+        """The file of a kept video; its poster and ZIP have the same stem."""
+        return self._folder() / f"{stem_of(job_id)}-{index:02d}{suffix}"
 
     def _folder(self) -> Path:
         return self._state.folder(_FOLDER)
 
 
-def with_links(result: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
-    """`result` with the URLs of `delivery`."""
-    return {**result, "video_url": delivery.video_url, "thumbnail_url": delivery.thumbnail_url}
-
-
-def refreshed(result: Mapping[str, Any], key: str, storage: Storage) -> dict[str, Any]:
-    """The result of a video in the storage, with new URLs: presigned ones expire before the video does."""
-    return with_links(result, storage.links(key, poster=result["thumbnail_url"] is not None))
-
-
-def _stored(video: VideoFile, result: Mapping[str, Any], key: str, storage: Storage) -> dict[str, Any]:
-    """Store `video`; returns `result` with its URLs and seconds. Raises UploadFailed."""
+def _stored(
+    video: VideoFile, result: Mapping[str, Any], key: str, storage: Storage, stop: Flag | None
+) -> dict[str, Any]:
+    """Store `video`; returns `result` with its URLs and seconds. Raises UploadFailed and Cancelled."""
     began = time.perf_counter()
     with timing.timed(result["index"], "upload", size_bytes=video.size_bytes):
-        delivery = storage.store(video, key)
+        delivery = storage.store(video, key, stop=stop)
     seconds = time.perf_counter() - began
     timings = dict(result["timings"])
     for stage in ("upload", "total"):  # the attempts that failed stay counted, the time in the spool does not count

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.base import files, locks
 from worker.delivery.journal import Journal, stem_of
-from worker.delivery.storage.base import POSTER_SUFFIX, VIDEO_SUFFIX
+from worker.delivery.storage.base import POSTER_SUFFIX, VIDEO_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class _Kept(BaseModel):
     result: dict[str, Any]
 
 
-def take_over(folder: Path, journal: Journal, place_of: Callable[[str, int], Path]) -> None:
+def take_over(folder: Path, journal: Journal, place_of: Callable[[str, int, str], Path]) -> None:
     """Give every video of the earlier version its new name and its record. Raises OSError with the rest untouched."""
     for old in folder.glob("*.json"):
         # Where a worker of that version is storing it, it is done soon.
@@ -39,8 +39,8 @@ def take_over(folder: Path, journal: Journal, place_of: Callable[[str, int], Pat
             _take_over(old, content, journal, place_of)
 
 
-def _take_over(old: Path, content: bytes, journal: Journal, place_of: Callable[[str, int], Path]) -> None:
-    video, poster = old.with_suffix(VIDEO_SUFFIX), old.with_suffix(POSTER_SUFFIX)
+def _take_over(old: Path, content: bytes, journal: Journal, place_of: Callable[[str, int, str], Path]) -> None:
+    video, poster = old.with_suffix(VIDEO_SUFFIXES[0]), old.with_suffix(POSTER_SUFFIX)
     try:
         kept = _Kept.model_validate_json(content)
         entry = journal.named(stem_of(kept.job_id))
@@ -51,7 +51,7 @@ def _take_over(old: Path, content: bytes, journal: Journal, place_of: Callable[[
             if path.exists():
                 files.set_aside(path)
         return
-    place = place_of(kept.job_id, kept.index)
+    place = place_of(kept.job_id, kept.index, video.suffix)
     if not place.exists():
         if not journal.record_unstored(entry, kept.index, kept.result):
             return

@@ -1,4 +1,5 @@
-"""The files of the spool: a kept video `STEM-INDEX.mp4` and its poster `STEM-INDEX.jpg`, mode 0600.
+"""The files of the spool, mode 0600: a kept video `STEM-INDEX.mp4` (or .webm, .gif, .webp), its poster
+`STEM-INDEX.jpg` and the ZIP of its frames `STEM-INDEX.zip`.
 
 STEM is that of the job's entry in the journal. A video appears under its name only when it is whole.
 """
@@ -14,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from worker.delivery.storage.base import POSTER_SUFFIX, VIDEO_SUFFIX
-from worker.media import VideoFile
+from worker.delivery.storage.base import FRAMES_SUFFIX, POSTER_SUFFIX, VIDEO_SUFFIXES
+from worker.media import FORMATS, VideoFile
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"(.+)-(\d{2,4})(\.mp4|\.jpg)")
+NAME = re.compile(r"(.+)-(\d{2,4})(\.mp4|\.webm|\.gif|\.webp|\.jpg|\.zip)")
 TEMPORARY = ".tmp-"
 _CHUNK_BYTES = 1024 * 1024
 
@@ -35,7 +36,7 @@ def whole(place: Path, result: Mapping[str, Any]) -> VideoFile | None:
         logger.warning("the kept video %s is damaged and goes", place.stem)
         remove(place)
         return None
-    poster = place.with_suffix(POSTER_SUFFIX)
+    poster, frames = _beside(place)
     width, height = map(int, result["resolution"].split("x"))
     return VideoFile(
         path=place,
@@ -46,6 +47,8 @@ def whole(place: Path, result: Mapping[str, Any]) -> VideoFile | None:
         fps=result["fps"],
         size_bytes=result["size_bytes"],
         sha256=result["sha256"],
+        frames=frames if frames.exists() else None,
+        format=next(each for each in FORMATS.values() if each.suffix == place.suffix),
     )
 
 
@@ -62,12 +65,16 @@ def copy(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def files_of(place: Path) -> tuple[Path, Path]:
-    return place, place.with_suffix(POSTER_SUFFIX)
+def files_of(place: Path) -> tuple[Path, ...]:
+    return place, *_beside(place)
+
+
+def _beside(place: Path) -> tuple[Path, Path]:
+    return place.with_suffix(POSTER_SUFFIX), place.with_suffix(FRAMES_SUFFIX)
 
 
 def remove(place: Path) -> None:
-    """Remove a video, and then its poster."""
+    """Remove a video, and then what stands beside it."""
     for path in files_of(place):
         path.unlink(missing_ok=True)
 
@@ -83,4 +90,4 @@ def sizes(folder: Path) -> dict[Path, os.stat_result]:
 
 
 def videos(sizes: Mapping[Path, os.stat_result]) -> list[Path]:
-    return [path for path in sizes if path.suffix == VIDEO_SUFFIX and not path.name.startswith(TEMPORARY)]
+    return [path for path in sizes if path.suffix in VIDEO_SUFFIXES and not path.name.startswith(TEMPORARY)]

@@ -22,7 +22,7 @@ from worker.base import os_errors, scratch
 from worker.base.errors import SettingsError, UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage import STORAGES, Storage
-from worker.delivery.storage.base import VIDEO_SUFFIX, StorageKind
+from worker.delivery.storage.base import VIDEO_SUFFIXES, Files, StorageKind
 from worker.delivery.storage.local import LocalStorage
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 CONTENT = b"written by python -m worker.doctor; may be deleted\n"
 # Less patient than an upload: two attempts of 3 s end within the check's time limit, and say what failed.
 _ATTEMPTS = 2
+VIDEO_SUFFIX = VIDEO_SUFFIXES[0]
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 3.0
 _LINK_GOOD_S = 60
@@ -127,7 +128,7 @@ def _folder(settings: Settings) -> Iterator[Probe]:
     was_there = settings.output_dir.exists()
 
     def path_of(key: str) -> Path:
-        url = storage.links(key.removesuffix(VIDEO_SUFFIX), poster=False).video_url
+        url = storage.links(key.removesuffix(VIDEO_SUFFIX), Files(VIDEO_SUFFIX)).video_url
         return Path(url2pathname(urlsplit(url).path))
 
     def delete(key: str) -> None:

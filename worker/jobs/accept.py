@@ -15,8 +15,9 @@ from typing import Any
 from worker.base import metrics
 from worker.base.errors import UploadFailed
 from worker.delivery.journal import Entry, Journal
-from worker.delivery.spool import Found, Spool, refreshed
+from worker.delivery.spool import Found, Spool
 from worker.delivery.storage import Storage, video_key
+from worker.delivery.storage.base import refreshed, suffix_of
 from worker.jobs.services import Services
 from worker.request import Job, Limits
 from worker.request.parse import parse
@@ -75,7 +76,7 @@ def _find(index: int, entry: Entry, journal: Journal, spool: Spool, storage: Sto
     if result is None:
         return kept
     try:
-        if not storage.holds(key, sha256=result["sha256"]):
+        if not storage.holds(key + suffix_of(result), sha256=result["sha256"]):
             logger.warning("video %d is gone from the storage", index)
             return kept
     except UploadFailed:

@@ -17,16 +17,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from worker.base.errors import Cancelled
+from worker.base.stop import Flag
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 POLL_S = 0.1
 _READ_SIZE = 65_536
+T = TypeVar("T")
 
 
 class Unanswered(Exception):
@@ -43,11 +46,14 @@ class Clock:
 
     total_s: float
     ends_at: float
-    stop: threading.Event | None
+    stop: Flag | None
 
     @classmethod
-    def start(cls, total_s: float, stop: threading.Event | None) -> Clock:
+    def start(cls, total_s: float, stop: Flag | None) -> Clock:
         return cls(total_s, time.monotonic() + total_s, stop)
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.ends_at
 
     def wait_s(self) -> float:
         """How long one blocking call may take. Raises Unanswered at the end of the clock, Cancelled on a stop."""
@@ -112,14 +118,15 @@ def exchange(
     method: str,
     path: str,
     headers: Mapping[str, str],
-    body: bytes | None,
+    body: bytes | IO[bytes] | None,
     clock: Clock,
     connect_s: float,
     silence_s: float,
 ) -> Iterator[http.client.HTTPResponse]:
     """Send one request, yield its response with the header read, close everything afterwards.
 
-    `headers` hold `Host`. What `open_socket` raises that is not of the network is raised as it is.
+    `headers` hold `Host`, and `Content-Length` where the body is a file. A server that answers before it has read the
+    body, and hangs up, is heard all the same. What `open_socket` raises that is not of the network is raised as it is.
     """
     with _translated():
         sock = _dial(open_socket, clock, connect_s)
@@ -128,7 +135,8 @@ def exchange(
         connection.auto_open = 0
         connection.sock = _TimedSocket(sock, clock, silence_s)
         with _translated():
-            connection.request(method, path, body=body, headers={**headers, "Connection": "close"})
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered first
+                connection.request(method, path, body=body, headers={**headers, "Connection": "close"})
             response = connection.getresponse()
         with response:
             yield response
@@ -152,14 +160,24 @@ def body_of(response: http.client.HTTPResponse) -> Iterator[memoryview]:
         raise Unanswered("closed the connection before the whole file had arrived")
 
 
+def watched(work: Callable[[], T], clock: Clock) -> T:
+    """What `work` returns or raises; Unanswered at the end of the clock and Cancelled on a stop, to within `POLL_S`.
+
+    It runs in a thread of its own, which is left behind then: for what blocks in somebody else's code.
+    """
+    future = _in_thread(work)
+    while not future.done():
+        futures.wait([future], timeout=clock.wait_s())
+    return future.result()
+
+
 def _dial(open_socket: Callable[[], socket.socket], clock: Clock, connect_s: float) -> socket.socket:
     """Run `open_socket` for at most `connect_s`.
 
-    In a thread of its own, which is left behind when time is up: the platform's name lookup has no time limit and
-    cannot be interrupted. A socket that is opened too late is closed.
+    In a thread of its own: the platform's name lookup has no time limit and cannot be interrupted. A socket that is
+    opened too late is closed.
     """
-    opened: futures.Future[socket.socket] = futures.Future()
-    threading.Thread(target=_open_into, args=(open_socket, opened), name="dial", daemon=True).start()
+    opened = _in_thread(open_socket, too_late=socket.socket.close)
     connect_until = time.monotonic() + connect_s
     try:
         while not opened.done():
@@ -173,17 +191,25 @@ def _dial(open_socket: Callable[[], socket.socket], clock: Clock, connect_s: flo
     return opened.result()
 
 
-def _open_into(open_socket: Callable[[], socket.socket], opened: futures.Future[socket.socket]) -> None:
-    try:
-        sock = open_socket()
-    except Exception as failure:  # noqa: BLE001 - the thread that waits raises it
-        with suppress(futures.InvalidStateError):
-            opened.set_exception(failure)
-        return
-    try:
-        opened.set_result(sock)
-    except futures.InvalidStateError:
-        sock.close()
+def _in_thread(work: Callable[[], T], too_late: Callable[[T], object] = lambda _: None) -> futures.Future[T]:
+    """Start `work`; `too_late` is called with its result where the future was cancelled meanwhile."""
+    future: futures.Future[T] = futures.Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            result = context.run(work)
+        except BaseException as failure:  # noqa: BLE001 - the thread that waits raises it
+            with suppress(futures.InvalidStateError):
+                future.set_exception(failure)
+            return
+        try:
+            future.set_result(result)
+        except futures.InvalidStateError:
+            too_late(result)
+
+    threading.Thread(target=run, name="exchange", daemon=True).start()
+    return future
 
 
 @contextmanager

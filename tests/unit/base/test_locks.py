@@ -125,3 +125,41 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(OSError, match="broken"), locks.locked(tmp_path / "lock", wait_s=0):
         pytest.fail("held without a lock")
+
+
+def test_a_sole_lock_lets_one_in_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "sole", 0, 0
+    counting = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(10):
+            with locks.sole(path, stopped=lambda: False, poll_s=0.001):
+                with counting:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.001)
+                with counting:
+                    inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_for_a_sole_lock_stops_when_told(tmp_path: Path) -> None:
+    with locks.sole(tmp_path / "sole", stopped=lambda: True):
+        with pytest.raises(BlockingIOError), locks.sole(tmp_path / "sole", stopped=lambda: True):
+            pytest.fail("two held the lock")
+        with locks.sole(tmp_path / "other", stopped=lambda: True):
+            pass
+
+
+def test_without_locks_a_sole_lock_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locks.sole(tmp_path / "sole", stopped=lambda: True), locks.sole(tmp_path / "sole", stopped=lambda: True):
+        pass

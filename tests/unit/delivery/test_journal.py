@@ -271,3 +271,41 @@ def test_kill_9_at_any_moment_leaves_a_readable_entry_and_no_lock(
     assert caplog.records == []  # nothing was damaged
     journal_in(tmp_path, time.time() + 3700).sweep()
     assert len(entry_files(tmp_path)) == 1
+
+
+def test_a_worker_whose_clock_is_8_days_ahead_removes_and_forgets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal_in(tmp_path).accept("a", "d1", today=DAY, seeds=[1])
+    journal_in(tmp_path).record_result("a", 0, {"index": 0})
+    true = time.time
+    with monkeypatch.context() as other:
+        other.setattr(time, "time", lambda: true() + 8 * 24 * 3600)
+        wrong = journal_in(tmp_path)
+        wrong.sweep()
+        assert wrong.accept("a", "d1", today=LATER, seeds=[2]).finished == {0: {"index": 0}}
+        wrong.accept("b", "d1", today=LATER, seeds=[2])
+    for job_id in ("a", "b"):
+        entry = journal_in(tmp_path).entry(job_id)
+        assert entry is not None
+        assert abs(entry.accepted_at - time.time()) < 60
+
+
+def test_one_worker_at_a_time_stores_a_video(tmp_path: Path) -> None:
+    first, second = journal_in(tmp_path), journal_in(tmp_path)
+    with first.storing("a", 0, wait_s=0.0):
+        with pytest.raises(BlockingIOError), second.storing("a", 0, wait_s=0.05):
+            pytest.fail("both store it")
+        with pytest.raises(BlockingIOError), second.storing("a", 0, wait_s=60.0, stopped=lambda: True):
+            pytest.fail("both store it")
+        with second.storing("a", 1, wait_s=0.0), second.storing("A", 0, wait_s=0.0):
+            pass
+    with second.storing("a", 0, wait_s=0.0):
+        pass
+    assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_an_unwritable_folder_keeps_nobody_from_storing(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file in the way")
+    with journal_in(tmp_path / "state").storing("a", 0, wait_s=0.0):
+        pass

@@ -22,12 +22,14 @@ from tests.kits.delivery import make_video, no_file_above, result_of
 from worker.base import files, locks
 from worker.base.errors import UploadFailed
 from worker.base.files import StateFolder
+from worker.base.stop import Flag
 from worker.delivery.journal import Entry, Journal
-from worker.delivery.spool import BOUNDS, Bounds, Found, Spool, with_links
+from worker.delivery.spool import BOUNDS, Bounds, Found, Spool
 from worker.delivery.storage import Storage, video_key
-from worker.delivery.storage.base import Delivery
+from worker.delivery.storage.base import Delivery, Files, with_links
 from worker.delivery.storage.local import LocalStorage
 from worker.media import VideoFile
+from worker.request.payload import OutputFormat
 
 FORK = multiprocessing.get_context("fork")
 DAY = datetime.date(2026, 11, 21)
@@ -112,17 +114,14 @@ class Slow:
         self.stored: list[str] = []
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def store(self, video: VideoFile, key: str) -> Delivery:
+    def store(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:
         self.stored.append(key)
         self.begun.set()
         assert self.go_on.wait(20)
-        return self._storage.store(video, key)
+        return self._storage.store(video, key, stop=stop)
 
-    def holds(self, key: str, *, sha256: str) -> bool:
-        return self._storage.holds(key, sha256=sha256)
-
-    def links(self, key: str, *, poster: bool) -> Delivery:
-        return self._storage.links(key, poster=poster)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
 
 
 @pytest.fixture
@@ -162,7 +161,7 @@ def test_what_is_kept_is_stored_later_with_its_own_result(place: Place) -> None:
     entry = place.journal.entry(JOB)
     assert entry is not None
     assert (entry.finished, entry.unstored) == ({0: result}, {})
-    expected = with_links(result_of(video), place.storage.links(video_key(JOB, 0, DAY), poster=True))
+    expected = with_links(result_of(video), place.storage.links(video_key(JOB, 0, DAY), Files(".mp4", poster=True)))
     timings = result["timings"]
     assert result == {**expected, "timings": timings}
     assert list(result) == list(expected)
@@ -636,3 +635,61 @@ def test_a_video_that_a_worker_of_the_earlier_version_is_storing_is_left_to_it(p
         assert place.files == names
     place.spool.drain(place.storage)
     assert place.files == []
+
+
+# --- what stands beside a video, and videos for an address of the caller's
+
+
+@pytest.mark.parametrize("name", ["webm", "gif", "webp"])
+def test_every_format_goes_through_the_spool_with_its_frames(place: Place, name: OutputFormat) -> None:
+    video = place.keep(frames=b"a zip", output_format=name)
+    assert [file.rpartition("-")[2] for file in place.files] == sorted(["00.jpg", f"00.{name}", "00.zip"])
+    assert place.found().video.format == video.format
+    result = place.upload(place.found())
+    key = f"out/{video_key(JOB, 0, DAY)}"
+    assert (place.root / f"{key}.{name}").read_bytes() == b"video bytes"
+    assert (place.root / f"{key}.zip").read_bytes() == b"a zip"
+    assert result["video_url"].endswith(f"/0.{name}")
+    assert result["frames_url"].endswith("/0.zip")
+    assert place.files == []
+
+
+def test_a_kept_result_that_names_no_format_is_an_mp4(place: Place) -> None:
+    video = make_video(place.root / "job")
+    result = {name: value for name, value in result_of(video).items() if name != "parameters"}
+    place.spool.keep(video, place.accept(), 0, result)
+    place.spool.drain(place.storage)
+    assert place.stored() == b"video bytes"
+
+
+def test_a_video_for_an_address_of_the_callers_waits_for_its_job(place: Place) -> None:
+    video = make_video(place.root / "job")
+    place.spool.keep(video, place.accept(), 0, {**result_of(video), "video_url": "https://theirs.example/a.mp4"})
+    place.spool.drain(place.storage)
+    assert not (place.root / "out").exists()
+    assert place.found().video.sha256 == video.sha256
+
+
+# --- one drain a process, and nobody beside the worker that stores
+
+
+def test_a_second_drain_of_the_process_returns_at_once(place: Place, background: Any) -> None:
+    for index in (0, 1):
+        place.keep(index=index)
+    slow = Slow(place.storage)
+    first = background(lambda: place.spool.drain(slow))
+    assert slow.begun.wait(20)
+    place.spool.drain(slow)
+    assert len(slow.stored) == 1
+    slow.go_on.set()
+    first()
+    assert place.kept() == []
+
+
+def test_a_drain_leaves_a_video_that_another_worker_is_storing_itself(place: Place) -> None:
+    place.keep()
+    with place.journal.storing(JOB, 0, wait_s=0.0):
+        place.spool.drain(place.storage)
+        assert place.kept() == [0]
+    place.spool.drain(place.storage)
+    assert place.kept() == []

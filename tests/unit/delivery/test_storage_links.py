@@ -13,6 +13,7 @@ from tests.kits.delivery import make_video
 from tests.kits.s3_double import Double, Fault, Handler, reset, serving, status
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
+from worker.delivery.storage.base import Files
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
@@ -62,21 +63,21 @@ def test_one_question_is_one_request_and_links_are_none(double: Double, spaces: 
     video = make_video(tmp_path / "job")
     storage.store(video, KEY)
     double.seen.clear()
-    storage.links(KEY, poster=True)
+    storage.links(KEY, Files(".mp4", poster=True))
     assert double.operations() == []
-    storage.holds(KEY, sha256=video.sha256)
+    storage.holds(f"{KEY}.mp4", sha256=video.sha256)
     assert double.operations() == ["head"]
 
 
 def test_private_links_are_signed_anew(double: Double, spaces: Opened) -> None:
-    delivery = spaces("private", 77).links(KEY, poster=True)
+    delivery = spaces("private", 77).links(KEY, Files(".mp4", poster=True))
     assert delivery.thumbnail_url is not None
     for url, suffix in ((delivery.video_url, ".mp4"), (delivery.thumbnail_url, ".jpg")):
         assert url.startswith(f"{double.endpoint_url}/{BUCKET}/{KEY}{suffix}?")
         query = parse_qs(urlsplit(url).query)
         assert query["X-Amz-Expires"] == ["77"]
         assert query["X-Amz-Signature"]
-    assert spaces("private").links(KEY, poster=False).thumbnail_url is None
+    assert spaces("private").links(KEY, Files(".mp4")).thumbnail_url is None
 
 
 def test_an_object_without_a_digest_counts_as_the_video(double: Double, spaces: Opened) -> None:
@@ -85,14 +86,14 @@ def test_an_object_without_a_digest_counts_as_the_video(double: Double, spaces: 
         return True
 
     double.always["head"] = bare
-    assert spaces().holds(KEY, sha256="0" * 64)
+    assert spaces().holds(f"{KEY}.mp4", sha256="0" * 64)
 
 
 @pytest.mark.parametrize("fault", [reset, status(503, "SlowDown"), status(403, "AccessDenied")])
 def test_a_storage_that_does_not_answer_the_question_says_so(double: Double, spaces: Opened, fault: Fault) -> None:
     dead(double, fault)
     with pytest.raises(UploadFailed) as caught:
-        spaces().holds(KEY, sha256="0" * 64)
+        spaces().holds(f"{KEY}.mp4", sha256="0" * 64)
     assert "127.0.0.1" not in str(caught.value)
 
 
@@ -115,7 +116,7 @@ def test_a_job_does_not_wait_long_for_the_answer(double: Double) -> None:
     storage = SpacesStorage.from_settings(settings_for(double), connect)
     dead(double)
     with pytest.raises(UploadFailed):
-        storage.holds(KEY, sha256="0" * 64)
+        storage.holds(f"{KEY}.mp4", sha256="0" * 64)
     assert double.operations() == ["head"] * 2
     assert asked == [{}, {"total_max_attempts": 2, "connect_timeout_s": 5.0, "read_timeout_s": 5.0}]
 

@@ -218,13 +218,13 @@ def test_a_file_that_was_deleted_or_changed_is_not_held(tmp_path: Path) -> None:
     storage.store(video, KEY)
     path = tmp_path / "out" / f"{KEY}.mp4"
     path.write_bytes(b"VIDEO BYTES")
-    assert not storage.holds(KEY, sha256=video.sha256)
+    assert not storage.holds(f"{KEY}.mp4", sha256=video.sha256)
     path.unlink()
-    assert not storage.holds(KEY, sha256=video.sha256)
+    assert not storage.holds(f"{KEY}.mp4", sha256=video.sha256)
 
 
 def test_a_folder_that_cannot_be_read_cannot_be_asked(tmp_path: Path) -> None:
     (tmp_path / "out" / f"{KEY}.mp4").mkdir(parents=True)
     with pytest.raises(UploadFailed, match="OUTPUT_DIR") as caught:
-        LocalStorage(tmp_path / "out").holds(KEY, sha256="0" * 64)
+        LocalStorage(tmp_path / "out").holds(f"{KEY}.mp4", sha256="0" * 64)
     assert str(tmp_path) not in str(caught.value)

@@ -6,12 +6,29 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.kits.delivery import make_video
-from tests.kits.s3_double import Double, Fault, Handler, lose_the_answer, pause, reset, reset_half_way, serving, status
-from worker.base.errors import UploadFailed
+from tests.kits.loopback import takes_at_most, wait_until
+from tests.kits.s3_double import (
+    Double,
+    Fault,
+    Handler,
+    drip,
+    flip_a_byte,
+    lose_the_answer,
+    pause,
+    reset,
+    reset_half_way,
+    say_nothing,
+    serving,
+    status,
+)
+from worker.base.errors import Cancelled, UploadFailed
+from worker.base.stop import Deadline
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
@@ -32,13 +49,13 @@ def double() -> Iterator[Double]:
 def open_double(double: Double) -> Iterator[Callable[..., SpacesStorage]]:
     clients = []
 
-    def opened(attempts: int = 3, read_timeout_s: float = 20) -> SpacesStorage:
+    def opened(attempts: int = 3, read_timeout_s: float = 20, **options: Any) -> SpacesStorage:
         place = place_of(double.endpoint_url, BUCKET)
         client = make_client(
             place, "key", "secret", total_max_attempts=attempts, connect_timeout_s=5, read_timeout_s=read_timeout_s
         )
         clients.append(client)
-        return SpacesStorage(client, place, multipart_threshold_bytes=PART_BYTES, part_bytes=PART_BYTES)
+        return SpacesStorage(client, place, multipart_threshold_bytes=PART_BYTES, part_bytes=PART_BYTES, **options)
 
     yield opened
     for client in clients:
@@ -266,3 +283,85 @@ def test_a_server_that_redirects_for_ever_is_an_upload_that_failed(
     double.always.update(put=status(307, "TemporaryRedirect"), head=status(307, "TemporaryRedirect"))
     with pytest.raises(UploadFailed, match="region"):
         open_double(attempts=1).store(make_video(tmp_path, poster=None), KEY)
+
+
+# --- the wall clock around an upload
+
+
+def open_connections(double: Double) -> int:
+    port = urlsplit(double.endpoint_url).port
+    return sum(
+        1
+        for found in psutil.Process().net_connections("tcp")
+        if found.raddr and found.raddr.port == port and found.status == psutil.CONN_ESTABLISHED
+    )
+
+
+@pytest.mark.parametrize("fault", [say_nothing, drip])
+@pytest.mark.parametrize("operation", ["put", "head", "part"])
+def test_an_upload_ends_with_its_wall_clock_and_its_connection_is_shut(
+    double: Double, open_double: Opened, tmp_path: Path, fault: Fault, operation: str
+) -> None:
+    double.always[operation] = fault
+    size_bytes = PART_BYTES + 1 if operation == "part" else 10
+    with takes_at_most(8), pytest.raises(UploadFailed, match="too long"):
+        open_double(upload_s=0.5).store(make_video(tmp_path, b"v" * size_bytes, None), KEY)
+    wait_until(lambda: open_connections(double) == 0 and double.uploads == {})
+    assert double.operations().count(operation) == 1
+
+
+@pytest.mark.parametrize("fault", [say_nothing, drip, status(503, "SlowDown")])
+@pytest.mark.parametrize("work", ["store", "store_beside", "holds", "read"])
+def test_a_stop_ends_what_the_storage_holds_up(
+    double: Double, open_double: Opened, tmp_path: Path, fault: Fault, work: str
+) -> None:
+    """503 has boto3 sleep between its attempts."""
+    double.always.update(put=fault, head=fault, get=fault)
+    storage, video, stop = open_double(attempts=9), make_video(tmp_path), Deadline.after(0.4)
+    asked: dict[str, Callable[[], object]] = {
+        "store": lambda: storage.store(video, KEY, stop=stop),
+        "store_beside": lambda: storage.store_beside(video, KEY, stop=stop),
+        "holds": lambda: storage.holds(f"{KEY}.mp4", sha256=video.sha256, stop=stop),
+        "read": lambda: storage.read(f"{KEY}.mp4", stop=stop),
+    }
+    with takes_at_most(3), pytest.raises(Cancelled):
+        asked[work]()
+
+
+# --- what the server says that it holds
+
+
+@pytest.mark.parametrize("operation", ["put", "part"])
+def test_an_etag_of_other_bytes_is_an_upload_that_failed(
+    double: Double, open_double: Opened, tmp_path: Path, operation: str
+) -> None:
+    def other(handler: Handler) -> bool:
+        handler.answer(200, ETag=f'"{"0" * 32}"')
+        return True
+
+    double.always.update({"put": flip_a_byte, "part": other})
+    size_bytes = PART_BYTES + 1 if operation == "part" else 10
+    with pytest.raises(UploadFailed, match="damaged on its way"):
+        open_double().store(make_video(tmp_path, b"v" * size_bytes, None), KEY)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ETag": f'"{"0" * 32}-1"'},
+        {"ETag": '"an-etag"'},
+        {"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "aws:kms"},
+        {"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption-customer-algorithm": "AES256"},
+        {},
+    ],
+)
+def test_an_etag_that_is_no_md5_says_nothing(
+    double: Double, open_double: Opened, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    def answer(handler: Handler) -> bool:
+        keep = handler.answer
+        handler.answer = lambda status, body="", **own: keep(status, body, **{**own, "ETag": "", **headers})  # type: ignore[method-assign]
+        return False
+
+    double.always["put"] = answer
+    open_double().store(make_video(tmp_path, poster=None), KEY)

@@ -11,9 +11,9 @@ from tests.kits.delivery import make_video, result_of
 from worker.base.errors import UploadFailed
 from worker.base.files import StateFolder
 from worker.delivery.journal import Entry, Journal
-from worker.delivery.spool import Found, Spool, with_links
+from worker.delivery.spool import Found, Spool
 from worker.delivery.storage import video_key
-from worker.delivery.storage.base import Delivery
+from worker.delivery.storage.base import Delivery, Files, with_links
 from worker.delivery.storage.local import LocalStorage
 from worker.jobs import accept
 
@@ -57,7 +57,7 @@ def test_nothing_is_left_of_a_new_job(scene: Scene) -> None:
 def test_a_stored_video_is_its_result_with_urls_made_anew(scene: Scene) -> None:
     scene.storage.store(scene.video, KEY)
     scene.record()
-    assert scene.find() == with_links(scene.result, scene.storage.links(KEY, poster=True))
+    assert scene.find() == with_links(scene.result, scene.storage.links(KEY, Files(".mp4", poster=True)))
 
 
 def test_a_video_that_is_gone_from_the_storage_is_made_again(scene: Scene) -> None:
@@ -81,9 +81,9 @@ def test_a_kept_video_is_found(scene: Scene) -> None:
 def test_a_storage_that_cannot_be_asked_counts_as_holding_it(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "out" / f"{KEY}.mp4").mkdir(parents=True)
     with pytest.raises(UploadFailed):
-        scene.storage.holds(KEY, sha256="0" * 64)
+        scene.storage.holds(f"{KEY}.mp4", sha256="0" * 64)
     scene.record()
-    assert scene.find() == with_links(scene.result, scene.storage.links(KEY, poster=True))
+    assert scene.find() == with_links(scene.result, scene.storage.links(KEY, Files(".mp4", poster=True)))
 
 
 def test_what_a_worker_stored_since_the_job_was_accepted_counts(scene: Scene) -> None:

@@ -1,8 +1,8 @@
-"""What every storage promises, and the one recipe by which a video and its poster are stored.
+"""What every storage promises, and the one recipe by which a video and the files beside it are stored.
 
-The video is stored first and the poster after it, so that a failed video leaves no poster behind. The URLs are returned
-when both are complete. A poster that cannot be stored costs the thumbnail (`thumbnail_url` is None, with a warning in
-the log), never the video.
+The video is stored first, its poster and the ZIP of its frames after it, so that a failed video leaves neither behind.
+The URLs are returned when all are complete. A poster or ZIP that cannot be stored costs its URL (None, with a warning
+in the log), never the video.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 from worker.base import metrics
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
-from worker.media import VideoFile
+from worker.base.stop import Flag
+from worker.media import FORMATS, VideoFile
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIX = ".mp4"
 POSTER_SUFFIX = ".jpg"
+FRAMES_SUFFIX = ".zip"
+VIDEO_SUFFIXES = tuple(each.suffix for each in FORMATS.values())
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_CONTENT_TYPES = {POSTER_SUFFIX: "image/jpeg", FRAMES_SUFFIX: "application/zip"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +37,63 @@ class Delivery:
 
     video_url: str
     thumbnail_url: str | None
+    frames_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a video that are stored under its key: the video, by its suffix, and which stand beside it."""
+
+    suffix: str
+    poster: bool = False
+    frames: bool = False
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Files:
+        """Those of a video result. One of a worker that made nothing but MP4 names no format."""
+        return cls(
+            suffix_of(result),
+            poster=result["thumbnail_url"] is not None,
+            frames=result.get("frames_url") is not None,
+        )
 
 
 class Storage(Protocol):
-    """A place for finished videos. Safe to call from several threads at once."""
+    """A place for finished videos. Safe to call from several threads at once.
 
-    def store(self, video: VideoFile, key: str) -> Delivery:
-        """Write `key` + ".mp4" and, where the video has a poster, `key` + ".jpg".
+    A key is that of `video_key`, without a suffix. What blocks ends soon after `stop` is set, with Cancelled.
+    """
 
-        `key` is that of `video_key`, without a suffix; what is stored under it already is replaced. Blocks until both
-        are complete and checked; leaves the files of `video` in place. Raises UploadFailed where the video could not be
-        stored; an incomplete file is never visible.
+    def store(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:
+        """Write `key` + the suffix of the video's format and, where the video has them, its poster and its ZIP.
+
+        What is stored under these names already is replaced. Blocks until all are complete and checked; leaves the
+        files of `video` in place. Raises UploadFailed where the video could not be stored; an incomplete file is never
+        visible.
         """
         ...
 
-    def holds(self, key: str, *, sha256: str) -> bool:
-        """Whether the video that `store` put under `key` is still there; asks once, in seconds.
+    def store_beside(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:
+        """As `store`, for the poster and the ZIP alone; `video_url` is empty. Raises Cancelled alone."""
+        ...
+
+    def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:
+        """Whether the video that `store` put under `name`, suffix included, is still there; asks once, in seconds.
 
         False where it is gone, or where what is stored there is known to have another digest. Raises UploadFailed where
         the storage cannot be asked.
         """
         ...
 
-    def links(self, key: str, *, poster: bool) -> Delivery:
-        """New URLs of what `store` put under `key`, without asking the storage. `poster`: one was stored too."""
+    def read(self, name: str, *, stop: Flag | None = None) -> bytes:
+        """The bytes of the video that `store` put under `name`, suffix included; it should be small.
+
+        Raises UploadFailed where it cannot be read.
+        """
+        ...
+
+    def links(self, key: str, files: Files) -> Delivery:
+        """New URLs of what `store` put under `key`, without asking the storage."""
         ...
 
     def sweep(self) -> None:
@@ -97,20 +135,38 @@ def video_key(job_id: str, index: int, day: datetime.date) -> str:
     return f"videos/{day:%Y-%m-%d}/{job_id}/{index}"
 
 
-def deliver(video: VideoFile, key: str, put: Callable[[StoredFile], str]) -> Delivery:
-    """Store a video and its poster. `put` writes one file and returns its URL, or raises UploadFailed."""
-    item = StoredFile(video.path, key + VIDEO_SUFFIX, "video/mp4", video.size_bytes, video.sha256)
-    video_url = _counted(put, item, "video")
-    thumbnail_url = None
-    if video.poster is not None:
+def suffix_of(result: Mapping[str, Any]) -> str:
+    """The suffix of the video of a result."""
+    known = FORMATS.get(result.get("parameters", {}).get("output_format", "mp4"))
+    return VIDEO_SUFFIXES[0] if known is None else known.suffix
+
+
+Put = Callable[[StoredFile], str]
+"""Writes one file and returns its URL, or raises UploadFailed."""
+
+
+def deliver(video: VideoFile, key: str, put: Put) -> Delivery:
+    """Store a video, and then what stands beside it."""
+    video_url = _counted(put, stored_video(video, key), "video")
+    return replace(deliver_beside(video, key, put), video_url=video_url)
+
+
+def deliver_beside(video: VideoFile, key: str, put: Put) -> Delivery:
+    """Store the poster and the ZIP of a video, each as well as can be."""
+
+    def beside(path: Path | None, suffix: str, file: metrics.UploadedFile) -> str | None:
+        if path is None:
+            return None
         try:
-            thumbnail_url = _counted(put, _poster(video.poster, key + POSTER_SUFFIX), "poster")
+            return _counted(put, _measured(path, key, suffix), file)
         except (UploadFailed, OSError) as failure:
-            logger.warning("the poster %s was not stored: %s", key + POSTER_SUFFIX, type(failure).__name__)
-    return Delivery(video_url, thumbnail_url)
+            logger.warning("the %s %s was not stored: %s", file, key + suffix, type(failure).__name__)
+            return None
+
+    return Delivery("", beside(video.poster, POSTER_SUFFIX, "poster"), beside(video.frames, FRAMES_SUFFIX, "frames"))
 
 
-def _counted(put: Callable[[StoredFile], str], item: StoredFile, file: Literal["video", "poster"]) -> str:
+def _counted(put: Put, item: StoredFile, file: metrics.UploadedFile) -> str:
     try:
         url = put(item)
     except BaseException:
@@ -120,18 +176,47 @@ def _counted(put: Callable[[StoredFile], str], item: StoredFile, file: Literal["
     return url
 
 
-def links(key: str, url: Callable[[str], str], *, poster: bool) -> Delivery:
-    """The URLs of a stored video and its poster. `url` makes that of one key."""
-    return Delivery(url(key + VIDEO_SUFFIX), url(key + POSTER_SUFFIX) if poster else None)
+def links(key: str, files: Files, url: Callable[[str], str]) -> Delivery:
+    """The URLs of a stored video and of what stands beside it. `url` makes that of one name."""
+    return Delivery(
+        url(key + files.suffix),
+        url(key + POSTER_SUFFIX) if files.poster else None,
+        url(key + FRAMES_SUFFIX) if files.frames else None,
+    )
 
 
-def _poster(path: Path, key: str) -> StoredFile:
+def with_links(result: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
+    """`result` with the URLs of `delivery`."""
+    frames = {"frames_url": delivery.frames_url} if "frames_url" in result else {}
+    return {**result, "video_url": delivery.video_url, "thumbnail_url": delivery.thumbnail_url, **frames}
+
+
+def refreshed(result: Mapping[str, Any], key: str, storage: Storage) -> dict[str, Any]:
+    """The result of a video in the storage, with new URLs: presigned ones expire before the video does."""
+    return with_links(result, storage.links(key, Files.of(result)))
+
+
+def stored_video(video: VideoFile, key: str) -> StoredFile:
+    """The file of the video itself."""
+    form = video.format
+    return StoredFile(video.path, key + form.suffix, form.content_type, video.size_bytes, video.sha256)
+
+
+def _measured(path: Path, key: str, suffix: str) -> StoredFile:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return StoredFile(path, key, "image/jpeg", stream.tell(), digest)
+        return StoredFile(path, key + suffix, _CONTENT_TYPES[suffix], stream.tell(), digest)
 
 
 def check_unchanged(item: StoredFile, sha256: str) -> None:
     """Raise UploadFailed where the bytes that were read are not those that were encoded."""
     if sha256 != item.sha256:
         raise UploadFailed("the encoded file was damaged on the worker's disk before it was stored: send the job again")
+
+
+def check_etag(etag: str, md5: str) -> None:
+    """Raise UploadFailed where an ETag that can be an MD5, as that of a single put is, is not `md5` (hex digits)."""
+    found = etag.strip('"').lower()
+    if _MD5.fullmatch(found) and found != md5:
+        logger.warning("the storage answered with the ETag of other bytes than were sent")
+        raise UploadFailed("the upload was damaged on its way to the storage: send the job again")

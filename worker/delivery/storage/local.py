@@ -21,7 +21,8 @@ from pathlib import Path
 from worker.base import os_errors
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
-from worker.delivery.storage.base import VIDEO_SUFFIX, Delivery, StoredFile, check_unchanged, deliver, links
+from worker.base.stop import Flag
+from worker.delivery.storage.base import Delivery, Files, StoredFile, check_unchanged, deliver, deliver_beside, links
 from worker.media import VideoFile
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ _CHUNK_BYTES = 1024 * 1024
 _SWEEP_BUDGET_S = 2.0
 _SWEEP_EVERY_S = 3600.0
 _PART = ".part"
+_UNREADABLE = "the video could not be read in OUTPUT_DIR: check that folder and its disk"
 
 
 class LocalStorage:
@@ -54,19 +56,30 @@ class LocalStorage:
     def describe(self) -> str:
         return f"folder {self._shown}"
 
-    def store(self, video: VideoFile, key: str) -> Delivery:
+    def store(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:  # noqa: ARG002
         """See `Storage.store`."""
         return deliver(video, key, self._put)
 
-    def holds(self, key: str, *, sha256: str) -> bool:
+    def store_beside(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:  # noqa: ARG002
+        """See `Storage.store_beside`."""
+        return deliver_beside(video, key, self._put)
+
+    def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:  # noqa: ARG002
         """See `Storage.holds`. Reads the file: a folder keeps no digest beside it."""
         try:
-            with (self._folder / (key + VIDEO_SUFFIX)).open("rb") as stream:
+            with (self._folder / name).open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as failure:
-            raise UploadFailed("the video could not be read in OUTPUT_DIR: check that folder and its disk") from failure
+            raise UploadFailed(_UNREADABLE) from failure
+
+    def read(self, name: str, *, stop: Flag | None = None) -> bytes:  # noqa: ARG002
+        """See `Storage.read`."""
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as failure:
+            raise UploadFailed(_UNREADABLE) from failure
 
     def sweep(self) -> None:
         """See `Storage.sweep`: files whose copying ended with its process. Looks once an hour, for 2 s at most."""
@@ -95,9 +108,9 @@ class LocalStorage:
             with suppress(NotADirectoryError):
                 yield from day.iterdir()
 
-    def links(self, key: str, *, poster: bool) -> Delivery:
+    def links(self, key: str, files: Files) -> Delivery:
         """See `Storage.links`."""
-        return links(key, self._url, poster=poster)
+        return links(key, files, self._url)
 
     def _url(self, key: str) -> str:
         return (self._folder / key).as_uri()

@@ -3,7 +3,7 @@
 An object is one put with Content-MD5 up to 64 MiB, a multipart upload with Content-MD5 on every part above. A multipart
 upload that fails is aborted, so that no paid-for parts stay behind; where the abort fails too, it is sent again after
 the next upload that works. Either way the sha256 is in the object's metadata, and size and sha256 are read back before
-a URL is returned. Requests are retried in botocore's standard mode.
+a URL is returned. Requests are retried in botocore's standard mode, all under one wall clock for each upload.
 
 The client reads nothing of its surroundings: see worker/delivery/storage/spaces_client.py.
 """
@@ -23,7 +23,17 @@ from botocore.exceptions import ClientError
 
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
-from worker.delivery.storage.base import VIDEO_SUFFIX, Delivery, StoredFile, check_unchanged, deliver, links
+from worker.base.stop import Flag
+from worker.delivery.storage.base import (
+    Delivery,
+    Files,
+    StoredFile,
+    check_etag,
+    check_unchanged,
+    deliver,
+    deliver_beside,
+    links,
+)
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_errors import (
     STORAGE_FAILURES,
@@ -34,7 +44,9 @@ from worker.delivery.storage.spaces_errors import (
     upload_errors,
 )
 from worker.delivery.storage.spaces_place import Place, place_of, public_url
+from worker.delivery.storage.spaces_wire import bounded, under
 from worker.media import VideoFile
+from worker.net import exchange
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -48,6 +60,12 @@ MAX_LEFT_BEHIND = 1000
 # A job waits for `holds`: 2 attempts of 5 s at most.
 ASKING_ATTEMPTS = 2
 ASKING_TIMEOUT_S = 5.0
+ASKING_S = 2 * ASKING_TIMEOUT_S
+# The wall clock around an upload, over all its attempts: this and a second for every so many bytes.
+UPLOAD_S = 180.0
+LEAST_BYTES_A_SECOND = 250_000
+ABORT_S = 5.0
+READING_S = 60.0
 PART_BYTES = 16 * MIB  # S3 takes no part below 5 MiB but the last, and no more than 10,000 parts
 # A key is written again only by the redelivery of its own job, so that caches may keep what they have for a year.
 _CACHE_CONTROL = {
@@ -64,7 +82,7 @@ class SpacesStorage:
     is a client with shorter timeouts for `holds`, `client` itself by default. `renew` makes another client like
     `client`, which replaces it after an upload that failed: botocore's retries draw on a quota of the client's whole
     life, which one outage uses up and only many successes refill; without it the first 503 afterwards would fail an
-    upload.
+    upload. An upload has `upload_s`, and a second for every `LEAST_BYTES_A_SECOND`.
     """
 
     def __init__(
@@ -79,10 +97,12 @@ class SpacesStorage:
         part_bytes: int = PART_BYTES,
         asking: S3Client | None = None,
         renew: Callable[[], S3Client] | None = None,
+        upload_s: float = UPLOAD_S,
     ) -> None:
         self._client = client
         self._asking = client if asking is None else asking
         self._renew = renew
+        self._upload_s = upload_s
         self._place = place
         self._acl = acl
         self._presign_expiry_s = presign_expiry_s
@@ -118,32 +138,56 @@ class SpacesStorage:
     def describe(self) -> str:
         return f"bucket {self._place.bucket} in {self._place.region}"
 
-    def store(self, video: VideoFile, key: str) -> Delivery:
+    def store(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:
         """See `Storage.store`."""
         try:
-            return deliver(video, key, self._put)
+            return self._watched(partial(deliver, video, key, self._put), video, key, stop)
         except UploadFailed:
             if self._renew is not None:
                 self._client = self._renew()
             raise
 
-    def holds(self, key: str, *, sha256: str) -> bool:
+    def store_beside(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:
+        """See `Storage.store_beside`."""
+        try:
+            return self._watched(partial(deliver_beside, video, key, self._put), video, key, stop)
+        except UploadFailed:
+            return Delivery("", None)
+
+    def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:
         """See `Storage.holds`. Where the key may not list the bucket, some servers return 403 for what is gone."""
-        with upload_errors(key):
+
+        def ask() -> bool:
             try:
-                head = self._asking.head_object(Bucket=self._place.bucket, Key=key + VIDEO_SUFFIX)
+                head = self._asking.head_object(Bucket=self._place.bucket, Key=name)
             except ClientError as failure:
                 if is_not_found(failure):
                     return False
                 raise
-        return head.get("Metadata", {}).get("sha256", sha256) == sha256
+            return head.get("Metadata", {}).get("sha256", sha256) == sha256
+
+        with upload_errors(name):
+            return bounded(exchange.Clock.start(ASKING_S, stop), ask)
+
+    def read(self, name: str, *, stop: Flag | None = None) -> bytes:
+        """See `Storage.read`."""
+        with upload_errors(name):
+            return bounded(
+                exchange.Clock.start(READING_S, stop),
+                lambda: self._client.get_object(Bucket=self._place.bucket, Key=name)["Body"].read(),
+            )
+
+    def _watched(self, work: Callable[[], Delivery], video: VideoFile, key: str, stop: Flag | None) -> Delivery:
+        """Do `work` under the wall clock of an upload, after which its connection is shut."""
+        with upload_errors(key):
+            return bounded(exchange.Clock.start(self._upload_s + video.size_bytes / LEAST_BYTES_A_SECOND, stop), work)
 
     def sweep(self) -> None:
         """See `Storage.sweep`. The parts of a killed upload are left to the bucket's lifecycle rule."""
 
-    def links(self, key: str, *, poster: bool) -> Delivery:
+    def links(self, key: str, files: Files) -> Delivery:
         """See `Storage.links`."""
-        return links(key, self._url, poster=poster)
+        return links(key, files, self._url)
 
     def _put(self, item: StoredFile) -> str:
         started = time.monotonic()
@@ -161,9 +205,10 @@ class SpacesStorage:
     def _put_whole(self, item: StoredFile) -> None:
         content = item.path.read_bytes()
         check_unchanged(item, hashlib.sha256(content).hexdigest())
-        self._client.put_object(
+        stored = self._client.put_object(
             Bucket=self._place.bucket, Key=item.key, Body=content, ContentMD5=_md5(content), **self._headers(item)
         )
+        _check_taken(stored, content)
 
     def _put_in_parts(self, item: StoredFile) -> None:
         created = self._client.create_multipart_upload(Bucket=self._place.bucket, Key=item.key, **self._headers(item))
@@ -189,6 +234,7 @@ class SpacesStorage:
                     Body=content,
                     ContentMD5=_md5(content),
                 )
+                _check_taken(sent, content)
                 parts.append({"PartNumber": number, "ETag": _field(sent, "ETag")})
         check_unchanged(item, digest.hexdigest())
         return parts
@@ -206,8 +252,9 @@ class SpacesStorage:
 
     def _abort(self, key: str, upload_id: str) -> bool:
         try:
-            self._client.abort_multipart_upload(Bucket=self._place.bucket, Key=key, UploadId=upload_id)
-        except STORAGE_FAILURES as failure:
+            with under(exchange.Clock.start(ABORT_S, None)):  # that of the upload may be over
+                self._client.abort_multipart_upload(Bucket=self._place.bucket, Key=key, UploadId=upload_id)
+        except (*STORAGE_FAILURES, UploadFailed) as failure:
             # The error that led here is the one to report.
             if not is_no_such_upload(failure):
                 logger.warning("parts of %s may remain, the abort failed: %s", key, facts_of(failure))
@@ -251,6 +298,13 @@ class SpacesStorage:
 
 def _md5(content: bytes) -> str:
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode("ascii")
+
+
+def _check_taken(answer: Mapping[str, Any], content: bytes) -> None:
+    """Raise UploadFailed where the server says that it holds other bytes."""
+    own_keys = answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
+    if not own_keys:  # else the ETag only looks like an MD5
+        check_etag(str(answer.get("ETag", "")), hashlib.md5(content, usedforsecurity=False).hexdigest())
 
 
 def _field(answer: Mapping[str, Any], name: str) -> str:

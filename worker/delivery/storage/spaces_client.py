@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError
 
 from worker.base.errors import SettingsError
 from worker.delivery.storage.spaces_place import Place
+from worker.delivery.storage.spaces_wire import Wire
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,7 +40,8 @@ def make_client(
 ) -> S3Client:
     """An S3 client that reads nothing of its surroundings.
 
-    `ca_bundle` is a PEM file of the authorities to trust instead of botocore's own. Raises SettingsError where botocore
+    A connection takes at most `connect_timeout_s`, silence on it `read_timeout_s`. `ca_bundle` is a PEM file of the
+    authorities to trust instead of botocore's own. Raises SettingsError where botocore
     refuses the place.
     """
     config = Config(
@@ -49,22 +51,23 @@ def make_client(
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         retries={"mode": "standard", "total_max_attempts": total_max_attempts},
-        connect_timeout=connect_timeout_s,
-        read_timeout=read_timeout_s,
         proxies={},  # None would ask the environment
     )
     try:
-        return boto3.session.Session(botocore_session=_isolated_session()).client(
+        client = boto3.session.Session(botocore_session=_isolated_session()).client(
             "s3",
             endpoint_url=place.endpoint_url,
             region_name=place.region,
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
-            verify=True if ca_bundle is None else str(ca_bundle),  # None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE
+            verify=True,  # None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE
             config=config,
         )
     except (BotoCoreError, ValueError) as failure:
         raise SettingsError([f"DIGITAL_OCEAN_ENDPOINT_URL: cannot be used ({type(failure).__name__})"]) from None
+    wire = Wire(connect_s=connect_timeout_s, silence_s=read_timeout_s, ca_bundle=ca_bundle)
+    client.meta.events.register_last("before-send.s3", wire)  # type: ignore[arg-type]
+    return client
 
 
 def _isolated_session() -> botocore.session.Session:
