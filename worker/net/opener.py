@@ -1,6 +1,6 @@
 """The one guarded way to open a URL that came with a request.
 
-Every URL (image, video, LoRA, webhook) goes through `Opener`: http or https, no credentials in it, its name resolved
+Every URL (image, video, LoRA, webhook, upload) goes through `Opener`: http or https, no credentials in it, its name resolved
 once and the connection made to an address of that answer, all of whose addresses must be public; the same again at
 every redirect. No proxy is taken from the environment, no compressed body is accepted, and bytes, connecting, silence
 and the total time are bounded. `worker.net.gate` decides where a URL may lead, `worker.net.exchange` keeps the clock.
@@ -11,15 +11,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.client
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urljoin
 
 from worker.base.errors import InputFailed, InputRefused, InvalidRequest
 from worker.base.files import replacing
+from worker.base.stop import Flag
 from worker.net import exchange
 from worker.net.gate import Gate, Resolver, normalised
 
@@ -47,16 +50,20 @@ VIDEO_LIMITS = Limits(250 * MEGABYTE, 10.0, 30.0, 300.0)
 LORA_LIMITS = Limits(2_000 * MEGABYTE, 10.0, 30.0, 600.0)
 
 
+# Of an upload; its total time is the caller's to say.
+PUT_CONNECT_S, PUT_SILENCE_S = 10.0, 60.0
+
+
 @dataclass(frozen=True)
 class PostAnswer:
-    """What a receiver answered. Header names are in lower case."""
+    """What the receiver of a POST or PUT answered. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
 
 
 class PostFailed(Exception):
-    """A POST got no answer; `reason` is short and free of hosts and addresses."""
+    """A POST or PUT got no answer; `reason` is short and free of hosts and addresses."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -124,6 +131,28 @@ class Opener:
         except exchange.Unanswered as failure:
             raise PostFailed(failure.reason) from failure
 
+    def put(
+        self,
+        url: str,
+        file: Path,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float,
+        path: str = "upload_url",
+        stop: Flag | None = None,
+    ) -> PostAnswer:
+        """PUT the bytes of `file`, as `post` does; `headers` hold the rest of what describes them. Raises OSError too."""
+        clock = exchange.Clock.start(timeout_s, stop)
+        with file.open("rb") as body:
+            described = {**headers, "Content-Length": str(os.fstat(body.fileno()).st_size)}
+            try:
+                with self._hop(
+                    url, path, clock, PUT_CONNECT_S, PUT_SILENCE_S, method="PUT", body=body, extra=described
+                ) as response:
+                    return PostAnswer(response.status, {name.lower(): value for name, value in response.getheaders()})
+            except exchange.Unanswered as failure:
+                raise PostFailed(failure.reason) from failure
+
     def _pieces(self, url: str, limits: Limits, path: str, stop: threading.Event | None) -> Iterator[memoryview]:
         """The body behind `url`, with every failure of the network as InputFailed."""
         clock = exchange.Clock.start(limits.total_timeout_s, stop)
@@ -162,7 +191,7 @@ class Opener:
         silence_s: float,
         *,
         method: str = "GET",
-        body: bytes | None = None,
+        body: bytes | IO[bytes] | None = None,
         extra: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """One request to one place, vetted here and connected to nowhere else."""

@@ -305,7 +305,7 @@ def test_an_upload_ends_with_its_wall_clock_and_its_connection_is_shut(
     double.always[operation] = fault
     size_bytes = PART_BYTES + 1 if operation == "part" else 10
     with takes_at_most(8), pytest.raises(UploadFailed, match="too long"):
-        open_double(upload_s=0.5).store(make_video(tmp_path, b"v" * size_bytes, None), KEY)
+        open_double(least_upload_s=0.5).store(make_video(tmp_path, b"v" * size_bytes, None), KEY)
     wait_until(lambda: open_connections(double) == 0 and double.uploads == {})
     assert double.operations().count(operation) == 1
 

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 POSTER_SUFFIX = ".jpg"
 FRAMES_SUFFIX = ".zip"
 VIDEO_SUFFIXES = tuple(each.suffix for each in FORMATS.values())
+UPLOAD_S = 180.0
+LEAST_BYTES_A_SECOND = 250_000
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _CONTENT_TYPES = {POSTER_SUFFIX: "image/jpeg", FRAMES_SUFFIX: "application/zip"}
 
@@ -208,15 +210,28 @@ def _measured(path: Path, key: str, suffix: str) -> StoredFile:
         return StoredFile(path, key + suffix, _CONTENT_TYPES[suffix], stream.tell(), digest)
 
 
+def upload_s(size_bytes: int, least_s: float = UPLOAD_S) -> float:
+    """The wall clock around an upload, over all its attempts."""
+    return least_s + size_bytes / LEAST_BYTES_A_SECOND
+
+
 def check_unchanged(item: StoredFile, sha256: str) -> None:
     """Raise UploadFailed where the bytes that were read are not those that were encoded."""
     if sha256 != item.sha256:
         raise UploadFailed("the encoded file was damaged on the worker's disk before it was stored: send the job again")
 
 
-def check_etag(etag: str, md5: str) -> None:
-    """Raise UploadFailed where an ETag that can be an MD5, as that of a single put is, is not `md5` (hex digits)."""
-    found = etag.strip('"').lower()
-    if _MD5.fullmatch(found) and found != md5:
+def check_etag(headers: Mapping[str, str], md5: str) -> None:
+    """Raise UploadFailed where the ETag of a single put, which is the MD5 of its bytes, is not `md5` (hex digits).
+
+    `headers` are those of the response, in lower case. Where the server encrypts with keys of its own or the caller's,
+    the ETag only looks like an MD5.
+    """
+    if "x-amz-server-side-encryption-customer-algorithm" in headers:
+        return
+    if headers.get("x-amz-server-side-encryption", "").startswith("aws:kms"):
+        return
+    etag = headers.get("etag", "").strip('"').lower()
+    if _MD5.fullmatch(etag) and etag != md5:
         logger.warning("the storage answered with the ETag of other bytes than were sent")
         raise UploadFailed("the upload was damaged on its way to the storage: send the job again")

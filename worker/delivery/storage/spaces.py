@@ -25,6 +25,7 @@ from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.base.stop import Flag
 from worker.delivery.storage.base import (
+    UPLOAD_S,
     Delivery,
     Files,
     StoredFile,
@@ -33,6 +34,7 @@ from worker.delivery.storage.base import (
     deliver,
     deliver_beside,
     links,
+    upload_s,
 )
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_errors import (
@@ -61,9 +63,6 @@ MAX_LEFT_BEHIND = 1000
 ASKING_ATTEMPTS = 2
 ASKING_TIMEOUT_S = 5.0
 ASKING_S = 2 * ASKING_TIMEOUT_S
-# The wall clock around an upload, over all its attempts: this and a second for every so many bytes.
-UPLOAD_S = 180.0
-LEAST_BYTES_A_SECOND = 250_000
 ABORT_S = 5.0
 READING_S = 60.0
 PART_BYTES = 16 * MIB  # S3 takes no part below 5 MiB but the last, and no more than 10,000 parts
@@ -82,7 +81,7 @@ class SpacesStorage:
     is a client with shorter timeouts for `holds`, `client` itself by default. `renew` makes another client like
     `client`, which replaces it after an upload that failed: botocore's retries draw on a quota of the client's whole
     life, which one outage uses up and only many successes refill; without it the first 503 afterwards would fail an
-    upload. An upload has `upload_s`, and a second for every `LEAST_BYTES_A_SECOND`.
+    upload. An upload has `least_upload_s`, and more by its size.
     """
 
     def __init__(
@@ -97,12 +96,12 @@ class SpacesStorage:
         part_bytes: int = PART_BYTES,
         asking: S3Client | None = None,
         renew: Callable[[], S3Client] | None = None,
-        upload_s: float = UPLOAD_S,
+        least_upload_s: float = UPLOAD_S,
     ) -> None:
         self._client = client
         self._asking = client if asking is None else asking
         self._renew = renew
-        self._upload_s = upload_s
+        self._upload_s = least_upload_s
         self._place = place
         self._acl = acl
         self._presign_expiry_s = presign_expiry_s
@@ -180,7 +179,7 @@ class SpacesStorage:
     def _watched(self, work: Callable[[], Delivery], video: VideoFile, key: str, stop: Flag | None) -> Delivery:
         """Do `work` under the wall clock of an upload, after which its connection is shut."""
         with upload_errors(key):
-            return bounded(exchange.Clock.start(self._upload_s + video.size_bytes / LEAST_BYTES_A_SECOND, stop), work)
+            return bounded(exchange.Clock.start(upload_s(video.size_bytes, self._upload_s), stop), work)
 
     def sweep(self) -> None:
         """See `Storage.sweep`. The parts of a killed upload are left to the bucket's lifecycle rule."""
@@ -302,9 +301,8 @@ def _md5(content: bytes) -> str:
 
 def _check_taken(answer: Mapping[str, Any], content: bytes) -> None:
     """Raise UploadFailed where the server says that it holds other bytes."""
-    own_keys = answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
-    if not own_keys:  # else the ETag only looks like an MD5
-        check_etag(str(answer.get("ETag", "")), hashlib.md5(content, usedforsecurity=False).hexdigest())
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    check_etag(headers, hashlib.md5(content, usedforsecurity=False).hexdigest())
 
 
 def _field(answer: Mapping[str, Any], name: str) -> str:
