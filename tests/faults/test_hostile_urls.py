@@ -98,6 +98,7 @@ OTHER_SCHEMES = [
     "data:text/plain,x",
 ]
 NAMES = ["http://localhost:{port}/", "http://LocalHost:{port}/", "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ:{port}/"]
+HOSTILE = {"literals": LITERALS, "disguises": DISGUISES, "other schemes": OTHER_SCHEMES, "names": NAMES}
 INTERNAL_ANSWERS = [
     ("127.0.0.1",),
     ("::1",),
@@ -135,34 +136,40 @@ def name_server(*answers: tuple[str, ...]) -> tuple[Resolver, list[str]]:
 
 
 @pytest.mark.parametrize("kind", FETCHES)
-@pytest.mark.parametrize("url", LITERALS + DISGUISES + OTHER_SCHEMES + NAMES)
-def test_a_hostile_url_is_blocked_and_touches_nothing(kind: str, url: str, tmp_path: Path) -> None:
-    with untouched(*INTERNAL) as port, pytest.raises(InputBlocked) as caught:
-        FETCHES[kind](Opener(), url.format(port=port), tmp_path)
-    assert "169.254" not in str(caught.value)
-    assert "127.0.0.1" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("urls", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_url_is_blocked_and_touches_nothing(kind: str, urls: list[str], tmp_path: Path) -> None:
+    for url in urls:
+        with untouched(*INTERNAL) as port, pytest.raises(InputBlocked) as caught:
+            pytest.fail(f"{url}: {FETCHES[kind](Opener(), url.format(port=port), tmp_path)}")
+        assert "169.254" not in str(caught.value)
+        assert "127.0.0.1" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", FETCHES)
-@pytest.mark.parametrize("answer", INTERNAL_ANSWERS, ids=",".join)
-def test_a_name_with_one_internal_address_is_blocked(kind: str, answer: tuple[str, ...], tmp_path: Path) -> None:
-    resolver, asked = name_server(answer)
-    with untouched(*INTERNAL) as port, pytest.raises(InputBlocked) as caught:
-        FETCHES[kind](Opener(resolver=resolver), f"http://images.example:{port}/x", tmp_path)
-    assert asked == ["images.example"]
-    assert all(address not in str(caught.value) for address in answer)
+def test_a_name_with_one_internal_address_is_blocked(kind: str, tmp_path: Path) -> None:
+    for answer in INTERNAL_ANSWERS:
+        resolver, asked = name_server(answer)
+        with untouched(*INTERNAL) as port, pytest.raises(InputBlocked) as caught:
+            made = FETCHES[kind](Opener(resolver=resolver), f"http://images.example:{port}/x", tmp_path)
+            pytest.fail(f"{answer}: {made}")
+        assert asked == ["images.example"]
+        assert all(address not in str(caught.value) for address in answer)
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "lora"])
-@pytest.mark.parametrize("url", [url for url in LITERALS + DISGUISES + OTHER_SCHEMES + NAMES if "\t" not in url])
-def test_a_redirect_to_a_hostile_url_is_blocked(kind: str, url: str, tmp_path: Path) -> None:
-    with untouched(*INTERNAL) as port:
-        location = url.format(port=port).encode().decode("latin-1")
-        with Server(answering(response(status="302 Found", headers=f"Location: {location}")), "127.0.0.2") as public:
-            with pytest.raises(InputBlocked):
-                FETCHES[kind](Opener(["127.0.0.2"]), public.url(), tmp_path)
-            assert len(public.requests) == 1
+@pytest.mark.parametrize("urls", HOSTILE.values(), ids=HOSTILE)
+def test_a_redirect_to_a_hostile_url_is_blocked(kind: str, urls: list[str], tmp_path: Path) -> None:
+    for url in urls:
+        if "\t" in url:
+            continue  # no header
+        with untouched(*INTERNAL) as port:
+            location = url.format(port=port).encode().decode("latin-1")
+            moved = answering(response(status="302 Found", headers=f"Location: {location}"))
+            with Server(moved, "127.0.0.2") as public:
+                with pytest.raises(InputBlocked):
+                    pytest.fail(f"{url}: {FETCHES[kind](Opener(['127.0.0.2']), public.url(), tmp_path)}")
+                assert len(public.requests) == 1
 
 
 @pytest.mark.parametrize("kind", FETCHES)
@@ -260,7 +267,7 @@ def test_silence_is_cut_off_before_the_total_time() -> None:
         Opener(["127.0.0.1"]).read(server.url(), limits=limits, path=PATH)
 
 
-STREAM_BYTES = 512_000_000
+STREAM_BYTES = 256_000_000
 
 
 def plain_stream() -> Iterator[bytes]:

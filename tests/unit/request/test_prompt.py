@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -219,21 +220,10 @@ def test_enhancement_fills_exactly_the_open_slots(row: Case):
     assert not row.never & set(phrases)
     if not row.fills:
         assert compose(row.prompt, camera_motion=None, enhance=True) == row.prompt
-
-
-@pytest.mark.parametrize("row", CASES, ids=lambda row: row.prompt[:40])
-@pytest.mark.parametrize("camera_motion", [None, "static", "pan_left", "handheld"])
-def test_enhancement_is_idempotent(row: Case, camera_motion: str | None):
-    once = compose(row.prompt, camera_motion=camera_motion, enhance=True)
-    assert compose(once, camera_motion=camera_motion, enhance=True) == once
-
-
-@pytest.mark.parametrize("row", CASES, ids=lambda row: row.prompt[:40])
-def test_enhancement_never_moves_the_camera(row: Case):
-    written = " ".join(added(row.prompt))
-    assert not any(
-        word in written for word in ("camera", "pan", "zoom", "dolly", "orbit", "crane", "handheld", "static")
-    )
+    assert not re.search("camera|pan|zoom|dolly|orbit|crane|handheld|static", " ".join(phrases))
+    for camera_motion in (None, "static", "pan_left", "handheld"):
+        once = compose(row.prompt, camera_motion=camera_motion, enhance=True)
+        assert compose(once, camera_motion=camera_motion, enhance=True) == once
 
 
 def test_the_slots_come_in_the_order_of_the_formula():
@@ -257,8 +247,6 @@ def test_the_fourteen_names_of_the_contract():
     assert len(set(CAMERA_MOTIONS.values())) == 14
 
 
-@pytest.mark.parametrize("camera_motion", MOTIONS)
-@pytest.mark.parametrize("enhance", [True, False])
 @pytest.mark.parametrize(
     "prompt",
     [
@@ -270,14 +258,12 @@ def test_the_fourteen_names_of_the_contract():
     ],
     ids=["plain", "spanish", "chinese", "structured", "long"],
 )
-def test_every_motion_is_added_once_to_every_kind_of_prompt(camera_motion: str, enhance: bool, prompt: str):
-    result = compose(prompt, camera_motion=camera_motion, enhance=enhance)
-    assert result.count(CAMERA_MOTIONS[camera_motion]) == 1
-    assert result.startswith(f"{prompt}, {CAMERA_MOTIONS[camera_motion]}")
-    others = [phrase for name, phrase in CAMERA_MOTIONS.items() if name != camera_motion]
-    assert not any(phrase in result for phrase in others)
-    if not enhance:
-        assert result == f"{prompt}, {CAMERA_MOTIONS[camera_motion]}"
+def test_every_motion_is_added_once_to_every_kind_of_prompt(prompt: str):
+    for camera_motion, phrase in CAMERA_MOTIONS.items():
+        assert compose(prompt, camera_motion=camera_motion, enhance=False) == f"{prompt}, {phrase}"
+        enhanced = compose(prompt, camera_motion=camera_motion, enhance=True)
+        assert enhanced.startswith(f"{prompt}, {phrase}")
+        assert [each for each in CAMERA_MOTIONS.values() for _ in range(enhanced.count(each))] == [phrase]
 
 
 def test_a_non_english_prompt_gets_the_camera_phrase_alone():
@@ -290,11 +276,12 @@ def test_a_static_camera_leaves_the_motion_slot_alone():
     assert not SLOTS["motion"] & set(phrases)
 
 
-@pytest.mark.parametrize("camera_motion", [name for name in MOTIONS if name != "static"])
-def test_a_moving_camera_changes_no_other_slot(camera_motion: str):
-    plain, moved = added("A cat sleeps on a sofa"), added("A cat sleeps on a sofa", camera_motion=camera_motion)
-    assert moved[-len(plain) :] == plain
-    assert ", ".join(moved[: -len(plain)]) == CAMERA_MOTIONS[camera_motion]
+def test_a_moving_camera_changes_no_other_slot():
+    plain = added("A cat sleeps on a sofa")
+    for camera_motion in set(MOTIONS) - {"static"}:
+        moved = added("A cat sleeps on a sofa", camera_motion=camera_motion)
+        assert moved[-len(plain) :] == plain
+        assert ", ".join(moved[: -len(plain)]) == CAMERA_MOTIONS[camera_motion]
 
 
 @pytest.mark.parametrize(
@@ -460,7 +447,7 @@ PROMPTS = st.one_of(
 MOTION_OR_NONE = st.sampled_from([None, *MOTIONS])
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(prompt=PROMPTS, camera_motion=MOTION_OR_NONE, enhance=st.booleans())
 @example(prompt="there will be no -", camera_motion="handheld", enhance=False)
 @example(prompt="\ud800 the lone surrogate", camera_motion="pan_left", enhance=True)
