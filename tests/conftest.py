@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -24,6 +25,12 @@ hypothesis.settings.load_profile("project")
 # A shell has what it runs in the background ignore Ctrl-C, and every child inherits that; CI is no terminal either.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each `gc.collect`, here and in the engine, the million objects that the imported libraries are."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -151,8 +151,7 @@ def test_a_name_with_one_internal_address_is_blocked(kind: str, tmp_path: Path) 
     for answer in INTERNAL_ANSWERS:
         resolver, asked = name_server(answer)
         with untouched(*INTERNAL) as port, pytest.raises(InputBlocked) as caught:
-            made = FETCHES[kind](Opener(resolver=resolver), f"http://images.example:{port}/x", tmp_path)
-            pytest.fail(f"{answer}: {made}")
+            FETCHES[kind](Opener(resolver=resolver), f"http://images.example:{port}/x", tmp_path)
         assert asked == ["images.example"]
         assert all(address not in str(caught.value) for address in answer)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from tests.kits.engine_kit import PLANNER, demo_source
 from worker.base import folders, settings
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
@@ -22,7 +23,6 @@ from worker.delivery import journal, spool, storage
 from worker.delivery.webhooks import outbox
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import Engine
-from worker.engine.device import planner_for
 from worker.engine.models.components import quiet_libraries
 from worker.jobs import flow
 from worker.jobs.services import Services
@@ -34,11 +34,9 @@ Answer = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    source = demo.DemoSource()
+def engine() -> Engine:
     quiet_libraries()
-    yield Engine(source, demo.catalogue(), planner_for(settings.Settings()))
-    source.close()
+    return Engine(demo_source(), demo.catalogue(), PLANNER)
 
 
 @dataclass

@@ -11,25 +11,21 @@ import pytest
 
 from tests.flow.conftest import Runner, small
 from tests.kits import distilled_kit, weights_kit
+from tests.kits.engine_kit import PLANNER, demo_source
 from tests.kits.hub_server import HubServer
-from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
-from worker.engine.device import planner_for
-from worker.weights.sources import demo
 
 TURBO = {"quality_preset": "turbo"}
 HYBRID = {"quality_preset": "turbo", "turbo_variant": "hybrid"}
 
 
 @pytest.fixture(scope="module")
-def deep_engine() -> Iterator[Engine]:
+def deep_engine() -> Engine:
     """Several blocks, and LoRAs for turbo as the real models have."""
-    source = demo.DemoSource(blocks=3)
-    engine = Engine(source, distilled_kit.catalogue(), planner_for(Settings()))
+    engine = Engine(demo_source(3), distilled_kit.catalogue(), PLANNER)
     engine.preload(["t2v"], Stop())
-    yield engine
-    source.close()
+    return engine
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,12 @@ PLANNER = planner_for(Settings())
 PICTURE = Conditioning(image=Image.linear_gradient("L").resize((64, 64)).convert("RGB"))
 VIDEO = Conditioning(video=[PICTURE.image] * 5)  # type: ignore[list-item]
 BOTH_ENDS = replace(PICTURE, last_image=Image.new("RGB", (64, 64), "navy"))
+
+
+@cache
+def demo_source(blocks: int = 1) -> demo.DemoSource:
+    """One for all tests of a process, which makes each model's folder once; none may change what is in there."""
+    return demo.DemoSource(blocks=blocks)
 
 
 class Quiet:
@@ -115,7 +122,7 @@ def engine_with(
     fixed: MemoryPlan, *, below: MemoryPlan | None = None, gpu: Gpu | None = None, host_bytes: int | None = None
 ) -> Engine:
     planner = FixedPlanner(gpu, Settings(), host_bytes, fixed, below)
-    return Engine(demo.DemoSource(), demo.catalogue(), planner, torch.device("cpu"))
+    return Engine(demo_source(), demo.catalogue(), planner, torch.device("cpu"))
 
 
 MODES: dict[str, tuple[VideoRequest, Conditioning]] = {

@@ -15,7 +15,7 @@ from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 from tests.kits import lora_kit
-from tests.kits.engine_kit import PLANNER, pixels, plan, render, request
+from tests.kits.engine_kit import PLANNER, demo_source, pixels, plan, render, request
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Engine
@@ -193,7 +193,7 @@ def test_a_kernel_of_the_hub_is_taken_from_the_model_cache_alone(
 
 def engine_with(monkeypatch: pytest.MonkeyPatch, *backends: Backend) -> Engine:
     monkeypatch.setattr(attention, "BACKENDS", (*backends, Backend(NATIVE)))
-    return Engine(demo.DemoSource(), demo.catalogue(), PLANNER)
+    return Engine(demo_source(), demo.catalogue(), PLANNER)
 
 
 def test_the_result_names_the_backend_and_both_experts_use_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kits.engine_kit import PLANNER, pixels, render, request
+from tests.kits.engine_kit import PLANNER, demo_source, pixels, render, request
 from worker.base.settings import Settings
 from worker.engine import Engine
 from worker.engine.device import planner_for
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_blocks_step_aside_for_the_step_cache(tmp_path: Path) -> None:
-    source = demo.DemoSource(blocks=2)
+    source = demo_source(2)
     settings = Settings(enable_torch_compile=True, model_cache_dir=tmp_path / "models")
     compiled = Engine(source, demo.catalogue(), planner_for(settings))
     plain = Engine(source, demo.catalogue(), PLANNER)
@@ -100,7 +100,6 @@ def test_compiled_blocks_step_aside_for_the_step_cache(tmp_path: Path) -> None:
     cached = render(compiled, video)
     assert cached.parameters["torch_compile"] is False
     assert np.array_equal(pixels(cached), pixels(render(plain, video)))
-    source.close()
 
 
 def test_streamed_weights_run_uncompiled_and_the_log_says_so(

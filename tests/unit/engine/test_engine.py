@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.kits.engine_kit import PICTURE, PLANNER, ExpertCounter, Quiet, image_request, pixels, render, request
+from tests.kits.engine_kit import (
+    PICTURE,
+    PLANNER,
+    ExpertCounter,
+    Quiet,
+    demo_source,
+    image_request,
+    pixels,
+    render,
+    request,
+)
 from tests.kits.videos import given
 from worker.base.errors import Cancelled, Unsupported
 from worker.base.stop import Stop
@@ -22,10 +32,8 @@ from worker.weights.sources import demo
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    source = demo.DemoSource()
-    yield Engine(source, demo.catalogue(), PLANNER)
-    source.close()
+def engine() -> Engine:
+    return Engine(demo_source(), demo.catalogue(), PLANNER)
 
 
 @pytest.mark.parametrize(
@@ -233,14 +241,12 @@ def test_a_stop_during_decoding_releases_the_engine(engine: Engine) -> None:
 
 
 def test_latents_that_are_not_numbers_never_become_a_video() -> None:
-    source = demo.DemoSource()
-    broken = Engine(source, demo.catalogue(), PLANNER)
+    broken = Engine(demo_source(), demo.catalogue(), PLANNER)
     broken.preload(["t2v"], Stop())
     with torch.no_grad():
         broken.models["t2v"].components.transformer.proj_out.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError):
         render(broken, request())
-    source.close()
 
 
 def test_the_two_a14b_models_share_text_encoder_and_vae(engine: Engine) -> None:
@@ -282,13 +288,11 @@ def test_every_demo_model_is_made_in_seconds_and_says_that_it_is_one() -> None:
 
 
 def test_a_stop_while_a_model_is_fetched_ends_it_and_the_next_load_works() -> None:
-    source = demo.DemoSource()
-    engine = Engine(source, demo.catalogue(), PLANNER)
-    stop = Stop()
+    engine, stop = Engine(demo_source(), demo.catalogue(), PLANNER), Stop()
 
     class StoppingSource:
         def folder(self, spec: ModelSpec, event: Any, prepared: str) -> Any:
-            folder = source.folder(spec, event, prepared)
+            folder = demo_source().folder(spec, event, prepared)
             if not stop.requested:
                 stop.request(Cancelled())
             return folder
@@ -299,4 +303,3 @@ def test_a_stop_while_a_model_is_fetched_ends_it_and_the_next_load_works() -> No
     with pytest.raises(KeyError):
         engine.models["t2v"]
     assert len(pixels(render(engine, request()))) == 5
-    source.close()

@@ -13,7 +13,6 @@ import logging
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,17 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformerBlock
 
 from tests.kits import lora_kit
-from tests.kits.engine_kit import PICTURE, FixedPlanner, Quiet, image_request, pixels, plan, render, request
+from tests.kits.engine_kit import (
+    PICTURE,
+    FixedPlanner,
+    Quiet,
+    demo_source,
+    image_request,
+    pixels,
+    plan,
+    render,
+    request,
+)
 from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
@@ -308,10 +317,8 @@ def engine_of(source: demo.DemoSource, fixed: MemoryPlan, **fields: Any) -> Engi
 
 
 @pytest.fixture(scope="module")
-def source() -> Iterator[demo.DemoSource]:
-    made = demo.DemoSource(blocks=3)
-    yield made
-    made.close()
+def source() -> demo.DemoSource:
+    return demo_source(3)
 
 
 PLANS = {

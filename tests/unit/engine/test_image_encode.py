@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tests.kits.engine_kit import (
     PLANNER,
     VIDEO,
     FixedPlanner,
+    demo_source,
     image_request,
     pixels,
     plan,
@@ -44,14 +44,12 @@ OTHERS: dict[str, tuple[VideoRequest, Conditioning]] = {
 def made(memory_plan: Any = None, **settings: Any) -> Engine:
     kept = Settings(**settings)
     planner = FixedPlanner(None, kept, None, memory_plan or plan("resident"), None)
-    return Engine(demo.DemoSource(), demo.catalogue(), planner)
+    return Engine(demo_source(), demo.catalogue(), planner)
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    source = demo.DemoSource()
-    yield Engine(source, demo.catalogue(), PLANNER)
-    source.close()
+def engine() -> Engine:
+    return Engine(demo_source(), demo.catalogue(), PLANNER)
 
 
 @pytest.fixture(scope="module")

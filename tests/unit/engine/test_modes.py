@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan, DiffusionPipeline, UniPCMultistepSchedul
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
-from tests.kits.engine_kit import MODES, PLANNER, pixels, render
+from tests.kits.engine_kit import MODES, PLANNER, demo_source, pixels, render
 from worker.engine import Conditioning, Engine, decode
 from worker.engine.modes import MODES as SERVED
 from worker.engine.modes.base import Sampling
@@ -127,8 +127,7 @@ def test_the_first_and_the_last_picture_keep_their_places(vae: AutoencoderKLWan)
 
 def test_the_lower_the_strength_the_nearer_the_video() -> None:
     """Measured to the source's own latents, decoded: what strength 0 would give."""
-    source = demo.DemoSource()
-    engine = Engine(source, demo.catalogue(), PLANNER)
+    engine = Engine(demo_source(), demo.catalogue(), PLANNER)
     video, conditioning = MODES["video"]
     assert conditioning.video is not None
     made = []
@@ -140,4 +139,3 @@ def test_the_lower_the_strength_the_nearer_the_video() -> None:
     exact = np.stack(list(decode.frames(vae, latents))).astype(float)
     near, middle, far = (float(np.abs(frames - exact).mean()) for frames in made)
     assert near < middle < far
-    source.close()

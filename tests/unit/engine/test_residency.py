@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kits.engine_kit import MODES, PLANNER, engine_with, pixels, plan, render
+from tests.kits.engine_kit import MODES, PLANNER, demo_source, engine_with, pixels, plan, render
 from worker.base.errors import OutOfMemory
 from worker.base.stop import Stop
 from worker.engine import Engine
@@ -20,7 +20,7 @@ from worker.weights.sources import demo
 @pytest.fixture(scope="module")
 def resident() -> np.ndarray:
     """The text mode's video with everything resident."""
-    return pixels(render(Engine(demo.DemoSource(), demo.catalogue(), PLANNER), *MODES["text"]))
+    return pixels(render(Engine(demo_source(), demo.catalogue(), PLANNER), *MODES["text"]))
 
 
 def test_the_experts_take_turns_and_swap_once_a_video() -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
-from tests.kits.engine_kit import MODES, FixedPlanner, pixels, plan, render
+from tests.kits.engine_kit import MODES, FixedPlanner, demo_source, pixels, plan, render
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
@@ -103,11 +103,9 @@ def engine_for(way: Way, source: demo.DemoSource, cache: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def source() -> Iterator[demo.DemoSource]:
+def source() -> demo.DemoSource:
     """Experts of two blocks: what works across blocks needs more than one."""
-    made = demo.DemoSource(blocks=2)
-    yield made
-    made.close()
+    return demo_source(2)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests.kits.engine_kit import (
     PLANNER,
     VIDEO,
     FixedPlanner,
+    demo_source,
     image_request,
     pixels,
     plan,
@@ -44,12 +45,10 @@ STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    source = demo.DemoSource(blocks=BLOCKS)
-    made = Engine(source, demo.catalogue(), PLANNER)
+def engine() -> Engine:
+    made = Engine(demo_source(BLOCKS), demo.catalogue(), PLANNER)
     made.preload(["i2v", "t2v", "5b"], Stop())
-    yield made
-    source.close()
+    return made
 
 
 @pytest.fixture
@@ -220,7 +219,7 @@ def test_a_run_that_ends_early_leaves_nothing_behind(engine: Engine, end: str) -
 
 def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
     planner = FixedPlanner(None, Settings(), None, plan("resident"), plan("swap"))
-    tight = Engine(demo.DemoSource(blocks=BLOCKS), demo.catalogue(), planner)
+    tight = Engine(demo_source(BLOCKS), demo.catalogue(), planner)
     tight.preload(["t2v"], Stop())
     video = request(num_inference_steps=STEPS, step_cache="fast")
     wanted = pixels(render(tight, video))
@@ -241,7 +240,7 @@ def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
 @pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
 def test_the_cache_gives_the_same_under_every_plan(engine: Engine, residency: Any) -> None:
     planner = FixedPlanner(None, Settings(), None, plan(residency), None)
-    other = Engine(demo.DemoSource(blocks=BLOCKS), demo.catalogue(), planner)
+    other = Engine(demo_source(BLOCKS), demo.catalogue(), planner)
     other.preload(["i2v"], Stop())
     video = request(num_inference_steps=STEPS, step_cache="fast")
     rendering = render(other, video)
@@ -321,7 +320,7 @@ def test_turbo_runs_without_it_and_says_so(engine: Engine, caplog: pytest.LogCap
 
 
 def test_a_model_of_one_block_runs_without_it_and_says_so() -> None:
-    engine = Engine(demo.DemoSource(), demo.catalogue(), PLANNER)
+    engine = Engine(demo_source(), demo.catalogue(), PLANNER)
     rendering = render(engine, request(step_cache="balanced"))
     assert rendering.parameters["step_cache"] == "off"
     assert "single block" in rendering.warnings[0]

@@ -19,6 +19,7 @@ from tests.kits.engine_kit import (
     ExpertCounter,
     FixedPlanner,
     Quiet,
+    demo_source,
     image_request,
     pixels,
     plan,
@@ -49,12 +50,10 @@ HYBRID_HIGH = {
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    source = demo.DemoSource()
-    made = Engine(source, distilled_kit.catalogue(), PLANNER)
+def engine() -> Engine:
+    made = Engine(demo_source(), distilled_kit.catalogue(), PLANNER)
     made.preload(["i2v", "t2v"], Stop())
-    yield made
-    source.close()
+    return made
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_each_expert_carries_its_own_lora(
 
 def twin(*changes: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]) -> Engine:
     """The engine without LoRAs, whose two experts have the given differences added to their weights."""
-    made = Engine(demo.DemoSource(), demo.catalogue(), PLANNER)
+    made = Engine(demo_source(), demo.catalogue(), PLANNER)
     made.preload(["i2v", "t2v"], Stop())
     parts = made.models["t2v"].components
     for deltas in changes:
@@ -322,7 +321,7 @@ def test_the_memory_plan_counts_the_distilled_loras(files: DistilledFiles) -> No
     videos = [request(), request(loras=one), TURBO, request(quality_preset="turbo", loras=one)]
     for catalogue in (distilled_kit.catalogue(), demo.catalogue()):
         for video in videos:
-            Engine(demo.DemoSource(), catalogue, noting).video(video)
+            Engine(demo_source(), catalogue, noting).video(video)
     assert [shape.loras for shape in shapes] == [0, 1, 1, 2, 0, 1, 0, 1]
 
 

@@ -6,7 +6,7 @@ import base64
 import io
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ import imageio_ffmpeg
 import pytest
 from PIL import Image
 
+from tests.kits.engine_kit import PLANNER, demo_source
 from tests.kits.loopback import Server, answering, response
 from worker.base.errors import InputInvalid, InvalidRequest, Unsupported
-from worker.base.settings import Settings
 from worker.engine import Engine, Video
-from worker.engine.device import planner_for
 from worker.jobs.prepare import prepare
 from worker.net import Opener
 from worker.request import VideoRequest
@@ -29,10 +28,8 @@ from worker.weights.sources import demo
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    source = demo.DemoSource()
-    yield Engine(source, demo.catalogue(), planner_for(Settings()))
-    source.close()
+def engine() -> Engine:
+    return Engine(demo_source(), demo.catalogue(), PLANNER)
 
 
 def requests(*videos: dict[str, Any]) -> tuple[VideoRequest, ...]:
