@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the workers, w
 
 from worker.base.settings import Settings, variables_of
 
+# jsonschema imports it where it is there, which takes seconds; no schema here has a format that needs it.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 pytest_plugins = ["tests.kits.no_orphans"]
 hypothesis.settings.register_profile(
     "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, database=None

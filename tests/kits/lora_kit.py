@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
+from tests.kits.engine_kit import demo_source
 from worker.engine.models import components as loading
 from worker.engine.techniques.base import Adapter
 from worker.request import ModelSpec
@@ -40,7 +43,7 @@ def spec_of(key: str) -> ModelSpec:
 def load(folder: Path, key: str = "t2v", dtype: torch.dtype = torch.float32) -> loading.Components:
     """The experts of the built-in model; text encoder and VAE, which no LoRA here touches, are left out."""
     if not folder.exists():
-        demo.build(spec_of(key), folder)
+        shutil.copytree(demo_source().folder(spec_of(key), threading.Event(), "bf16"), folder)
     return loading.load(folder, spec_of(key), None, device=torch.device("cpu"), dtype=dtype)  # type: ignore[arg-type]
 
 
