@@ -32,6 +32,7 @@ from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport, job_answered, job_left, job_refused
 from worker.jobs.services import Services
 from worker.jobs.tidy import give_back_memory, tidy
+from worker.net.language_model import LanguageModel
 from worker.request import Job, VideoRequest
 from worker.request.contact import contact
 
@@ -205,6 +206,7 @@ class _JobRun:
                 opener=worker.opener,
                 loras=worker.loras,
                 stop=self._stop.event,
+                writer=LanguageModel.from_settings(worker.settings),
                 max_pixels=worker.settings.max_pixels,
             )
 

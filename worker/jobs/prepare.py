@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from worker.base.errors import InputInvalid, InvalidRequest
 from worker.engine import Conditioning, Engine, Video
+from worker.jobs import expand
 from worker.media import formats, inputs
 from worker.media.decode_video import SourceVideo
 from worker.net import Opener
+from worker.net.language_model import LanguageModel
 from worker.request import ModelSpec, VideoRequest, choose, prompt
 from worker.request.payload import MIN_FRAMES
 from worker.weights.loras import LoraStore
@@ -28,21 +30,24 @@ def prepare(
     loras: LoraStore,
     stop: threading.Event,
     max_pixels: int,
+    writer: LanguageModel | None = None,
 ) -> Video:
     """The video that `request` asks for, ready to be made. `following` are the job's next requests: the texts of those
-    that the same model serves are encoded with its own.
+    that the same model serves are encoded with its own. `writer` expands prompts.
 
     Blocks while it fetches and decodes. Raises Unsupported and InvalidRequest for what this worker does not serve or
     its GPU cannot hold, what `worker.media.inputs` raises, and what the LoRA store raises.
     """
     spec = choose(engine.catalogue, request)  # refuses before anything is fetched
     formats.check(request.output, path=request.at("output_codec"))
+    expand.check(request, writer)
     request = replace(request, warnings=(*request.warnings, *formats.notes(request)))
     later = _texts(request, following)
     if request.reference_video_url is not None:
         path = request.at("reference_video_url")
         with inputs.fetch_video(request.reference_video_url, opener=opener, path=path, stop=stop) as source:
             request = _sized(request, {"reference_video_url": source.size}, spec, max_pixels)
+            request = expand.expanded(request, None, writer, stop)
             video, conditioning = _of_video(source, request, engine, stop)
     else:
         given = {field: getattr(request, field) for field in ("reference_image_url", "last_image_url")}
@@ -52,7 +57,7 @@ def prepare(
             if url is not None
         }
         request = _sized(request, {field: image.size for field, image in images.items()}, spec, max_pixels)
-        video = engine.video(request)
+        video = engine.video(expand.expanded(request, images.get("reference_image_url"), writer, stop))
         shape = video.shape
         fitted = {field: inputs.fit(image, shape.width, shape.height) for field, image in images.items()}
         conditioning = Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url"))
@@ -126,6 +131,6 @@ def _texts(request: VideoRequest, following: Sequence[VideoRequest]) -> tuple[st
     def kind(each: VideoRequest) -> tuple[object, ...]:
         return each.model, each.mode, each.quality_preset, each.height, each.width, each.num_frames
 
-    alike = [each for each in following if kind(each) == kind(request)]
+    alike = [each for each in following if kind(each) == kind(request) and not each.prompt_expansion]
     guided = [each for each in alike if max(each.guidance_scale, each.guidance_scale_2) > 1]
     return (*map(prompt.of_request, alike), *(each.negative_prompt for each in guided))

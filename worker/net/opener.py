@@ -1,9 +1,10 @@
 """The one guarded way to open a URL that came with a request.
 
-Every URL (image, video, LoRA, webhook, upload) goes through `Opener`: http or https, no credentials in it, its name resolved
-once and the connection made to an address of that answer, all of whose addresses must be public; the same again at
-every redirect. No proxy is taken from the environment, no compressed body is accepted, and bytes, connecting, silence
-and the total time are bounded. `worker.net.gate` decides where a URL may lead, `worker.net.exchange` keeps the clock.
+Every URL (image, video, LoRA, webhook, upload) goes through `Opener`: http or https, no credentials in it, its name
+resolved once and the connection made to an address of that answer, all of whose addresses must be public; the same
+again at every redirect. No proxy is taken from the environment, no compressed body is accepted, and bytes,
+connecting, silence and the total time are bounded. `worker.net.gate` decides where a URL may lead,
+`worker.net.exchange` keeps the clock.
 Messages name neither the address that a name resolved to nor, on a redirect, the place it led to."""
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Opener:
         path: str = "upload_url",
         stop: Flag | None = None,
     ) -> PostAnswer:
-        """PUT the bytes of `file`, as `post` does; `headers` hold the rest of what describes them. Raises OSError too."""
+        """PUT the bytes of `file`, as `post` does; `headers` hold the rest that describes them. Raises OSError too."""
         clock = exchange.Clock.start(timeout_s, stop)
         with file.open("rb") as body:
             described = {**headers, "Content-Length": str(os.fstat(body.fileno()).st_size)}

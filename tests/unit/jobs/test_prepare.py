@@ -15,12 +15,14 @@ import imageio_ffmpeg
 import pytest
 from PIL import Image
 
+from tests.kits.chat_double import ChatDouble
 from tests.kits.engine_kit import PLANNER, demo_source
 from tests.kits.loopback import Server, answering, response
 from worker.base.errors import InputInvalid, InvalidRequest, Unsupported
 from worker.engine import Engine, Video
 from worker.jobs.prepare import prepare
 from worker.net import Opener
+from worker.net.language_model import LanguageModel
 from worker.request import VideoRequest
 from worker.request.parse import parse
 from worker.weights.loras import LoraStore
@@ -43,11 +45,19 @@ def picture(colour: str, size: tuple[int, int] = (64, 48)) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def prepared(engine: Engine, home: Path, of: Sequence[VideoRequest], max_pixels: int = 921_600) -> Video:
+def prepared(
+    engine: Engine,
+    home: Path,
+    of: Sequence[VideoRequest],
+    max_pixels: int = 921_600,
+    writer: LanguageModel | None = None,
+) -> Video:
     opener = Opener(["127.0.0.1"])
     store = LoraStore(home, opener, token=None)
     stop = threading.Event()
-    return prepare(of[0], of[1:], engine=engine, opener=opener, loras=store, stop=stop, max_pixels=max_pixels)
+    return prepare(
+        of[0], of[1:], engine=engine, opener=opener, loras=store, stop=stop, max_pixels=max_pixels, writer=writer
+    )
 
 
 def test_first_and_last_image_have_their_places(engine: Engine, tmp_path: Path) -> None:
@@ -162,3 +172,15 @@ def test_texts_of_the_next_videos_of_the_same_model_are_known(engine: Engine, tm
     )
     later = prepared(engine, tmp_path, requests({}, *following)).later
     assert set(later) == {"a dog", "a bird", "cats"}
+
+
+def test_a_prompt_is_expanded_before_the_video_is_settled(engine: Engine, tmp_path: Path) -> None:
+    said = "A black cat runs along a garden wall at dusk, its tail high, soft light, wide shot."
+    wanted = requests({"prompt": "a black cat runs", "prompt_expansion": True, "reference_image_url": picture("red")})
+    with ChatDouble(lambda question: said) as double:
+        writer = LanguageModel(double.base_url, "m", "k")
+        video = prepared(engine, tmp_path, wanted, writer=writer)
+    assert (video.prompt, video.request.prompt) == (said, said)
+    assert double.questions[0]["messages"][1]["content"][1]["type"] == "image_url"
+    with pytest.raises(Unsupported):
+        prepared(engine, tmp_path, wanted)
