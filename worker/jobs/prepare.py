@@ -17,7 +17,7 @@ from worker.request import ModelSpec, VideoRequest, choose, prompt
 from worker.request.payload import MIN_FRAMES
 from worker.weights.loras import LoraStore
 
-# Of a source's pixels; a crop of more than this is told.
+# Of a source's pixels; a crop of more than this is reported.
 MAX_SILENT_CROP = 0.05
 
 

@@ -17,7 +17,7 @@ from worker.base import locks
 from worker.base.files import StateFolder
 from worker.base.log import current_job_id, job_scope
 from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
-from worker.delivery.webhooks.outbox import Outbox
+from worker.delivery.webhooks.outbox import SIDE_BY_SIDE, Outbox
 
 URL = "https://one.example/hook"
 DELIVERED, FAILED = Outcome("delivered"), Outcome("failed", "no answer")
@@ -60,7 +60,7 @@ class Scene:
         self.outbox = self.another_worker()
 
     def another_worker(self) -> Outbox:
-        return Outbox(StateFolder(self.root), now=self.times, clock=self.times)
+        return Outbox(StateFolder(self.root), now=self.times)
 
     @property
     def files(self) -> list[Path]:
@@ -200,6 +200,48 @@ def test_a_receiver_that_answers_again_is_forgiven(scene: Scene, by: str) -> Non
     assert rests(scene, 2) == [1.0, 5.0]
 
 
+def test_every_worker_knows_who_rests_and_asks_the_healthy_first(scene: Scene) -> None:
+    dead = "https://dead.example/hook"
+    scene.put("evt_dead", "a", dead)
+    scene.receivers.answers[dead] = FAILED
+    scene.drain()
+    scene.put("evt_live", "b")
+    other = scene.another_worker()
+    scene.times.now += 4.9
+    assert scene.drain(outbox=other) == ["evt_live"]
+    assert scene.receivers.sent == ["evt_dead", "evt_live"]
+    scene.times.now += 0.1
+    scene.drain(outbox=other)
+    assert scene.receivers.sent[2:] == ["evt_dead"]
+
+
+def test_one_bad_url_does_not_silence_its_host(scene: Scene) -> None:
+    for number, failure in enumerate((Outcome("failed", "HTTP 404", answered=True), FAILED)):
+        bad, good = f"https://{number}.example/gone", f"https://{number}.example/here"
+        scene.put(f"evt_bad{number}", "a", bad)
+        scene.receivers.answers[bad] = failure
+        scene.drain()
+        scene.put(f"evt_good{number}", "b", good)
+        assert scene.drain() == ([f"evt_good{number}"] if failure.answered else [])
+
+
+def test_attempts_while_draining_are_short_at_first(scene: Scene) -> None:
+    scene.put("evt_1")
+    scene.receivers.answers[URL] = FAILED
+    for _ in range(5):
+        scene.drain()
+        scene.times.now += 900
+    assert scene.receivers.timeouts == [2.0, 4.0, 8.0, 15.0, 15.0]
+
+
+def test_silent_receivers_are_asked_side_by_side(scene: Scene) -> None:
+    together = threading.Barrier(SIDE_BY_SIDE)
+    scene.receivers.on_send = lambda: together.wait(30) and None
+    for number in range(SIDE_BY_SIDE):
+        scene.put(f"evt_{number}", f"job{number}", f"https://{number}.example/hook")
+    assert len(scene.drain()) == SIDE_BY_SIDE
+
+
 def test_a_job_s_own_line_knows_no_rest_and_stops_at_the_first_failure(scene: Scene) -> None:
     for number in range(3):
         scene.put(f"evt_{number}")
@@ -311,8 +353,8 @@ def test_a_round_ends_with_its_budget_and_with_a_stop(scene: Scene) -> None:
         scene.times.now += 4.0
 
     scene.receivers.on_send = four_seconds
-    scene.drain(budget_s=10.0, attempt_s=5.0)
-    assert scene.receivers.timeouts == [5.0, 5.0, 2.0]
+    scene.drain(budget_s=9.0, attempt_s=5.0)
+    assert scene.receivers.timeouts == [2.0, 2.0, 1.0]
     stop = threading.Event()
     stop.set()
     assert scene.drain(stop=stop) == []

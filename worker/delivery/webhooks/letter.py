@@ -37,12 +37,13 @@ class Outcome:
 
     `delivered`: 2xx. `gone`: 410, the receiver wants no more. `blocked`: the address may not be reached. `stopped`: the
     worker ended the attempt. `waits`: its time has not come, or another worker is sending it. `failed`: anything else;
-    `retry_after_s` is what the receiver asked for, 0 for nothing.
+    `retry_after_s` is what the receiver asked for, 0 for nothing; `answered`: it responded, with that failure.
     """
 
     kind: Literal["delivered", "gone", "blocked", "failed", "stopped", "waits"]
     reason: str = ""
     retry_after_s: float = 0.0
+    answered: bool = False
 
     @property
     def settled(self) -> bool:

@@ -2,8 +2,9 @@
 
 An event is put here before its first attempt and removed when it has arrived, so that neither a dead receiver nor a
 killed worker loses it. The next job, or any worker that shares the folder, sends what is left: each under its first
-event id, those of one job to one receiver in their order, and to a silent receiver at longer and longer intervals. Two
-workers never send one event at the same time: the sender holds a lock on its file. Events expire after 7 days.
+event id, those of one job to one receiver in their order, several receivers side by side, those that did not fail
+lately first, and to a silent one at longer and longer intervals. Two workers never send one event at the same time: the
+sender holds a lock on its file. Events expire after 7 days.
 
 A file is named LINE-NUMBER-EVENT_ID.json, where LINE stands for the job and its receiver. The files hold the receiver's
 URL and the body, so they have mode 0600 and neither is ever logged.
@@ -15,41 +16,36 @@ import itertools
 import logging
 import random
 import re
-import threading
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from worker.base import files, locks
 from worker.base.log import job_scope
+from worker.delivery.webhooks import rests
 from worker.delivery.webhooks.letter import Letter, Outcome, Round
 
 logger = logging.getLogger(__name__)
 
 _FOLDER = "outbox"
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9]{5,})-(.+)\.json")
-_FIRST_REST_S = 5.0
-_LONGEST_REST_S = 900.0
+# 400 silent receivers take 25 s of the 30 that a round has; each failure doubles what the next attempt may take.
+SIDE_BY_SIDE = 32
+_FIRST_ATTEMPT_S = 2.0
 
 
 class Outbox:
     """The undelivered events of every job. Thread-safe; blocks, so call it from a thread of its own."""
 
-    def __init__(
-        self,
-        state: files.StateFolder,
-        *,
-        now: Callable[[], float] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, state: files.StateFolder, *, now: Callable[[], float] | None = None) -> None:
         self._state = state
         self._now = state.now if now is None else now
-        self._clock = clock
-        self._rests: dict[str, tuple[int, float]] = {}
-        self._rests_lock = threading.Lock()
+        self._rests = rests.Rests(state, self._now)
 
     def put(self, letter: Letter) -> Path | None:
         """Keep `letter`, last in its line; one of the same event id stays as it is.
@@ -74,15 +70,29 @@ class Outbox:
         """Send what waits until the round is over; returns what became of the events that had their turn, by event id.
 
         With `of`: the line of that letter only, up to its first failure, whatever the receiver's record. Without: every
-        line in random order, leaving out receivers that failed lately.
+        line, one receiver beside the other, leaving out those that failed lately.
         """
         outcomes: dict[str, Outcome] = {}
         try:
-            for line in self._lines() if of is None else [_line(of)]:
+            if of is not None:
+                self._drain_lines([_line(of)], sending, outcomes, late=False)
+                return outcomes
+            receivers = self._by_receiver()
+            with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="webhook-outbox") as threads:
+                for lines in receivers:
+                    threads.submit(copy_context().run, self._drain_lines, lines, sending, outcomes, late=True)
+        except OSError as failure:
+            self._state.cannot(failure)
+        return outcomes
+
+    def _drain_lines(self, lines: Sequence[str], sending: Round, outcomes: dict[str, Outcome], *, late: bool) -> None:
+        """Send the lines of one receiver; each ends at its first failure."""
+        try:
+            for line in lines:
                 for place in self._places(line):
                     if sending.is_over():
-                        return outcomes
-                    outcome = self._forward(place, sending, late=of is None)
+                        return
+                    outcome = self._forward(place, sending, late=late)
                     if outcome is None:
                         continue
                     outcomes[place.stem.split("-", 2)[2]] = outcome
@@ -90,7 +100,6 @@ class Outbox:
                         break
         except OSError as failure:
             self._state.cannot(failure)
-        return outcomes
 
     def count(self) -> int:
         """How many events wait, of every job and worker. Raises nothing."""
@@ -104,6 +113,7 @@ class Outbox:
         """Remove what is too old to be sent. Bounded in time; raises nothing."""
         try:
             files.sweep(self._state.folder(_FOLDER), now=self._now())
+            self._rests.sweep()
         except OSError as failure:
             self._state.cannot(failure)
 
@@ -130,8 +140,13 @@ class Outbox:
             return None
         if letter.not_before > self._now():
             return Outcome("waits", "the receiver asked to be left alone")
-        if late and self._rests_now(letter):
-            return Outcome("waits", "its receiver failed a moment ago")
+        if late:
+            rest = self._rests.of(letter.url)
+            if self._now() < rest.until:
+                return Outcome("waits", "its receiver failed a moment ago")
+            sending = replace(
+                sending, attempt_s=min(sending.attempt_s, _FIRST_ATTEMPT_S * 2.0 ** min(rest.failures, 16))
+            )
         outcome = sending.deliver(letter)
         try:
             if outcome.settled:
@@ -141,18 +156,27 @@ class Outbox:
         except OSError as failure:
             self._state.cannot(failure)
         if outcome.settled:
-            self._forgive(letter)
+            self._rests.forgive(letter.url)
         if late and outcome.settled:
             logger.info("webhook %s, kept in the outbox: %s", letter.event_id, outcome.kind)
-        elif late:
-            self._rest(letter)
+        elif late and outcome.kind == "failed":
+            self._rests.failed(letter.url, answered=outcome.answered)
         return outcome
 
-    def _lines(self) -> list[str]:
-        lines = [line for line, _ in itertools.groupby(self._places(), key=lambda place: place.name.partition("-")[0])]
+    def _by_receiver(self) -> list[list[str]]:
+        """The lines of each receiver, those first that failed the least."""
+        receivers: dict[str, list[str]] = defaultdict(list)
+        failures: dict[str, int] = {}
+        for line, places in itertools.groupby(self._places(), key=lambda place: place.name.partition("-")[0]):
+            try:
+                url = Letter.model_validate_json(next(places).read_bytes()).url
+            except (OSError, ValidationError):
+                url = ""  # sent, or set aside, meanwhile or in its turn
+            receivers[rests.host(url)].append(line)
+            failures[rests.host(url)] = max(failures.get(rests.host(url), 0), self._rests.of(url).failures)
         # Several workers that wake together should not queue for the same letters.
-        random.shuffle(lines)
-        return lines
+        order = sorted(receivers, key=lambda receiver: (failures[receiver], random.random()))
+        return [receivers[receiver] for receiver in order]
 
     def _places(self, line: str = "") -> list[Path]:
         """The files of one line, or of all, in their order. A file that no worker can have named is set aside."""
@@ -164,22 +188,6 @@ class Outbox:
                 files.set_aside(place)
         return places
 
-    def _rests_now(self, letter: Letter) -> bool:
-        with self._rests_lock:
-            _, until = self._rests.get(_receiver(letter), (0, 0.0))
-        return self._clock() < until
-
-    def _rest(self, letter: Letter) -> None:
-        """Leave the receiver alone for a while: 5 s at first, twice as long after each failure, 15 minutes at most."""
-        with self._rests_lock:
-            failures = self._rests.get(_receiver(letter), (0, 0.0))[0]
-            rest_s = min(_FIRST_REST_S * 2.0 ** min(failures, 16), _LONGEST_REST_S)
-            self._rests[_receiver(letter)] = (failures + 1, self._clock() + rest_s)
-
-    def _forgive(self, letter: Letter) -> None:
-        with self._rests_lock:
-            self._rests.pop(_receiver(letter), None)
-
 
 def _write(place: Path, letter: Letter) -> None:
     files.write_atomically(place, letter.model_dump_json().encode())
@@ -188,8 +196,3 @@ def _write(place: Path, letter: Letter) -> None:
 def _line(letter: Letter) -> str:
     """What waits for each other: events of one job to one receiver. Anybody may send a job_id that another one used."""
     return files.file_key(f"{letter.job_id}\n{letter.url}")
-
-
-def _receiver(letter: Letter) -> str:
-    """Host and port: what is silent or busy as one."""
-    return urlsplit(letter.url).netloc.rpartition("@")[2].lower()

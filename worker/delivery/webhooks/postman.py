@@ -99,7 +99,7 @@ class Postman:
         reason = f"the receiver answered HTTP {answer.status}"
         if answer.status == _GONE:
             return Outcome("gone", reason)
-        return Outcome("failed", reason, retry_after_s=_retry_after_s(answer.headers))
+        return Outcome("failed", reason, retry_after_s=_retry_after_s(answer.headers), answered=True)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
