@@ -3,7 +3,7 @@
 held      waits as long as it takes      a download
 locked    waits for a few seconds        a small file
 claimed   does not wait                  a file that is read, then replaced or removed
-sole      waits as long as it is told    work on something that is no file
+sole      waits as long as it may    work on something that is no file
 taken     does not wait                  a file that is open already
 """
 
