@@ -92,7 +92,7 @@ def _sized(
         raise InvalidRequest(f"{failure}: send a smaller one", path=request.at(side)) from failure
     shares = {field: inputs.cropped_share(size, width, height) for field, size in sources.items()}
     notes = (
-        f"{request.at(field)}: {share:.0%} of it lies outside of {width}x{height} and is cropped"
+        f"{request.at(field)}: {share:.0%} of it is outside of {width}x{height} and is cropped"
         for field, share in shares.items()
         if share > MAX_SILENT_CROP
     )

@@ -117,7 +117,7 @@ def test_a_crop_of_more_than_a_twentieth_is_a_warning(height: int, told: bool, e
     sources = {"reference_image_url": picture("red", (640, 608)), "last_image_url": picture("red", (1000, height))}
     (plain,) = requests(sources)
     warnings = prepared(engine, tmp_path, [replace(plain, width=320, height=304)]).request.warnings
-    note = "job_request_params[0].last_image_url: 5% of it lies outside of 320x304 and is cropped"
+    note = "job_request_params[0].last_image_url: 5% of it is outside of 320x304 and is cropped"
     assert warnings == ((note,) if told else ())
 
 
@@ -135,7 +135,7 @@ def test_a_portrait_video_is_fetched_once_and_followed(engine: Engine, tmp_path:
     assert following.conditioning.video is not None
     assert [frame.size for frame in following.conditioning.video] == [(464, 832)] * 9
     assert [note for note in cropped.request.warnings if "cropped" in note] == [
-        "job_request_params[0].reference_video_url: 72% of it lies outside of 512x256 and is cropped"
+        "job_request_params[0].reference_video_url: 72% of it is outside of 512x256 and is cropped"
     ]
 
 
