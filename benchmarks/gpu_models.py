@@ -21,7 +21,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks import memory_on_meta as on_meta
 from worker.request import ModelSpec
-from worker.request.catalogue import T2V_A14B
+from worker.request.catalogue import T2V_A14B, as_demo
 from worker.request.plan import SIZES, ModelSize, Shape
 from worker.weights.sources import demo
 from worker.weights.tensors.reading import Target
@@ -62,7 +62,7 @@ class Scale:
 
     @property
     def spec(self) -> ModelSpec:
-        return T2V_A14B if self.is_published else replace(T2V_A14B, version=demo.VERSION, distilled=())
+        return T2V_A14B if self.is_published else replace(as_demo(T2V_A14B), extent=None)
 
 
 SCALES = {

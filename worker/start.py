@@ -63,7 +63,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
     cold_start = ColdStart() if cold_start is None else cold_start
     metrics.serve(settings.metrics_port)
     state = StateFolder(folders.state_dir(settings))
-    opener = net.Opener(settings.private_url_allowlist)
+    opener = net.Opener(settings.private_url_allowlist, local=not settings.on_platform)
     target = storage.open_storage(settings)
     planner = planner_for(settings)
     # What can be refused in a moment is refused before minutes of loading.

@@ -14,9 +14,9 @@ from worker.base.settings import Settings, variables_of
 from worker.cli.plans import table as memory_table
 from worker.request import CATALOGUE, Mode
 from worker.request.catalogue import ModelName, find
-from worker.request.parse import PRESETS
 from worker.request.plan.gpus import GPUS
 from worker.request.prompt_words import CAMERA_MOTIONS
+from worker.request.settle import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Folder or file -> where a reader begins.

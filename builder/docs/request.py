@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from builder.docs.markdown import page, table
 from builder.docs.readme import SENT, camera_motions, presets
+from worker.request import foreign
 from worker.request.payload import LoraInput, VideoInput
 from worker.request.schema import input_schema
 
@@ -15,6 +17,10 @@ _MEANINGS: Mapping[str, str] = {
     "job_request_params": "The videos of the job, made in this order",
     "webhook_events": "Which events are sent",
     "num_frames": "Lowered to the next 4k + 1, with a warning",
+    "width": "See sizes",
+    "height": "See sizes",
+    "resolution": "See sizes",
+    "aspect_ratio": "See sizes",
     "num_inference_steps": "Denoising steps; a preset overrules it",
     "camera_motion": "See camera motions",
     "enhance_prompt": "Adds motion, light, lens, colour and style where an English prompt is silent about them",
@@ -25,8 +31,9 @@ _MEANINGS: Mapping[str, str] = {
 }
 _INTRODUCTION = """
 The `input` of a RunPod event. Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a
-number. An operator can move the limits of frames, pixels and videos ([configuration](configuration.md)); those below
-are the defaults. The same as JSON Schema: [schemas/input.schema.json](schemas/input.schema.json).
+number, and a whole number such as `832.0` for an integer. In every field `null` means "not given". An operator can move
+the limits of frames, pixels and videos ([configuration](configuration.md)); those below are the defaults, and a limit
+below a default lowers it. The same as JSON Schema: [schemas/input.schema.json](schemas/input.schema.json).
 """
 _FLAT = """
 A job of a single video may be written flat: an `input` with `prompt` at its top level, instead of
@@ -37,7 +44,8 @@ _MODES = """
 [README](../README.md#supported-modes) lists the modes of each model; any other fails with `unsupported`.
 """
 _LORA = """
-`source` is one of three:
+A pair, `{"high": ..., "low": ..., "scale": ...}`, is two LoRAs of one scale, and counts as two. `source`,
+`high` and `low` are each one of three:
 
 | Sent as | What it is |
 | --- | --- |
@@ -65,14 +73,45 @@ The videos of a job are made in order. Each is delivered while the next one is m
 the others. `job_id` makes a job safe to send twice: within 7 days the same `job_id` with the same payload returns the
 videos that exist, and with another payload it is refused.
 """
-_CORRECTIONS = """
-Two things are corrected, each with a line in the result's `warnings`: `num_frames` goes down to the next 4k + 1;
-`height` and `width` go down to a multiple of 16 (32 for model `5b`). With an image and neither side given, the video
-has the image's aspect ratio at about the area of 832x480.
+_SIZES = """
+Say the size in one of two ways: `width` and `height`, or `resolution` and `aspect_ratio`; nothing is fine too.
 
-A field that is not known is ignored with a warning, but one that resembles a known one (`num_infrence_steps`) is an
-error. Everything else that is out of range is an error that names the field by its path, such as
-`job_request_params[2].num_frames`; all problems of a payload are reported at once.
+| Sent | Without a picture or video | With one |
+| --- | --- | --- |
+| nothing | the model's own size: 832x480, on `5b` 1280x704 | its aspect, at that area |
+| `resolution` | 16:9 at that area: 832x480, 1024x576, 1280x720 (`5b`: 1280x704) | its aspect, at that area |
+| `aspect_ratio` | that aspect at the area; `auto` is 16:9 | that aspect, cropped to it; `auto` is its own |
+| one of `width`, `height` | the other is the model's own | the other follows it |
+| both | that size | that size, cropped to it |
+
+Sizes other than 16:9 and 9:16 are the multiples of 16 (`5b`: 32) nearest to the aspect within the area: `1:1` is
+624x624 at 480p. `duration_seconds` goes in place of `num_frames`: 5 seconds at 16 fps are 81 frames.
+
+`fps` is the rate at which the frames that the model makes are played: 16, on `5b` 24. Another rate makes the motion
+slower or faster, and a line in `warnings` says so. `target_fps` leaves the motion as it is and adds frames between; a
+file has 1,000 of them at most.
+
+On the [demo model](demo-model.md) what is not given is what it was trained for: 256x256, 17 frames, 12 steps, guidance
+3. A request outside of that has a line in `warnings`.
+"""
+_CORRECTIONS = """
+Corrected, each with a line in the result's `warnings`: `num_frames` goes down to the next 4k + 1; `height` and `width`
+go down to a multiple of 16 (32 for model `5b`). Where a preset stands beside steps or guidance that differ, a line says
+what counts.
+
+A field that is not known is ignored, with a line in `warnings`. Refused, with what to send instead, are a name that
+resembles one of ours (`num_infrence_steps`, `widht`), and another service's name for something that is here, or that
+would change the video ([the table](#coming-from-fal-replicate-comfyui-openai-videos)); and an object of more than 1,000
+fields.
+
+Everything else that is out of range is an error that names the field by its path, such as
+`job_request_params[2].num_frames`. All problems of a payload are reported at once, those of sizes, limits and addresses
+among them: the message has them all, and `problems` lists each with its path ([errors](errors.md)).
+"""
+_COMING = """
+What others call the things that can be asked for here. Case, hyphens and underscores do not matter. Each of these names
+is refused with `invalid_request`, so that nothing is made, and paid for, that was not meant. The last rows ask for what
+this worker does not do.
 """
 _FIELD_HEADS = ("Field", "Type", "Default", "Meaning")
 
@@ -81,7 +120,7 @@ def render() -> str:
     schema = input_schema()
     definitions = schema["$defs"]
     return page(
-        "worker/request/payload.py, worker/request/parse.py and worker/request/prompt.py",
+        "worker/request/payload.py, worker/request/settle.py, worker/request/foreign.py and worker/request/prompt.py",
         "# The request",
         _INTRODUCTION,
         "## The job",
@@ -91,7 +130,7 @@ def render() -> str:
         "## The video request",
         _fields(definitions[VideoInput.__name__]["properties"], required=("prompt",)),
         "## A LoRA",
-        _fields(definitions[LoraInput.__name__]["properties"], required=("source",)),
+        _fields(definitions[LoraInput.__name__]["properties"], required=()),
         _LORA,
         "## Quality presets",
         "A preset overrules `num_inference_steps`, `guidance_scale` and `guidance_scale_2` beside it.",
@@ -99,11 +138,16 @@ def render() -> str:
         "## Camera motions",
         "The phrase is added also with `enhance_prompt` off, unless the prompt asks for that very move already.",
         camera_motions(),
+        "## Sizes, lengths and rates",
+        _SIZES,
         "## Which mode a request is",
         _modes(),
         _MODES,
         "## What is corrected, and what is refused",
         _CORRECTIONS,
+        "## Coming from fal, Replicate, ComfyUI, OpenAI videos",
+        _COMING,
+        *_foreign(),
         "## The default negative prompt",
         f"Wan's own, word for word:\n\n> {VideoInput.model_fields['negative_prompt'].default}",
     )
@@ -111,6 +155,22 @@ def render() -> str:
 
 def _modes() -> str:
     return table(("Sent", "Mode"), [(sent, f"`{mode}`") for mode, sent in SENT.items()])
+
+
+def _foreign() -> list[str]:
+    """A table for what stands in a job, one for a video and one for a LoRA."""
+    parts = []
+    for place, entries in foreign.TABLES.items():
+        rows = [
+            (", ".join(f"`{name}`" for name in entry.names), _ours(entry.ours), entry.note)
+            for entry in sorted(entries, key=lambda entry: entry.ours is None)
+        ]
+        parts += [f"In {place}:", table(("Sent elsewhere", "Here", ""), rows)]
+    return parts
+
+
+def _ours(name: str | None) -> str:
+    return "not offered" if name is None else re.sub(r"\w+_\w+|^\w+$|width|height|loras", r"`\g<0>`", name)
 
 
 def _fields(properties: Mapping[str, Mapping[str, Any]], *, required: Iterable[str]) -> str:
@@ -128,13 +188,12 @@ def _default(name: str, schema: Mapping[str, Any]) -> str:
     if name == "webhook_events":
         return "all"
     value = schema.get("default", [])
-    return f"`{str(value).lower() if isinstance(value, bool) else 'null' if value is None else value}`"
+    return "–" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _type(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
-        plain, nothing = schema["anyOf"]
-        return f"{_type(plain)}, or {nothing['type']}"
+        return _type(schema["anyOf"][0])  # the other is null, which every field takes
     if "$ref" in schema:
         return "object"
     if "enum" in schema:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class WorkerError(Exception):
     """A failure with a place in the public contract.
 
     `message` says what happened and how to fix it; `path` names the field of the request, such as
-    `job_request_params[2].num_frames`, or is None where no single field is at fault. A kind is declared with its
+    `job_request_params[2].num_frames`, or is None where no single field is at fault; `problems` has every one where
+    there are several. A kind is declared with its
     `code`, `http` (the webhook's code) and `retryable`; one without them is a narrower kind of its base.
     """
 
@@ -38,35 +39,37 @@ class WorkerError(Exception):
         if code is not None:
             cls.code, cls.http_code, cls.retryable = code, http, retryable
 
-    def __init__(self, message: str, *, path: str | None = None) -> None:
+    def __init__(self, message: str, *, path: str | None = None, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.path = path
+        self.problems = tuple(problems) or (Problem(path, message),)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> Self:
+        """One error for all `problems` (at least one): `path` is that of the first, the message lists every one."""
+        first = problems[0]
+        rest = "".join(f"; {problem}" for problem in problems[1:])
+        return cls(first.message + rest, path=first.path, problems=problems)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
 
     def as_dict(self) -> dict[str, object]:
-        """The `error` object of a video failure."""
-        return {"code": self.code, "message": str(self), "path": self.path, "retryable": self.retryable}
+        """The `error` object of an answer; where there are several problems, each is in `problems`."""
+        told: dict[str, object] = {
+            "code": self.code,
+            "message": str(self),
+            "path": self.path,
+            "retryable": self.retryable,
+        }
+        if len(self.problems) > 1:
+            told["problems"] = [{"path": problem.path, "message": problem.message} for problem in self.problems]
+        return told
 
 
 class InvalidRequest(WorkerError, code="invalid_request", http=400, retryable=False):
-    """A field of the payload.
-
-    All problems are reported at once: `path` is that of the first, the message lists every one.
-    """
-
-    def __init__(self, message: str, *, path: str | None = None, problems: Sequence[Problem] = ()) -> None:
-        super().__init__(message, path=path)
-        self.problems = tuple(problems) or (Problem(path, message),)
-
-    @classmethod
-    def of(cls, problems: Sequence[Problem]) -> InvalidRequest:
-        """One error for all `problems` (at least one)."""
-        first = problems[0]
-        rest = "".join(f"; {problem}" for problem in problems[1:])
-        return cls(first.message + rest, path=first.path, problems=problems)
+    """A field of the payload."""
 
 
 class Unsupported(WorkerError, code="unsupported", http=400, retryable=False):

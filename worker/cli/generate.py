@@ -23,7 +23,7 @@ from worker.base.settings import Settings
 from worker.cli import flags, local_files, overview, terminal
 from worker.cli import out as places
 from worker.cli.failures import CANCELLED, DONE, FAILED, USAGE, CommandFailed, usage
-from worker.request import Limits, VideoRequest, choose
+from worker.request import Limits, ModelSpec, VideoRequest, choose
 from worker.request.parse import draw_seed, parse
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def run(chosen: argparse.Namespace) -> int:
         # Drawn here, so that what is shown is what is made.
         payload = local_files.filled({"seed": draw_seed(), **flags.given(chosen)}, serve=server.serve)
         try:
-            video = _parsed(payload, settings)
+            video, count = _parsed(payload, settings, overview.catalogue(settings, chosen.gpu))
             if chosen.dry_run:
                 return _dry_run(overview.dry(video, settings, chosen.gpu), as_json=chosen.json)
             if out is not None:
-                out.check_free(1, posters=video.output.thumbnail)
+                out.check_free(count, posters=video.output.thumbnail)
             if server.address is not None:
                 opened = (*settings.private_url_allowlist, server.address)
                 settings = settings.model_copy(update={"private_url_allowlist": opened})
@@ -81,10 +81,13 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     return settings.model_copy(update=changed)
 
 
-def _parsed(payload: Mapping[str, Any], settings: Settings) -> VideoRequest:
+def _parsed(
+    payload: Mapping[str, Any], settings: Settings, catalogue: tuple[ModelSpec, ...]
+) -> tuple[VideoRequest, int]:
+    """The first video, and how many there are: they differ in their seeds alone."""
     limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
-    (video,) = parse(payload, default_job_id="cli", limits=limits).videos
-    return video
+    videos = parse(payload, default_job_id="cli", limits=limits, catalogue=catalogue).videos
+    return videos[0], len(videos)
 
 
 def _dry_run(seen: overview.Overview, *, as_json: bool) -> int:
@@ -138,22 +141,27 @@ async def _run(payload: Mapping[str, Any], worker: Services) -> dict[str, Any]:
 
 def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None, chosen: argparse.Namespace) -> int:
     if answer["status"] != "completed":
-        error = answer["videos"][0]["error"] if answer["videos"] else json.loads(answer["error"])
+        failed = [video["error"] for video in answer["videos"] if video["status"] != "completed"]
+        error = failed[0] if failed else json.loads(answer["error"])
         message = f"error: {flags.in_flags(error['message'])}"
         if error["code"] == "upload_failed":
             kept = folders.state_dir(settings)
             message += f"\nthe video is kept in {kept}: the next generate stores it in {settings.output_dir}"
         return _failed(error, message, as_json=chosen.json)
-    (video,) = answer["videos"]
-    video["warnings"] = [flags.in_flags(warning) for warning in video["warnings"]]
-    files = {name: _path_of(video[name]) for name in ("video_url", "thumbnail_url") if video[name] is not None}
-    if out is not None:
-        files = _copied(files, out.place(answer["job_id"], 0, 1), force=out.force)
+    paths: list[Path] = []
+    shown = []
+    for index, video in enumerate(answer["videos"]):
+        video["warnings"] = [flags.in_flags(warning) for warning in video["warnings"]]
+        files = {name: _path_of(video[name]) for name in ("video_url", "thumbnail_url") if video[name] is not None}
+        if out is not None:
+            place = out.place(answer["job_id"], index, len(answer["videos"]))
+            files = _copied(files, place, force=out.force)
+        paths += files.values()
+        shown.append({**video, **{name: _relative(path) for name, path in files.items()}})
     if chosen.json:
-        terminal.show([json.dumps({**answer, "files": [str(path) for path in files.values()]}, ensure_ascii=False)])
+        terminal.show([json.dumps({**answer, "files": [str(path) for path in paths]}, ensure_ascii=False)])
     else:
-        shown = {**video, **{name: _relative(path) for name, path in files.items()}}
-        terminal.summarise({**answer, "videos": [shown]})
+        terminal.summarise({**answer, "videos": shown})
     return DONE
 
 

@@ -13,10 +13,10 @@ from worker.cli.terminal import dollars, row
 from worker.media import inputs
 from worker.net import Opener
 from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose, prompt
+from worker.request.catalogue import DEMO_CATALOGUE
 from worker.request.plan import Gpu, MemoryPlan, Planner, Shape
 from worker.request.plan import duration as estimate
 from worker.request.plan.duration import Estimate, Span
-from worker.request.values import DEFAULT_HEIGHT, DEFAULT_WIDTH
 
 _GB = 1e9
 _DEMO = "the built-in demo model takes seconds: no estimate"
@@ -136,7 +136,7 @@ def settled(
         return video, ()
     source = video.reference_image_url
     is_here = source is not None and source[:5].lower() == "data:"
-    followed = (DEFAULT_WIDTH, DEFAULT_HEIGHT)
+    followed = (spec.defaults.width, spec.defaults.height)
     if source is not None and is_here:
         followed = inputs.load_image(source, opener=opener, path=video.at("reference_image_url")).size
     width, height = inputs.size_for(
@@ -175,8 +175,9 @@ def dry(video: VideoRequest, settings: Settings, chosen: Gpu | None) -> Overview
     """
     gpu = _here() if chosen is None else chosen
     spec = choose(CATALOGUE, video)
-    video, notes = settled(video, spec, opener=Opener(settings.private_url_allowlist), max_pixels=settings.max_pixels)
-    if chosen is None and (settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)):
+    opener = Opener(settings.private_url_allowlist, local=True)
+    video, notes = settled(video, spec, opener=opener, max_pixels=settings.max_pixels)
+    if chosen is None and _is_demo(settings, gpu):
         hint = f"{_DEMO}; for the real one name a GPU, such as --gpu H100"
         demo = replace(spec, version="demo")
         return Overview(video, demo, gpu, None, None, settings.gpu_hourly_usd, (*video.warnings, *notes, hint))
@@ -184,6 +185,15 @@ def dry(video: VideoRequest, settings: Settings, chosen: Gpu | None) -> Overview
         raise Unsupported("no GPU is here: name one with --gpu, such as --gpu H100")
     plan = Planner(gpu, settings).plan(spec, Shape.of(video, spec), path=video.at("width"))
     return of_plan(video, spec, gpu, plan, settings, notes)
+
+
+def catalogue(settings: Settings, chosen: Gpu | None) -> tuple[ModelSpec, ...]:
+    """The models whose defaults a request has here, or on the `chosen` GPU."""
+    return CATALOGUE if chosen is not None or not _is_demo(settings, _here()) else DEMO_CATALOGUE
+
+
+def _is_demo(settings: Settings, gpu: Gpu | None) -> bool:
+    return settings.model_profile == "demo" or (gpu is None and settings.model_profile is None)
 
 
 def _here() -> Gpu | None:

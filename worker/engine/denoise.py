@@ -136,8 +136,8 @@ class Denoiser:
 def _adapters(video: Video) -> list[base.Adapter]:
     request = video.request
     return [
-        base.Adapter(file.path, file.name, wanted.scale, wanted.expert, request.at(f"loras[{number}].source"))
-        for number, (wanted, file) in enumerate(zip(request.loras, video.loras, strict=True))
+        base.Adapter(file.path, file.name, wanted.scale, wanted.expert, request.at(wanted.field))
+        for wanted, file in zip(request.loras, video.loras, strict=True)
     ]
 
 

@@ -34,9 +34,13 @@ async def accept(payload: object, job_id: str, digest: str, worker: Services) ->
     """
     settings = worker.settings
     limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
-    job = parse(payload, default_job_id=job_id, limits=limits)
-    if job.webhook_url is not None:
-        worker.opener.check(job.webhook_url, path="webhook_url")
+    job = parse(
+        payload,
+        default_job_id=job_id,
+        limits=limits,
+        catalogue=worker.engine.catalogue,
+        check_url=worker.opener.check,
+    )
     seeds = [video.seed for video in job.videos]
     entry = await asyncio.to_thread(
         worker.journal.accept, job.job_id, digest, today=datetime.now(UTC).date(), seeds=seeds

@@ -87,7 +87,10 @@ def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
 
 
 def video_failure(job_id: str, index: int | None, error: WorkerError) -> dict[str, Any]:
-    return {"index": index, "status": "failed", "job_id": job_id, "error": error.as_dict()}
+    """The failure of one video, or of a job that could not start, with several problems beside `error`."""
+    told = error.as_dict()
+    problems = {"problems": told.pop("problems")} if "problems" in told else {}
+    return {"index": index, "status": "failed", "job_id": job_id, "error": told, **problems}
 
 
 def job_answer(job_id: str, videos: Sequence[Mapping[str, Any]], timings: Mapping[str, float]) -> dict[str, Any]:

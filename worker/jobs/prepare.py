@@ -61,10 +61,7 @@ def prepare(
         shape = video.shape
         fitted = {field: inputs.fit(image, shape.width, shape.height) for field, image in images.items()}
         conditioning = Conditioning(fitted.get("reference_image_url"), fitted.get("last_image_url"))
-    files = tuple(
-        loras.fetch(lora.source, path=request.at(f"loras[{number}].source"), stop=stop)
-        for number, lora in enumerate(request.loras)
-    )
+    files = tuple(loras.fetch(lora.source, path=request.at(lora.field), stop=stop) for lora in request.loras)
     distilled = None
     if request.quality_preset == "turbo" and video.spec.distilled:
         distilled = loras.fetch_distilled(video.spec.distilled, path=request.at("quality_preset"), stop=stop)

@@ -47,19 +47,23 @@ _UNSENDABLE = re.compile(r'[ "<>\\^`{|}]|[^\x00-\x7f]+')
 
 _NOT_A_URL = "is not a URL: write one like https://example.com/file"
 _BLOCKED = "this URL may not be fetched: its host, and that of every redirect, must have public addresses only"
+# Said to the operator alone: on the platform whoever reads the message cannot set it.
+_HOW_TO_OPEN = "; PRIVATE_URL_ALLOWLIST opens others"
 
 
 class Gate:
     """Judges URLs. `allowlist` holds the entries of PRIVATE_URL_ALLOWLIST; SettingsError names one that is unusable.
 
-    `resolver` stands in for socket.getaddrinfo.
+    `local`: the worker's operator reads what is refused, which then says how to open an address. `resolver` stands in
+    for socket.getaddrinfo.
     """
 
-    def __init__(self, allowlist: Sequence[str] = (), *, resolver: Resolver | None = None) -> None:
+    def __init__(self, allowlist: Sequence[str] = (), *, local: bool = False, resolver: Resolver | None = None) -> None:
         try:
             self._openings = tuple(map(parse, allowlist))
         except ValueError as failure:
             raise SettingsError([f"PRIVATE_URL_ALLOWLIST: {failure}: write a host, host:port or CIDR"]) from failure
+        self._blocked = _BLOCKED + (_HOW_TO_OPEN if local else "")
         self._resolver = resolver
 
     def vet(self, url: str, *, path: str) -> Origin:
@@ -80,19 +84,22 @@ class Gate:
         try:
             policy.check_url(url)
         except ssrfguard.SSRFGuardError as refused:
-            raise InputBlocked(_BLOCKED, path=path) from refused
-        return Origin(url, target, policy, self._resolver, path)
+            raise InputBlocked(self._blocked, path=path) from refused
+        return Origin(url, target, policy, self._resolver, path, self._blocked)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A vetted URL. `policy` admits this one origin, at its public addresses and those that the allowlist opens."""
+    """A vetted URL. `policy` admits this one origin, at its public addresses and those that the allowlist opens;
+    `blocked` is the message where it leads to another.
+    """
 
     url: str
     target: ssrfguard.Target
     policy: ssrfguard.Policy
     resolver: Resolver | None
     path: str
+    blocked: str
 
     @property
     def host_header(self) -> str:
@@ -114,7 +121,7 @@ class Origin:
             # Half of the time for each address: one that swallows packets leaves time for the next.
             plain = ssrfguard.connect(addresses, policy=self.policy, timeout=timeout_s / 2)
         except ssrfguard.SSRFGuardError as refused:
-            raise InputBlocked(_BLOCKED, path=self.path) from refused
+            raise InputBlocked(self.blocked, path=self.path) from refused
         if self.target.scheme == "http":
             return plain
         try:

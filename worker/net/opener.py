@@ -74,13 +74,13 @@ class PostFailed(Exception):
 class Opener:
     """Opens the URLs of requests; safe to use from several threads.
 
-    `allowlist` holds the entries of PRIVATE_URL_ALLOWLIST; SettingsError names one that cannot be used. `resolver`
-    stands in for socket.getaddrinfo. Every method raises InputBlocked for a URL that may not be fetched, and
-    InvalidRequest for a text that is no URL; `path` is the field that the error names.
+    `allowlist` holds the entries of PRIVATE_URL_ALLOWLIST; SettingsError names one that cannot be used. In `local` mode
+    errors name that variable. `resolver` stands in for socket.getaddrinfo. Every method raises InputBlocked for a URL
+    that may not be fetched, and InvalidRequest for a text that is no URL; `path` is the field that the error names.
     """
 
-    def __init__(self, allowlist: Sequence[str] = (), *, resolver: Resolver | None = None) -> None:
-        self._gate = Gate(allowlist, resolver=resolver)
+    def __init__(self, allowlist: Sequence[str] = (), *, local: bool = False, resolver: Resolver | None = None) -> None:
+        self._gate = Gate(allowlist, local=local, resolver=resolver)
 
     def check(self, url: str, *, path: str) -> None:
         """Everything that can be decided without the network: form, scheme, credentials, an address as the host."""

@@ -36,6 +36,17 @@ class DistilledLoras:
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request has where it says nothing: size in pixels, frames, steps, guidance."""
+
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
     """The videos that a model is good for: up to so many pixels a frame, and so many frames, both ends included."""
 
@@ -75,6 +86,7 @@ class ModelSpec:
     distilled: tuple[DistilledLoras, ...] = ()
     variant: Literal["turbo", "any"] | None = None
     extent: Extent | None = None
+    defaults: Defaults = Defaults()
 
     @property
     def key(self) -> str:
@@ -144,9 +156,24 @@ TI2V_5B = ModelSpec(
     fps=24,
     flow_shift=5.0,
     boundary_ratio=None,
+    defaults=Defaults(width=1280, height=704, num_frames=121),
 )
 
 CATALOGUE: tuple[ModelSpec, ...] = (I2V_A14B, T2V_A14B, TI2V_5B)
+
+# The demo model (worker.weights.sources): its version, what its trained weights are good for, and what suits them.
+DEMO_VERSION = "demo"
+DEMO_EXTENT = Extent(most_pixels=320 * 256, least_frames=13, most_frames=21)
+DEMO_DEFAULTS = Defaults(width=256, height=256, num_frames=17, num_inference_steps=12, guidance_scale=3.0)
+
+
+def as_demo(spec: ModelSpec) -> ModelSpec:
+    """The demo model's twin of `spec`, at the sizes that its trained weights are good for; there are none for 5b."""
+    extent = None if spec.boundary_ratio is None else DEMO_EXTENT
+    return replace(spec, version=DEMO_VERSION, distilled=(), defaults=DEMO_DEFAULTS, extent=extent)
+
+
+DEMO_CATALOGUE = tuple(map(as_demo, CATALOGUE))
 
 
 def with_distilled_fused(spec: ModelSpec) -> ModelSpec:
@@ -196,6 +223,7 @@ def find(name: ModelName, mode: Mode) -> ModelSpec | None:
     return next((spec for spec in CATALOGUE if spec.name == name and mode in spec.modes), None)
 
 
-def by_name(name: ModelName) -> ModelSpec:
-    """A model of that name, for what all of its kind share: strides and frame rate."""
-    return next(spec for spec in CATALOGUE if spec.name == name)
+def closest(catalogue: Sequence[ModelSpec], name: ModelName, mode: Mode) -> ModelSpec:
+    """The model whose defaults a request has: of that name, and made for the mode where one is."""
+    named = [spec for spec in (*catalogue, *CATALOGUE) if spec.name == name]
+    return max(named, key=lambda spec: (mode in spec.modes, spec in catalogue, spec.extent is not None))

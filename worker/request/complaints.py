@@ -14,14 +14,25 @@ from worker.request.problems import Problems, join
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def read(model: type[ModelT], data: Mapping[str, Any], limits: Limits, problems: Problems) -> ModelT | None:
-    """The model of `data`, or None and a line in `problems` for each field that is wrong."""
+def read(
+    model: type[ModelT], data: Mapping[str, Any], limits: Limits, problems: Problems, **stand_ins: object
+) -> ModelT:
+    """The model of `data`, and a line in `problems` for each field that is wrong.
+
+    A field that is wrong is read as if it were not given, so that what the others say can be judged too; `stand_ins`
+    are values for fields that are required.
+    """
     try:
-        return model.model_validate({str(key): value for key, value in data.items()}, context=limits)
+        return model.model_validate(data, context=limits)
     except ValidationError as failure:
+        wrong = set()
         for entry in failure.errors(include_url=False, include_context=True):
-            problems.found.append(Problem(_dotted(problems.path, entry["loc"]), _explain(entry, model)))
-        return None
+            wrong.add(entry["loc"][0])
+            # A rule of several fields names the one that is at fault.
+            at = (*entry["loc"], entry["ctx"]["field"]) if entry["type"] == "of_field" else entry["loc"]
+            problems.found.add(Problem(_dotted(problems.path, at), _explain(entry, model)))
+        right = {name: value for name, value in data.items() if name in model.model_fields and name not in wrong}
+        return model.model_validate({**stand_ins, **right}, context=limits)
 
 
 def _dotted(path: str, location: Sequence[int | str]) -> str:
@@ -77,5 +88,7 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _bounds(model: type[BaseModel], field: str) -> str:
     """The range that `field` may have, such as `256 to 1920`."""
     found = {name: getattr(bound, name) for bound in model.model_fields[field].metadata for name in bound.__slots__}
+    if "le" not in found:
+        return f"more than {found['gt']:g}"
     low = f"more than {found['gt']:g} and at most " if "gt" in found else f"{found['ge']} to "
     return f"{low}{found['le']}"

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
-from worker.request.payload import WebhookEvent, is_job_id, is_url
+from worker.request.names import MAX_FIELDS
+from worker.request.payload import MAX_OUTPUTS, WebhookEvent, is_job_id, is_url
 
 EVERY_EVENT: frozenset[WebhookEvent] = frozenset(get_args(WebhookEvent))
+
+
+# The objects of a payload that `parse` reads.
+_LORAS: Mapping[str, Any] = {"loras": {}}
+_OBJECTS: Mapping[str, Any] = {"job_request_params": _LORAS, **_LORAS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Contact:
 def contact(payload: object, *, default_job_id: str) -> Contact:
     """Read whatever can be read of `payload`. Never raises."""
     try:
-        digest = payload_digest(payload)
+        digest = payload_digest(_cut(payload, _OBJECTS))
     except (RecursionError, TypeError, ValueError):
         digest = None
     fields = payload if isinstance(payload, Mapping) else {}
@@ -46,10 +53,26 @@ def contact(payload: object, *, default_job_id: str) -> Contact:
         job_id=job_id if isinstance(job_id, str) and is_job_id(job_id) else default_job_id,
         webhook_url=url if isinstance(url, str) and is_url(url) else None,
         events=frozenset(events) if isinstance(events, list) and readable else EVERY_EVENT,
-        video_count=1 if listed is None else len(listed),
+        video_count=sum(map(_outputs, [fields] if listed is None else listed)),
         private_texts=tuple(text.strip() for text in texts if isinstance(text, str)),
         digest=digest,
     )
+
+
+def _cut(value: object, inside: Mapping[str, Any]) -> object:
+    """`value` with MAX_FIELDS fields in each object at most: `parse` refuses more, and they are not worth the work."""
+    if isinstance(value, list):
+        return [_cut(each, inside) if isinstance(each, Mapping) else each for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    few = dict(itertools.islice(value.items(), MAX_FIELDS))
+    return {**few, **{name: _cut(few[name], deeper) for name, deeper in inside.items() if name in few}}
+
+
+def _outputs(request: object) -> int:
+    """How many videos a video request asks for, as far as that can be read: 1 or more."""
+    count = request.get("num_outputs") if isinstance(request, Mapping) else None
+    return next((most for most in range(2, MAX_OUTPUTS + 1) if count == most), 1)
 
 
 def payload_digest(payload: object) -> str:

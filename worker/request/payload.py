@@ -1,15 +1,16 @@
 """The payload as it is sent: its pydantic models.
 
-Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a float. Bounds that an operator
-can move (`Limits`) reach the validators as validation context. Knows nothing of defaults that depend on the model.
+Types are strict: `true` is not 1 and `"50"` is not 50, but an integer may stand for a float and a whole float for an
+integer. null is "not given" everywhere. Bounds that an operator can move (`Limits`) reach the validators as validation
+context. Knows nothing of defaults that depend on the model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +19,9 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, ModelName
 
@@ -52,9 +55,11 @@ AspectRatio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9",
 MAX_PROMPT_CHARACTERS = 4000
 MAX_SEED = 2**63 - 1
 MAX_LORAS = 8
+MAX_OUTPUTS = 4
 MAX_WEBHOOK_EVENTS = 16
 MIN_SIDE, MAX_SIDE = 256, 1920
 MIN_FRAMES = 5
+MAX_FPS = 60
 DEFAULT_MAX_VIDEOS, DEFAULT_MAX_PIXELS, DEFAULT_MAX_FRAMES = 16, 921_600, 161
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -95,33 +100,80 @@ def _job_id(value: str) -> str:
     return value
 
 
+def _prompt(value: str) -> str:
+    value = value.strip()
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        raise ValueError(f"must be at most {MAX_PROMPT_CHARACTERS} characters after trimming, got {len(value)}")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_text)]
 Url = Annotated[str, AfterValidator(_text), AfterValidator(_url)]
 JobId = Annotated[str, AfterValidator(_job_id)]
 
 
-class LoraInput(BaseModel):
-    """One LoRA of a video request."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    source: Annotated[Text, Field(min_length=1, max_length=2048)] = Field(
-        description="https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras"
-    )
-    scale: float = Field(1.0, ge=-100, le=100, description="How strongly it applies; the range keeps weights finite")
-    expert: Literal["high", "low", "both"] = "both"
+_INTEGERS = (int, int | None)
 
 
-class VideoInput(BaseModel):
-    """One video request as it is sent."""
+class Sent(BaseModel):
+    """An object of a payload.
+
+    Only the fields that are known are looked at. null is as good as absent, and 832.0 as 832.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        sent = {name: data[name] for name in cls.model_fields if data.get(name) is not None}
+        for name, value in sent.items():
+            if isinstance(value, float) and value.is_integer() and cls.model_fields[name].annotation in _INTEGERS:
+                sent[name] = int(value)
+        return sent
+
+
+Source = Annotated[Text, Field(min_length=1, max_length=2048)]
+
+
+class LoraInput(Sent):
+    """One LoRA of a video request, or a pair of them: one for each expert."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["source"]}, {"required": ["high", "low"]}]})
+
+    source: Source | None = Field(None, description="https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras")
+    high: Source | None = Field(None, description="In place of source, beside low: the high-noise expert's file")
+    low: Source | None = Field(None, description="In place of source, beside high: the low-noise expert's file")
+    scale: float = Field(1.0, ge=-100, le=100, description="How strongly it applies; the range keeps weights finite")
+    expert: Literal["high", "low", "both"] | None = Field(
+        None, description="From the file's name where it says high or low noise, with a warning; else both"
+    )
+
+    @model_validator(mode="after")
+    def _one_or_a_pair(self) -> Self:
+        pair = (self.high is not None) + (self.low is not None)
+        if (self.source is None) != (pair == 2) or (pair == 1):
+            message = "cannot stand beside high and low" if self.source else "is missing: send it, or both high and low"
+            raise PydanticCustomError("of_field", message, {"field": "source"})
+        if pair and self.expert is not None:
+            raise PydanticCustomError("of_field", "cannot stand beside high and low", {"field": "expert"})
+        return self
+
+
+class VideoInput(Sent):
+    """One video request as it is sent."""
 
     prompt: Text = Field(
         description="What the video shows; 1 to 4,000 characters after trimming",
         json_schema_extra={"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS},
     )
-    negative_prompt: Text = Field(OFFICIAL_NEGATIVE_PROMPT, description='What to avoid; "" means none')
+    negative_prompt: Annotated[Text, AfterValidator(_prompt)] = Field(
+        OFFICIAL_NEGATIVE_PROMPT,
+        description='What to avoid; "" means none',
+        json_schema_extra={"maxLength": MAX_PROMPT_CHARACTERS},
+    )
     reference_image_url: Url | None = Field(
         None, description="First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video"
     )
@@ -134,29 +186,48 @@ class VideoInput(BaseModel):
         None,
         ge=MIN_SIDE,
         le=MAX_SIDE,
-        description="Pixels; 480 where not given, or from the image's aspect ratio where neither side is given",
+        description="Pixels; 480 where not given (5b: 704). With a picture or video: from its aspect ratio",
     )
-    width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels; 832 where not given")
+    width: int | None = Field(
+        None,
+        ge=MIN_SIDE,
+        le=MAX_SIDE,
+        description="Pixels; 832 where not given (5b: 1280). With a picture or video: from its aspect ratio",
+    )
     resolution: Resolution | None = Field(
         None, description="The area of 832x480, 1024x576, 1280x720; not beside height or width"
     )
     aspect_ratio: AspectRatio | None = Field(
         None, description="auto with a source, else 16:9, where not given; not beside height or width"
     )
-    num_frames: int = Field(
-        81, validate_default=True, json_schema_extra={"maximum": DEFAULT_MAX_FRAMES, "minimum": MIN_FRAMES}
+    num_frames: int | None = Field(
+        None,
+        json_schema_extra={"maximum": DEFAULT_MAX_FRAMES, "minimum": MIN_FRAMES},
+        description="81 where not given (5b: 121)",
     )
-    fps: int | None = Field(None, ge=1, le=60, description="16 where not given; 24 for the 5b model")
+    duration_seconds: float | None = Field(
+        None, gt=0, description="Instead of num_frames: the nearest 4k + 1 frames at fps"
+    )
+    fps: int | None = Field(
+        None, ge=1, le=MAX_FPS, description="16 where not given; 24 for the 5b model. Another rate changes the speed"
+    )
     target_fps: int | None = Field(
-        None, ge=2, le=60, description="Above fps: frames are interpolated along the motion, the duration stays"
+        None, ge=2, le=MAX_FPS, description="Above fps: frames are interpolated along the motion, the duration stays"
     )
-    num_inference_steps: int = Field(50, ge=1, le=100)
-    guidance_scale: float = Field(5.0, ge=1, le=20, description="High-noise expert; 1 = no guidance")
+    num_inference_steps: int | None = Field(None, ge=1, le=100, json_schema_extra={"default": 50})
+    guidance_scale: float | None = Field(
+        None, ge=1, le=20, description="High-noise expert; 1 = no guidance", json_schema_extra={"default": 5.0}
+    )
     guidance_scale_2: float | None = Field(
         None, ge=1, le=20, description="Low-noise expert; guidance_scale where not given"
     )
     flow_shift: float | None = Field(None, ge=0.5, le=25, description="The model's official value where not given")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Drawn at random where not given; always reported")
+    seed: int | None = Field(
+        None, ge=-1, le=MAX_SEED, description="Drawn at random where not given, or -1; always reported"
+    )
+    num_outputs: int = Field(
+        1, ge=1, le=MAX_OUTPUTS, description="Videos of this request, with seeds seed, seed + 1, ..."
+    )
     camera_motion: CameraMotion | None = None
     enhance_prompt: bool = True
     quality_preset: QualityPreset | None = Field(None, description="Overrides num_inference_steps and guidance")
@@ -189,17 +260,15 @@ class VideoInput(BaseModel):
 
     @field_validator("num_frames")
     @classmethod
-    def _within_max_frames(cls, value: int, info: ValidationInfo) -> int:
+    def _within_max_frames(cls, value: int | None, info: ValidationInfo) -> int | None:
         limits: Limits = info.context if info.context is not None else Limits()
-        if not MIN_FRAMES <= value <= limits.max_frames:
+        if value is not None and not MIN_FRAMES <= value <= limits.max_frames:
             raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {shown(value)}")
         return value
 
 
-class JobInput(BaseModel):
+class JobInput(Sent):
     """The fields of a job that stand beside its video requests."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     job_id: JobId | None = Field(
         None,

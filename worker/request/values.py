@@ -17,15 +17,15 @@ from worker.request.payload import (
     WebhookEvent,
 )
 
-DEFAULT_HEIGHT, DEFAULT_WIDTH = 480, 832
-DEFAULT_AREA = DEFAULT_WIDTH * DEFAULT_HEIGHT
-
 
 @dataclass(frozen=True, slots=True)
 class Lora:
+    """`field` is the place of its source in the request, such as `loras[0].source`."""
+
     source: str
     scale: float
     expert: Literal["high", "low", "both"]
+    field: str = "loras"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class VideoRequest:
     step_cache: StepCacheMode
     loras: tuple[Lora, ...]
     warnings: tuple[str, ...]
-    area: int = DEFAULT_AREA
+    area: int = 832 * 480
     prompt_expansion: bool = False
     output: Output = Output()
 

@@ -37,6 +37,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "resolution": (["720p"], "720p"),
     "aspect_ratio": (["9:16"], "9:16"),
     "num_frames": (["49"], 49),
+    "duration_seconds": (["3.5"], 3.5),
+    "num_outputs": (["2"], 2),
     "fps": (["24"], 24),
     "num_inference_steps": (["30"], 30),
     "guidance_scale": (["4"], 4.0),

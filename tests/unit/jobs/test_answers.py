@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from worker.base import timing
-from worker.base.errors import Cancelled, InvalidRequest, JobTimeout
+from worker.base.errors import Cancelled, InvalidRequest, JobTimeout, Problem
 from worker.base.timing import Stopwatch
 from worker.delivery.storage.base import Delivery
 from worker.engine import Rendering, Video
@@ -109,6 +109,14 @@ def test_no_local_path_and_no_url_of_the_request_leaves() -> None:
 def test_a_failure() -> None:
     error = InvalidRequest("is wrong", path="job_request_params[2].fps")
     check_snapshot("failure", answers.video_failure("abc-123", 2, error))
+
+
+def test_several_problems_stand_beside_the_error_of_a_failure_and_in_that_of_a_refused_job() -> None:
+    """A refused job has no entry for a video: all that RunPod keeps of its answer is the string."""
+    problems = [Problem("prompt", "is missing"), Problem("fps", "must be 1 to 60, not 61")]
+    error = InvalidRequest.of(problems)
+    check_snapshot("failure_of_several", answers.video_failure("abc-123", None, error))
+    check_snapshot("answer_refused_for_several", answers.refused_answer("abc-123", error, {"total": 0.1}))
 
 
 GOOD = {"index": 0, "status": "completed", "job_id": "j"}

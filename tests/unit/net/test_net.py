@@ -343,6 +343,18 @@ def resolver_to(address: str) -> Resolver:
     return resolve
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_the_variable_that_opens_an_address_is_named_to_the_operator_alone(local: bool) -> None:
+    opener = Opener(local=local, resolver=resolver_to("127.0.0.1"))
+    for attempt in (
+        lambda: opener.check("http://127.0.0.1/", path=PATH),
+        lambda: opener.read("http://images.example/", limits=LIMITS, path=PATH),
+    ):
+        with pytest.raises(InputBlocked) as caught:
+            attempt()
+        assert ("PRIVATE_URL_ALLOWLIST" in str(caught.value)) == local
+
+
 @pytest.mark.parametrize(
     ("entry", "url", "opens"),
     [

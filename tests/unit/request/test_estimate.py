@@ -17,9 +17,10 @@ from worker.engine.techniques import image_encode
 from worker.request import CATALOGUE, ModelSpec, VideoRequest
 from worker.request import plan as memory
 from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B, find
-from worker.request.parse import HYBRID, parse
+from worker.request.parse import parse
 from worker.request.plan import SIZES, Gpu, MemoryPlan, Planner, Shape, duration
 from worker.request.plan.duration import Span
+from worker.request.settle import HYBRID
 
 SMALL, LARGE = Shape(832, 480, 81), Shape(1280, 720, 81)
 H100, H200, L40S = (memory.from_name(name) for name in ("H100 80GB", "H200", "L40S"))

@@ -1,8 +1,7 @@
-"""The building bricks of `parse`: reading a model, naming unknown fields, judging ids and URLs alone."""
+"""The building bricks of `parse`: reading a model, judging ids and URLs alone."""
 
 from __future__ import annotations
 
-import time
 from typing import Any, get_args
 
 import pytest
@@ -10,31 +9,44 @@ import pytest
 from worker.base.errors import Problem
 from worker.request import Limits, payload
 from worker.request.complaints import read
-from worker.request.names import unknown_fields
-from worker.request.parse import PRESETS
-from worker.request.payload import CameraMotion, JobInput, LoraInput, VideoInput
+from worker.request.payload import CameraMotion, VideoInput
 from worker.request.problems import Problems, join
 from worker.request.prompt_words import CAMERA_MOTIONS
+from worker.request.settle import PRESETS
 
 
 def read_problems(data: dict[Any, Any], path: str = "") -> list[Problem]:
     problems = Problems(path)
-    assert read(VideoInput, data, Limits(), problems) is None
-    return problems.found
+    read(VideoInput, data, Limits(), problems, prompt="-")
+    return problems.found.problems
 
 
 def test_read_gives_the_model_and_adds_no_problem() -> None:
     problems = Problems()
     video = read(VideoInput, {"prompt": " a cat "}, Limits(), problems)
-    assert video is not None
     assert video.prompt == "a cat"
-    assert problems.found == []
+    assert problems.found.problems == []
 
 
 def test_read_adds_to_the_problems_that_are_there() -> None:
-    problems = Problems(found=[Problem("earlier", "kept")])
-    assert read(VideoInput, {}, Limits(), problems.at("at")) is None
-    assert problems.found == [Problem("earlier", "kept"), Problem("at.prompt", "is missing")]
+    problems = Problems()
+    problems.refuse("earlier", "kept")
+    read(VideoInput, {}, Limits(), problems.at("at"), prompt="-")
+    assert problems.found.problems == [Problem("earlier", "kept"), Problem("at.prompt", "is missing")]
+
+
+def test_a_field_that_is_wrong_is_read_as_not_given_and_the_others_as_they_are() -> None:
+    video = read(VideoInput, {"fps": "16", "width": 640, "seed": [1]}, Limits(), Problems(), prompt="-")
+    assert (video.prompt, video.fps, video.width, video.seed) == ("-", None, 640, None)
+
+
+def test_a_field_has_one_problem_the_first() -> None:
+    problems = Problems("at")
+    problems.refuse("fps", "first")
+    problems.refuse("fps", "second")
+    assert problems.found.problems == [Problem("at.fps", "first")]
+    assert not problems.none_in("width", "fps")
+    assert problems.none_in("width")
 
 
 def test_models_are_frozen() -> None:
@@ -48,7 +60,9 @@ def test_models_are_frozen() -> None:
     [
         ({}, "prompt", "is missing"),
         ({"prompt": "a", "fps": "16"}, "fps", "must be an integer, got a string"),
-        ({"prompt": "a", "fps": 16.0}, "fps", "must be an integer, got a number"),
+        ({"prompt": None}, "prompt", "is missing"),
+        ({"prompt": "a", "fps": 16.5}, "fps", "must be an integer, got a number"),
+        ({"prompt": "a", "fps": 61.0}, "fps", "must be 1 to 60, not 61"),
         ({"prompt": "a", "fps": b"16"}, "fps", "must be an integer, got something else"),
         ({"prompt": "a", "flow_shift": {}}, "flow_shift", "must be a number, got an object"),
         ({"prompt": "a", "flow_shift": -(10**400)}, "flow_shift", "must be a finite number"),
@@ -58,6 +72,18 @@ def test_models_are_frozen() -> None:
         ({"prompt": "a", "model": "7b"}, "model", "must be one of 'a14b' or '5b'"),
         ({"prompt": "a", "loras": [3]}, "loras[0]", "must be an object, got an integer"),
         ({"prompt": "a", "loras": [{"source": "a"}] * 9}, "loras", "must have at most 8 items"),
+        ({"prompt": "a", "loras": [{}]}, "loras[0].source", "is missing: send it, or both high and low"),
+        ({"prompt": "a", "loras": [{"high": "a"}]}, "loras[0].source", "is missing: send it, or both high and low"),
+        (
+            {"prompt": "a", "loras": [{"source": "a", "low": "b"}]},
+            "loras[0].source",
+            "cannot stand beside high and low",
+        ),
+        (
+            {"prompt": "a", "loras": [{"high": "a", "low": "b", "expert": "both"}]},
+            "loras[0].expert",
+            "cannot stand beside high and low",
+        ),
         ({"prompt": "\udfff"}, "prompt", "must be a string of valid Unicode"),
     ],
 )
@@ -78,42 +104,6 @@ def test_the_literals_agree_with_the_tables_elsewhere() -> None:
     assert set(get_args(CameraMotion)) == set(CAMERA_MOTIONS)
     assert set(get_args(payload.QualityPreset)) == set(PRESETS)
     assert get_args(payload.WebhookEvent) == ("progress", "completed", "failed")
-
-
-def test_no_two_of_our_own_names_are_taken_for_each_other() -> None:
-    known = {*JobInput.model_fields, *VideoInput.model_fields, "job_request_params"}
-    problems = Problems()
-    for name in known:
-        unknown_fields({name: 1}, known, problems)
-    assert (problems.found, problems.warnings) == ([], [])
-
-
-def test_the_last_known_name_may_be_the_word_that_is_added() -> None:
-    problems = Problems()
-    known = set(LoraInput.model_fields)
-    names = ["source_scale", "scale_source", "scale_x_source"]
-    unknown_fields(dict.fromkeys(names), known, problems)
-    assert problems.warnings == [f"{name}: unknown field, ignored" for name in names]
-
-
-@pytest.mark.parametrize(
-    ("count", "lines", "last"),
-    [(20, 20, "field19q: unknown field, ignored"), (21, 21, "at: 21 unknown fields in all, ignored")],
-)
-def test_unknown_fields_are_listed_up_to_twenty(count: int, lines: int, last: str) -> None:
-    item = {f"field{index:02d}q": None for index in range(count)}
-    problems = Problems("at")
-    unknown_fields(item, {"prompt"}, problems)
-    assert len(problems.warnings) == lines
-    assert problems.warnings[-1].endswith(last)
-
-
-def test_very_long_names_do_not_take_long() -> None:
-    known = {*JobInput.model_fields, *VideoInput.model_fields}
-    item = {f"{index}{'prompt' * 20_000}": None for index in range(200)}
-    began = time.process_time()
-    unknown_fields(item, known, Problems())
-    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("value", ["a", "A" * 128, "a.b", "0", "-._"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,18 +10,17 @@ from worker.base.errors import InvalidRequest
 from worker.request import CATALOGUE, Job, Limits, Output, VideoRequest
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT
 from worker.request.contact import Contact, contact, payload_digest
-from worker.request.parse import DEFAULT_LIMITS, HYBRID, MAX_NAMED_PROBLEMS, PRESETS, draw_seed, parse
-from worker.request.payload import MAX_LORAS, MAX_SEED
+from worker.request.names import MAX_FIELDS
+from worker.request.parse import DEFAULT_LIMITS, draw_seed, parse
+from worker.request.payload import MAX_LORAS, MAX_SEED, JobInput, LoraInput, VideoInput
+from worker.request.problems import MAX_NAMED_PROBLEMS
+from worker.request.settle import HYBRID, PRESETS
 
 CAMERA_MOTIONS = [
     *("pan_left", "pan_right", "pan_up", "pan_down"),
     *("zoom_in", "zoom_out", "dolly_in", "dolly_out"),
     *("orbit_left", "orbit_right", "crane_up", "crane_down"),
     *("static", "handheld"),
-]
-NULLABLE = [
-    *("reference_image_url", "last_image_url", "reference_video_url"),
-    *("guidance_scale_2", "flow_shift", "seed", "camera_motion", "quality_preset"),
 ]
 IMAGE = "https://example.com/first.png"
 LAST = "https://example.com/last.png"
@@ -143,7 +141,8 @@ INSIDE_AND_OUTSIDE: list[tuple[str, list[object], list[object]]] = [
     ("guidance_scale", [1, 1.0, 20, 20.0], [0.999, 20.001, 0, -1]),
     ("guidance_scale_2", [1, 1.0, 20, 20.0], [0.999, 20.001]),
     ("flow_shift", [0.5, 25, 25.0], [0.499, 25.001, 0]),
-    ("seed", [0, 1, 2**63 - 1], [-1, 2**63, 10**400, 10**5000]),
+    ("seed", [0, 1, 2**63 - 1], [-2, 2**63, 10**400, 10**5000]),
+    ("negative_prompt", ["", "x" * 4000, f"  {'x' * 4000}\n"], ["x" * 4001]),
     ("prompt", ["x", "x" * 4000, f"  {'x' * 4000}\n", "é" * 4000], ["", " \n\t ", "x" * 4001, f" {'x' * 4001} "]),
     ("loras", [[], [{"source": "a"}] * MAX_LORAS], [[{"source": "a"}] * (MAX_LORAS + 1)]),
 ]
@@ -193,8 +192,10 @@ def test_max_frames_moves_with_the_limits() -> None:
     assert video_of(num_frames=201, limits=Limits(max_frames=201)).num_frames == 201
 
 
-def test_max_frames_below_the_default_holds_for_the_default_too() -> None:
-    assert video_problems(limits=Limits(max_frames=49)) == {"num_frames": "must be 5 to 49, not 81"}
+@pytest.mark.parametrize(("most", "made"), [(80, 77), (81, 81), (21, 21), (20, 17), (5, 5), (400, 81)])
+def test_max_frames_below_the_default_lowers_it(most: int, made: int) -> None:
+    video = video_of(limits=Limits(max_frames=most))
+    assert (video.num_frames, video.warnings) == (made, ())
 
 
 def test_max_videos_per_job() -> None:
@@ -255,7 +256,7 @@ def test_webhook_events_are_a_selection() -> None:
         assert job_of({"prompt": "a cat", "webhook_events": given}).webhook_events == frozenset(given)
 
 
-@pytest.mark.parametrize("events", [None, "failed", {"failed": True}, 3])
+@pytest.mark.parametrize("events", ["failed", {"failed": True}, 3])
 def test_webhook_events_must_be_a_list(events: object) -> None:
     assert set(problems_of({"prompt": "a cat", "webhook_events": events})) == {"webhook_events"}
 
@@ -288,27 +289,27 @@ def test_what_is_no_url_is_refused(field: str, url: object) -> None:
 # --- strict types
 
 A_WRONG_TYPE: dict[str, list[object]] = {
-    "prompt": [None, 1, True, ["a cat"], {"text": "a cat"}],
-    "negative_prompt": [None, 1, False, []],
+    "prompt": [1, True, ["a cat"], {"text": "a cat"}],
+    "negative_prompt": [1, False, []],
     "reference_image_url": [1, True, [], {}],
     "last_image_url": [1],
     "reference_video_url": [1],
     "strength": ["0.8", True, [0.8]],
-    "height": ["480", True, 480.0, 480.5, [480], "x"],
-    "width": ["832", True, 832.0, {}],
-    "num_frames": ["81", True, 81.0, None, []],
-    "fps": ["16", True, 16.0],
-    "num_inference_steps": ["50", True, 50.0, None],
-    "guidance_scale": ["5.0", True, None, []],
+    "height": ["480", True, 480.5, [480], "x"],
+    "width": ["832", True, 832.5, {}],
+    "num_frames": ["81", True, 81.5, []],
+    "fps": ["16", True, 16.5],
+    "num_inference_steps": ["50", True, 50.5],
+    "guidance_scale": ["5.0", True, []],
     "guidance_scale_2": ["5.0", True, []],
     "flow_shift": ["5.0", True, {}],
-    "seed": ["0", True, False, 0.0, []],
+    "seed": ["0", True, False, 0.5, []],
     "camera_motion": [1, True, "", "PAN_LEFT", "pan left", "spin", [], {}],
-    "enhance_prompt": [1, 0, "true", None],
+    "enhance_prompt": [1, 0, "true"],
     "quality_preset": [1, "", "Draft", "best", []],
-    "model": [None, "", "A14B", "14b", 5, []],
-    "loras": [None, {}, "a", 1],
-    "thumbnail": [1, 0, "false", None],
+    "model": ["", "A14B", "14b", 5, []],
+    "loras": [{}, "a", 1],
+    "thumbnail": [1, 0, "false"],
 }
 
 
@@ -323,8 +324,7 @@ def test_a_wrong_type_says_what_came_and_what_must_come() -> None:
     assert video_problems(num_inference_steps="50") == {"num_inference_steps": "must be an integer, got a string"}
     assert video_problems(num_frames=True) == {"num_frames": "must be an integer, got a boolean"}
     assert video_problems(enhance_prompt=1) == {"enhance_prompt": "must be true or false, got an integer"}
-    assert video_problems(guidance_scale=None) == {"guidance_scale": "must be a number, got null"}
-    assert video_problems(prompt=None) == {"prompt": "must be a string, got null"}
+    assert video_problems(loras=[None]) == {"loras[0]": "must be an object, got null"}
     assert video_problems(loras={}) == {"loras": "must be a list, got an object"}
 
 
@@ -341,24 +341,19 @@ def test_numbers_are_finite(field: str, value: float) -> None:
     assert video_problems(reference_video_url=VIDEO, **{field: value}) == {field: "must be a finite number"}
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        "reference_image_url",
-        "last_image_url",
-        "reference_video_url",
-        "guidance_scale_2",
-        "flow_shift",
-        "seed",
-        "camera_motion",
-        "quality_preset",
-    ],
-)
-def test_null_is_not_given_where_the_contract_says_so(field: str) -> None:
-    def fixed(video: VideoRequest) -> Mapping[str, object]:
-        return {name: getattr(video, name) for name in video.__dataclass_fields__ if name != "seed"}
+def test_null_is_not_given_in_every_field() -> None:
+    plain = job_of({"prompt": "a", "seed": 1, "loras": [{"source": "a"}]})
+    nulls = dict.fromkeys([*JobInput.model_fields, *VideoInput.model_fields, "job_request_params"])
+    lora = {**dict.fromkeys(LoraInput.model_fields), "source": "a"}
+    assert job_of({**nulls, "prompt": "a", "seed": 1, "loras": [lora]}) == plain
+    assert problems_of({**nulls, "fps": 0}) == {"prompt": "is missing", "fps": "must be 1 to 60, not 0"}
 
-    assert fixed(video_of(**{field: None})) == fixed(video_of())
+
+def test_a_whole_float_may_stand_for_an_integer() -> None:
+    sent = {"height": 480, "width": 832, "num_frames": 33, "fps": 16, "num_inference_steps": 40, "seed": 7}
+    floats = video_of(**{field: float(value) for field, value in sent.items()})
+    assert floats == video_of(**sent)
+    assert {type(getattr(floats, field)) for field in sent} == {int}
 
 
 @pytest.mark.parametrize("motion", CAMERA_MOTIONS)
@@ -385,6 +380,13 @@ def test_a_preset_overrides_steps_and_guidance(preset: str, steps: int, guidance
     for video in (alone, beside):
         assert (video.num_inference_steps, video.guidance_scale, video.guidance_scale_2) == (steps, guidance, guidance)
         assert video.quality_preset == preset
+    assert alone.warnings == ()
+    assert beside.warnings[0] == (
+        f"job_request_params[0].num_inference_steps: {steps} by quality_preset {preset}, not 7"
+    )
+    assert len(beside.warnings) == 3
+    same = video_of(quality_preset=preset, num_inference_steps=steps, guidance_scale=guidance)
+    assert same.warnings == ()
     assert len(PRESETS) == 5
 
 
@@ -404,7 +406,7 @@ def test_the_variant_of_turbo_needs_turbo() -> None:
     assert set(video_problems(quality_preset="turbo", turbo_variant="half")) == {"turbo_variant"}
 
 
-@pytest.mark.parametrize("value", [True, "on", "slow", "BALANCED", 1, None])
+@pytest.mark.parametrize("value", [True, "on", "slow", "BALANCED", 1])
 def test_a_step_cache_of_another_name_is_refused(value: object) -> None:
     assert set(video_problems(step_cache=value)) == {"step_cache"}
 
@@ -456,17 +458,6 @@ def test_sides_go_down_to_the_multiple_of_the_model(model: str, given: int, made
 def test_each_correction_is_a_line_of_its_own() -> None:
     lines = video_of(height=481, width=833, num_frames=82).warnings
     assert [line.split(":")[0].rpartition(".")[2] for line in lines] == ["num_frames", "width", "height"]
-
-
-def test_the_size_is_left_to_the_image_where_neither_side_is_given() -> None:
-    left = video_of(reference_image_url=IMAGE)
-    assert (left.width, left.height) == (None, None)
-    one_side = video_of(reference_image_url=IMAGE, height=720)
-    assert (one_side.width, one_side.height) == (832, 720)
-    other_side = video_of(reference_image_url=IMAGE, width=640)
-    assert (other_side.width, other_side.height) == (640, 480)
-    video = video_of(reference_video_url=VIDEO)
-    assert (video.width, video.height) == (832, 480)
 
 
 # --- modes and conflicts
@@ -575,7 +566,6 @@ def test_loras_with_their_defaults() -> None:
         ({"source": "\ud800"}, "loras[1].source"),
         ({"source": "a", "scale": "1"}, "loras[1].scale"),
         ({"source": "a", "scale": True}, "loras[1].scale"),
-        ({"source": "a", "scale": None}, "loras[1].scale"),
         ({"source": "a", "scale": float("nan")}, "loras[1].scale"),
         ({"source": "a", "scale": 10**400}, "loras[1].scale"),
         ({"source": "a", "scale": 1e30}, "loras[1].scale"),
@@ -600,45 +590,6 @@ def test_an_unknown_field_of_a_lora_is_ignored_with_a_warning() -> None:
 # --- unknown fields
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("num_infrence_steps", "num_inference_steps"),
-        ("numInferenceSteps", "num_inference_steps"),
-        ("num-frames", "num_frames"),
-        ("promt", "prompt"),
-        ("Seed", "seed"),
-        ("reference_image", "reference_image_url"),
-        ("guidence_scale", "guidance_scale"),
-        ("camera_motions", "camera_motion"),
-        ("lora", "loras"),
-    ],
-)
-def test_a_name_that_resembles_a_field_is_an_error(name: str, meant: str) -> None:
-    assert video_problems(**{name: 1}) == {name: f"is not a field; did you mean {meant}?"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "image_url",
-        "user_id",
-        "priority",
-        "style",
-        "prompt_id",
-        "model_id",
-        "request_id",
-        "parent_prompt",
-        "user",
-        "x",
-        "",
-        "тест",
-    ],
-)
-def test_another_unknown_name_is_ignored_with_a_warning(name: str) -> None:
-    assert video_of(**{name: {"any": "thing"}}).warnings == (f"job_request_params[0].{name}: unknown field, ignored",)
-
-
 def test_unknown_fields_of_the_job_are_told_with_every_video() -> None:
     job = job_of({"tenant": 5, "job_request_params": [{"prompt": "a"}, {"prompt": "b", "mood": 1}]})
     assert job.videos[0].warnings == ("tenant: unknown field, ignored",)
@@ -648,23 +599,16 @@ def test_unknown_fields_of_the_job_are_told_with_every_video() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["webhook", "job_ids", "webhookUrl", "webhook_event", "job_request_param"])
-def test_a_misspelt_field_of_the_job_is_an_error(name: str) -> None:
-    assert name in problems_of({"job_request_params": [{"prompt": "a"}], name: 1})
-    assert name in problems_of({"prompt": "a", name: 1})
-
-
 def test_a_misspelt_prompt_at_the_top_is_named() -> None:
     found = problems_of({"promt": "a cat"})
     assert found["promt"] == "is not a field; did you mean prompt?"
     assert "is missing" in found["job_request_params"]
 
 
-@pytest.mark.parametrize("name", ["x" * 100_000, "a\x00b", "a\nTraceback", "\ud800", "\u202e"])
-def test_a_name_that_cannot_be_shown_is_not_shown(name: str) -> None:
-    assert video_of(**{name: 1}).warnings == (
-        "job_request_params[0].(a name that cannot be shown): unknown field, ignored",
-    )
+@pytest.mark.parametrize("name", ["webhook", "callbackUrl", "webhookUrl", "requests"])
+def test_a_foreign_or_misspelt_field_of_the_job_is_an_error_in_either_form(name: str) -> None:
+    assert name in problems_of({"job_request_params": [{"prompt": "a"}], name: 1})
+    assert name in problems_of({"prompt": "a", name: 1})
 
 
 def test_keys_that_are_no_strings_do_not_harm() -> None:
@@ -672,13 +616,6 @@ def test_keys_that_are_no_strings_do_not_harm() -> None:
     warnings = job_of({"job_request_params": [item], 7: 8}).videos[0].warnings
     assert "7: unknown field, ignored" in warnings
     assert "job_request_params[0].None: unknown field, ignored" in warnings
-
-
-def test_a_flood_of_unknown_fields_is_counted_not_listed() -> None:
-    many = {f"field{index:06d}x": index for index in range(200_000)}
-    warnings = video_of(**many).warnings
-    assert len(warnings) == 21
-    assert warnings[-1] == "job_request_params[0]: 200000 unknown fields in all, ignored"
 
 
 # --- the two forms
@@ -695,7 +632,7 @@ def test_the_flat_form_is_one_video_request() -> None:
     job = job_of(payload)
     assert (job.job_id, job.webhook_url, job.webhook_events) == ("j", "https://example.com/h", frozenset({"failed"}))
     (video,) = job.videos
-    assert (video.index, video.path, video.fps, video.warnings) == (0, "", 8, ())
+    assert (video.index, video.path, video.fps, len(video.warnings)) == (0, "", 8, 1)
     assert video.at("fps") == "fps"
 
 
@@ -751,7 +688,8 @@ def test_all_problems_come_at_once() -> None:
             "job_request_params": [
                 {"prompt": "ok"},
                 {"num_frames": 4, "height": True, "last_image_url": LAST},
-                {"prompt": "", "num_infrence_steps": 3, "width": 1920, "height": 1920},
+                {"prompt": "", "num_infrence_steps": 3, "width": 1920, "height": 1920, "image_url": IMAGE},
+                {"prompt": "a", "fps": 0, "target_fps": 1, "output_codec": "vp9", "resolution": "480p", "width": 256},
                 7,
             ],
         }
@@ -766,7 +704,13 @@ def test_all_problems_come_at_once() -> None:
         "job_request_params[1].last_image_url",
         "job_request_params[2].prompt",
         "job_request_params[2].num_infrence_steps",
-        "job_request_params[3]",
+        "job_request_params[2].width",
+        "job_request_params[2].image_url",
+        "job_request_params[3].fps",
+        "job_request_params[3].target_fps",
+        "job_request_params[3].output_codec",
+        "job_request_params[3].resolution",
+        "job_request_params[4]",
     }
     told = error.as_dict()
     assert told["code"] == "invalid_request"
@@ -783,7 +727,7 @@ def test_the_path_is_dotted_as_in_the_contract() -> None:
 
 
 def test_a_payload_of_mistakes_alone_gives_a_message_of_bounded_length() -> None:
-    slips = {f"prompt{'x' * (index % 2)}{index}": 1 for index in range(1000)}
+    slips = {f"promp{'_' * count}t": 1 for count in range(1, 30)}
     error = refusal({"job_request_params": [{"prompt": "", **slips}] * 16})
     assert len(error.problems) == MAX_NAMED_PROBLEMS + 1
     assert str(error.problems[-1]).startswith("and ")
@@ -821,7 +765,7 @@ def test_contact_of_a_payload_that_names_nobody(payload: object) -> None:
 
 
 def test_contact_reads_what_is_good() -> None:
-    videos = [{"prompt": " a cat ", "negative_prompt": "dogs"}, 5, {"prompt": 7}]
+    videos = [{"prompt": " a cat ", "negative_prompt": "dogs", "num_outputs": 3}, 5, {"prompt": 7, "num_outputs": 9}]
     payload = {
         "job_id": "j-1",
         "webhook_url": "https://example.com/h",
@@ -833,7 +777,7 @@ def test_contact_reads_what_is_good() -> None:
         "j-1",
         "https://example.com/h",
         frozenset({"failed"}),
-        3,
+        5,
         ("a bird", "a cat", "dogs"),
         payload_digest(payload),
     )
@@ -853,6 +797,15 @@ def test_contact_passes_over_a_bad_url(url: object) -> None:
 @pytest.mark.parametrize("events", ["failed", None, 5, {}, ["complete"], ["failed", 3], [["failed"]], [{}]])
 def test_contact_has_every_event_where_the_choice_cannot_be_read(events: object) -> None:
     assert contact({"webhook_events": events}, default_job_id="rp-1").events == EVENTS
+
+
+def test_contact_does_no_work_for_the_fields_of_an_object_that_is_refused() -> None:
+    def digest(count: int, beyond: str) -> str | None:
+        many = {f"x{index}": index for index in range(count)} | {"z": beyond}
+        return contact({"job_request_params": [{"loras": [many]}]}, default_job_id="j").digest
+
+    assert digest(MAX_FIELDS - 1, "a") != digest(MAX_FIELDS - 1, "b")
+    assert digest(MAX_FIELDS, "a") == digest(MAX_FIELDS, "b")
 
 
 def test_contact_of_an_empty_choice_is_nothing() -> None:

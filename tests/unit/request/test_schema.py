@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from worker.base.errors import InvalidRequest
 from worker.request import Output, VideoRequest, schema
 from worker.request.parse import parse
-from worker.request.payload import JobInput, VideoInput
+from worker.request.payload import JobInput, LoraInput, VideoInput
 
 ROOT = Path(__file__).parents[3]
 IMAGE = "https://example.com/a.png"
@@ -45,9 +45,22 @@ ACCEPTED: dict[str, Any] = {
     "every field": {**JOB, "job_request_params": [FULL]},
     "every field, flat": {**JOB, **FULL},
     "nulls": {
-        "webhook_url": None,
+        **dict.fromkeys([*JobInput.model_fields, *VideoInput.model_fields]),
         "prompt": "a cat",
-        **dict.fromkeys(["reference_image_url", "guidance_scale_2", "flow_shift", "seed", "camera_motion"]),
+        "loras": [{**dict.fromkeys(LoraInput.model_fields), "source": "a"}],
+    },
+    "whole floats": {"prompt": "a", "width": 832.0, "fps": 16.0, "seed": -1.0, "num_outputs": 4.0},
+    "a resolution": {"prompt": "a", "resolution": "720p", "aspect_ratio": "21:9", "duration_seconds": 10},
+    "a pair of LoRAs": {"prompt": "a", "loras": [{"high": "a", "low": "b", "scale": 0.5}]},
+    "files": {
+        "prompt": "a",
+        "output_format": "webm",
+        "output_codec": "av1",
+        "video_quality": "low",
+        "target_fps": 60,
+        "frames_zip": True,
+        "response_format": "base64",
+        "upload_url": IMAGE,
     },
     "a data URI": {"prompt": "a cat", "reference_image_url": "data:image/png;base64,AAAA"},
     "sixteen videos": {"job_request_params": [{"prompt": "a cat"}] * 16},
@@ -86,6 +99,16 @@ REFUSED: dict[str, Any] = {
     "camera_motion": {"prompt": "a", "camera_motion": "spin"},
     "quality_preset": {"prompt": "a", "quality_preset": "best"},
     "model": {"prompt": "a", "model": "14b"},
+    "resolution": {"prompt": "a", "resolution": "1080p"},
+    "aspect_ratio": {"prompt": "a", "aspect_ratio": "2:1"},
+    "duration_seconds": {"prompt": "a", "duration_seconds": 0},
+    "num_outputs, low": {"prompt": "a", "num_outputs": 0},
+    "num_outputs, high": {"prompt": "a", "num_outputs": 5},
+    "seed, low": {"prompt": "a", "seed": -2},
+    "no whole float": {"prompt": "a", "width": 832.5},
+    "a long negative prompt": {"prompt": "a", "negative_prompt": "a" * 4001},
+    "half a pair of LoRAs": {"prompt": "a", "loras": [{"high": "a"}]},
+    "prompt: null": {"prompt": None},
     "nine LoRAs": {"prompt": "a", "loras": [{"source": "a"}] * 9},
     "a LoRA without source": {"prompt": "a", "loras": [{}]},
     "a LoRA for a strange expert": {"prompt": "a", "loras": [{"source": "a", "expert": "mid"}]},
@@ -152,7 +175,7 @@ OUTPUT = {
     "thumbnail": "thumbnail",
     "upload_url": "upload_url",
 }
-READ_AWAY = {"resolution", "aspect_ratio", "response_format"}
+READ_AWAY = {"resolution", "aspect_ratio", "response_format", "duration_seconds", "num_outputs"}
 
 
 def test_defaults_are_those_of_the_parser() -> None:
@@ -167,6 +190,7 @@ def test_defaults_are_those_of_the_parser() -> None:
         "prompt": "a cat",
         "height": 480,
         "width": 832,
+        "num_frames": 81,
         "fps": 16,
         "strength": 0.8,
         "guidance_scale_2": 5.0,

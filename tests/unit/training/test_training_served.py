@@ -19,7 +19,7 @@ from worker.engine import Engine
 from worker.engine.device import planner_for
 from worker.engine.models.components import Components
 from worker.request import ModelSpec, choose
-from worker.request.catalogue import I2V_A14B, T2V_A14B, TI2V_5B, with_distilled_fused
+from worker.request.catalogue import DEMO_EXTENT, I2V_A14B, T2V_A14B, TI2V_5B, with_distilled_fused
 from worker.request.parse import parse
 from worker.weights.sources import demo, demo_trained
 from worker.weights.sources.demo_trained import WEIGHTS
@@ -57,7 +57,7 @@ def source(weights: Path) -> Iterator[demo.DemoSource]:
 
 
 def trained(spec: ModelSpec) -> ModelSpec:
-    return replace(spec, extent=demo_trained.EXTENT)
+    return replace(spec, extent=DEMO_EXTENT)
 
 
 def load(source: demo.DemoSource, spec: ModelSpec) -> Components:

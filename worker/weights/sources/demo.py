@@ -27,10 +27,9 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from worker.base.scratch import ScratchFolder
 from worker.request import CATALOGUE, ModelSpec
-from worker.request.catalogue import with_distilled_fused
+from worker.request.catalogue import DEMO_EXTENT, as_demo, with_distilled_fused
 from worker.weights.sources import demo_trained
 
-VERSION = "demo"
 _SEED = 22
 _TEXT_DIM = 32
 # A VAE that works on 2 x 2 patches of pixels (as the 5B model's does) costs a quarter of one that does not; with two
@@ -57,10 +56,10 @@ def catalogue(*, trained: bool = False, weights: Path = demo_trained.WEIGHTS) ->
     Random weights serve any size, and 4 steps as well as 50. Trained ones are good for one size, and those of `turbo`
     are models of their own; every other request is left to random ones beside them.
     """
-    plain = tuple(replace(spec, version=VERSION, distilled=()) for spec in CATALOGUE)
+    plain = tuple(replace(as_demo(spec), extent=None) for spec in CATALOGUE)
     own = [spec for spec in plain if trained and demo_trained.has(spec, weights)]
     fused = [with_distilled_fused(spec) for spec in own if demo_trained.has_distilled(spec, weights)]
-    limited = [replace(spec, turbo=spec.fused, extent=demo_trained.EXTENT) for spec in (*own, *fused)]
+    limited = [replace(spec, turbo=spec.fused, extent=DEMO_EXTENT) for spec in (*own, *fused)]
     return (*(replace(spec, variant="any") if spec in own else spec for spec in plain), *limited)
 
 

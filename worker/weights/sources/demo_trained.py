@@ -16,11 +16,8 @@ from diffusers import UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 from worker.request import ModelSpec
-from worker.request.catalogue import Extent
 
 WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
-# They were trained for 256 x 256 and 17 frames. Further off they draw little that was asked, in minutes.
-EXTENT = Extent(most_pixels=320 * 256, least_frames=13, most_frames=21)
 _SHARED = ("tokenizer", "text_encoder", "vae")
 _EXPERTS = {"transformer": "high", "transformer_2": "low"}
 _PATCHES = "patch_embedding.weight"
