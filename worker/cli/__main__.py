@@ -103,7 +103,9 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(group: argparse._ArgumentGroup, where: str) -> None:
-    group.add_argument("--out", metavar="PATH", help=f"where the video goes: NAME.mp4 or a folder; {where}")
+    group.add_argument(
+        "--out", metavar="PATH", help=f"where the video goes: NAME.mp4 (.webm, .gif, .webp) or a folder; {where}"
+    )
     group.add_argument("--force", action="store_true", help="write over what is there")
     group.add_argument("--json", action="store_true", help="print the answer as JSON, and nothing else")
 

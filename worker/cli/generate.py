@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from worker.jobs.services import Services
 
 _STATE = "command-line"
+_FILES = ("video_url", "thumbnail_url", "frames_url")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -52,7 +53,7 @@ def run(chosen: argparse.Namespace) -> int:
             if chosen.dry_run:
                 return _dry_run(overview.dry(video, settings, chosen.gpu), as_json=chosen.json)
             if out is not None:
-                out.check_free(count, posters=video.output.thumbnail)
+                out.check([f".{video.output.format}"] * count, posters=video.output.thumbnail)
             if server.address is not None:
                 opened = (*settings.private_url_allowlist, server.address)
                 settings = settings.model_copy(update={"private_url_allowlist": opened})
@@ -152,9 +153,9 @@ def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None
     shown = []
     for index, video in enumerate(answer["videos"]):
         video["warnings"] = [flags.in_flags(warning) for warning in video["warnings"]]
-        files = {name: _path_of(video[name]) for name in ("video_url", "thumbnail_url") if video[name] is not None}
+        files = {name: _path_of(video[name]) for name in _FILES if video.get(name) is not None}
         if out is not None:
-            place = out.place(answer["job_id"], index, len(answer["videos"]))
+            place = out.place(answer["job_id"], index, len(answer["videos"]), files["video_url"].suffix)
             files = _copied(files, place, force=out.force)
         paths += files.values()
         shown.append({**video, **{name: _relative(path) for name, path in files.items()}})
@@ -166,7 +167,7 @@ def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None
 
 
 def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> dict[str, Path]:
-    targets = {"video_url": place.video, "thumbnail_url": place.poster}
+    targets = dict(zip(_FILES, (place.video, place.poster, place.frames), strict=True))
     for name, source in files.items():
         try:
             places.copy(source, targets[name], force=force)

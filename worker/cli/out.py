@@ -6,18 +6,23 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+from urllib.parse import urlsplit
 
 from worker.cli.failures import usage
+from worker.request.payload import OutputFormat
 
-VIDEO_SUFFIX = ".mp4"
+SUFFIXES = tuple(f".{name}" for name in get_args(OutputFormat))
 POSTER_SUFFIX = ".jpg"
+FRAMES_SUFFIX = ".zip"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one video and its poster go."""
+    """Where one video, its poster and its frames go."""
 
     video: Path
 
@@ -25,10 +30,14 @@ class Place:
     def poster(self) -> Path:
         return self.video.with_suffix(POSTER_SUFFIX)
 
+    @property
+    def frames(self) -> Path:
+        return self.video.with_suffix(FRAMES_SUFFIX)
+
 
 @dataclass(frozen=True, slots=True)
 class Out:
-    """`--out`: a name that ends in .mp4, or a folder. `force` writes over what is there."""
+    """`--out`: a name with a video's suffix, or a folder. `force` writes over what is there."""
 
     path: Path
     is_folder: bool
@@ -39,8 +48,9 @@ class Out:
         """Raises the error of a usage where nothing can be written there."""
         path = Path(text).expanduser()
         is_folder = text.endswith(os.sep) or path.is_dir()
-        if not is_folder and path.suffix != VIDEO_SUFFIX:
-            raise usage(f"--out: write a name that ends in {VIDEO_SUFFIX}, or a folder with {os.sep} behind it")
+        if not is_folder and path.suffix not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise usage(f"--out: write a name that ends in one of {known}, or a folder with {os.sep} behind it")
         folder = path if is_folder else path.parent
         if not is_folder and not folder.is_dir():
             raise usage(f"--out: there is no folder {folder}")
@@ -48,22 +58,33 @@ class Out:
             raise usage(f"--out: nothing may be written into {folder}")
         return cls(path, is_folder, force)
 
-    def place(self, job_id: str, index: int, count: int) -> Place:
-        """The place of video `index` of `count`."""
+    def place(self, job_id: str, index: int, count: int, suffix: str) -> Place:
+        """The place of video `index` of `count`, a file with `suffix`."""
         number = f"-{index}" if count > 1 else ""
-        if self.is_folder:
-            return Place(self.path / f"{safe(job_id)}{number}{VIDEO_SUFFIX}")
-        return Place(self.path.with_name(f"{self.path.stem}{number}{VIDEO_SUFFIX}"))
+        stem = safe(job_id) if self.is_folder else self.path.stem
+        folder = self.path if self.is_folder else self.path.parent
+        return Place(folder / f"{stem}{number}{suffix}")
 
-    def check_free(self, count: int, *, posters: bool) -> None:
-        """Raises the error of a usage where a named file is there already and may not be written over."""
-        if self.is_folder or self.force:
+    def check(self, suffixes: Sequence[str], *, posters: bool) -> None:
+        """Raises the error of a usage where a named file cannot be one of the videos' `suffixes`, or is there already
+        and may not be written over."""
+        if self.is_folder:
             return
-        for index in range(count):
-            place = self.place("", index, count)
+        for index, suffix in enumerate(suffixes):
+            if self.path.suffix != suffix:
+                raise usage(
+                    f"--out: the video is a {suffix} file: give a name that ends so, or another --output-format"
+                )
+            place = self.place("", index, len(suffixes), suffix)
             for path in (place.video, place.poster) if posters else (place.video,):
-                if path.exists():
+                if path.exists() and not self.force:
                     raise usage(f"--out: {path} is there already: give another name, or --force")
+
+
+def suffix_of(url: str) -> str:
+    """The suffix of the video at `url`; that of an MP4 where the address does not say."""
+    suffix = Path(urlsplit(url).path).suffix
+    return suffix if suffix in SUFFIXES else SUFFIXES[0]
 
 
 def safe(name: str) -> str:

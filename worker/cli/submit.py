@@ -75,7 +75,8 @@ def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | No
     except InvalidRequest as refused:
         message = flags.message_of(refused) if chosen.payload is None else f"error: {refused}"
         raise CommandFailed(message, status=USAGE) from refused
-    out.check_free(len(videos), posters=any(video.output.thumbnail for video in videos))
+    suffixes = [f".{video.output.format}" for video in videos]
+    out.check(suffixes, posters=any(video.output.thumbnail for video in videos))
     request = {"input": payload}
     endpoint.check_size(request)
     return request
@@ -174,7 +175,8 @@ class _Following:
         for index, video in enumerate(answer["videos"]):
             if video["status"] != "completed":
                 continue
-            place = self._out.place(self._job.job_id, index, len(answer["videos"]))
+            suffix = places.suffix_of(video["video_url"])
+            place = self._out.place(self._job.job_id, index, len(answer["videos"]), suffix)
             bar.show("downloading", 0)
             on_bytes = partial(_draw_bytes, bar, video.get("size_bytes"))
             try:
@@ -186,8 +188,9 @@ class _Following:
                     on_bytes=on_bytes,
                 )
                 places_by_index[index] = place
-                if video.get("thumbnail_url") is not None:
-                    download.fetch(video["thumbnail_url"], place.poster, sha256=None, force=True)
+                for name, beside in (("thumbnail_url", place.poster), ("frames_url", place.frames)):
+                    if video.get(name) is not None:
+                        download.fetch(video[name], beside, sha256=None, force=True)
             except CommandFailed as failure:
                 problems.append(f"video {index}: {failure}")
         return places_by_index, problems
