@@ -48,7 +48,7 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds to interpolate a clip to `target`, and of all cores together; MiB that all ffmpegs held at most."""
+    """Seconds to interpolate a clip to `target`, and of all cores together."""
 
     width: int
     height: int
@@ -57,7 +57,6 @@ class Cost:
     workers: int
     seconds: float
     cpu_seconds: float
-    ffmpeg_peak_mib: float
 
 
 def likeness(true: np.ndarray, ratio: int) -> dict[str, float]:
@@ -115,7 +114,7 @@ def cost(width: int, height: int, num_frames: int, target: int, workers: int) ->
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert shown == interpolate.count(num_frames, 16, target)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(width, height, num_frames, target, workers, seconds, cpu, workers * after.ru_maxrss / 1024)
+    return Cost(width, height, num_frames, target, workers, seconds, cpu)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,16 +158,14 @@ def _tables(found: list[Likeness], means: list[Likeness], costs: list[Cost]) -> 
     spent = [
         (
             *(f"{one.width}x{one.height}", f"{one.num_frames} to {interpolate.count(one.num_frames, 16, one.target)}"),
-            *(str(one.workers), f"{one.seconds:.1f}", f"{one.cpu_seconds:.1f}", f"{one.ffmpeg_peak_mib:.0f}"),
+            *(str(one.workers), f"{one.seconds:.1f}", f"{one.cpu_seconds:.1f}"),
         )
         for one in costs
     ]
     return "\n\n".join(
         (
             reporting.table(("clip", "rate", *WAYS), rows, words=2),
-            reporting.table(
-                ("size", "frames", "ffmpegs", "time (s)", "CPU (s)", "ffmpegs' peak (MiB)"), spent, words=2
-            ),
+            reporting.table(("size", "frames", "ffmpegs", "time (s)", "CPU (s)"), spent, words=2),
         )
     )
 
