@@ -85,6 +85,7 @@ bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but t
 	@$(BIN)/python -m benchmarks.uploads --count 200
 	@$(BIN)/python -m benchmarks.kills --times 10
 	@$(BIN)/python -m benchmarks.hostile_images --count 20000
+	@$(BIN)/python -m benchmarks.hostile_loras --count 10000
 
 hostile-urls: setup-dev ## the matrix of hostile URLs in a private network namespace (needs root)
 	@unshare -n sh -c "ip link set lo up && $(BIN)/python -m pytest -q tests/faults/test_hostile_urls.py"

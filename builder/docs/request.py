@@ -53,8 +53,8 @@ A pair, `{"high": ..., "low": ..., "scale": ...}`, is two LoRAs of one scale, an
 | `OWNER/REPO/PATH/style.safetensors` | a file of a repository on the hub, at most 2 GB, verified, kept on the volume |
 | `style.safetensors` | a file of any size that you put into `{MODEL_CACHE_DIR}/loras` |
 
-The keys may be in Diffusers', PEFT's, musubi's or the original Wan's form. A file with a key that fits nothing in the
-model is refused with `unsupported`, and its first keys are named. After the video the LoRA is removed, bit for bit.
+[LoRA files](lora-formats.md) lists whose files are read. A file with a key that fits nothing in the model is
+refused with `unsupported`, and its first keys are named. After the video the LoRA is removed, bit for bit.
 """
 _EXAMPLES = """
 ```json payload

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kits.lora_forms import FORMS, LAYERS, Form, lokr
+from tests.kits.lora_forms import FORMS, LAYERS, Form, lokr, plain
 from tests.kits.lora_kit import (
     Factors,
     adapter,
@@ -24,9 +24,10 @@ from tests.kits.lora_kit import (
     outputs,
     saved,
 )
-from worker.base.errors import InputInvalid, Unsupported, WorkerError
+from worker.base.errors import InputInvalid, ModelUnavailable, Unsupported, WorkerError
 from worker.engine.models.components import Components
 from worker.engine.techniques.lora import applied
+from worker.weights.loras.fuse import changes
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "lora-formats.md").read_text(encoding="utf-8")
@@ -184,6 +185,15 @@ def test_loras_lokrs_and_lohas_of_one_layer_add_up(model: Components, tmp_path: 
     adapters = [adapter(files[0], "high", 1.0), adapter(files[1], "high", 1.0, 1), adapter(files[0], "high", -0.25, 2)]
     with applied(model, adapters):
         torch.testing.assert_close(output(model.transformer), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["lycoris_{ours_}.lokr_w1", "transformer.{ours}.lora_A.weight"])
+def test_only_a_lora_of_one_expert_is_added_to_weights_for_good(model: Components, tmp_path: Path, key: str) -> None:
+    form = next(form for form in FORMS if form.key == key and form.write is not plain)
+    shapes = {name: parameter.shape for name, parameter in model.transformer.named_parameters()}
+    file = saved(tmp_path, form.write(form.key, model.transformer).tensors)
+    with pytest.raises(ModelUnavailable, match="no LoRA of one expert"):
+        changes(file, shapes)
 
 
 def refusal(model: Components, file: Path, expert: str = "both") -> WorkerError:

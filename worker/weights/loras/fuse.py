@@ -29,10 +29,11 @@ def changes(file: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Change
         content = Contents(kept_bytes=0).of(file, file.name)
     except (InputInvalid, InputFailed, Unsupported) as failure:
         raise ModelUnavailable(f"a distilled LoRA cannot be used: {failure}") from failure
+    if content.products or content.of_low is not None:
+        raise ModelUnavailable(f"the distilled LoRA {file.name} does not fit this model: it is no LoRA of one expert")
     found = _deltas(content, shapes)
     misfits = [key for key, (_, shape) in found.items() if key not in shapes or tuple(shapes[key]) != shape]
     misfits += [key for key in content.unused if not is_image_branch(key)]
-    misfits += [key for product in content.products.values() for key in product.keys]
     if misfits or not found:
         named = ", ".join(key[:100] for key in misfits[:_NAMED_KEYS]) if misfits else "it holds nothing"
         raise ModelUnavailable(f"the distilled LoRA {file.name} does not fit this model: {named}")

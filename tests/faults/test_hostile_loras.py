@@ -1,0 +1,26 @@
+"""No header of a LoRA, however it is made, holds the worker: each is applied, or refused as the caller's, at once.
+
+The full run is `python -m benchmarks.hostile_loras --count 10000`; this is a sample of the same generator.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.hostile_loras import LIMIT_S, mutant, outcome
+from tests.kits.lora_kit import load
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_mutated_headers_are_applied_or_refused_at_once(tmp_path: Path, count: int) -> None:
+    components = load(tmp_path / "t2v")
+    found = set()
+    for seed in range(count):
+        _, content = mutant(seed, components)
+        began = time.process_time()
+        found.add(outcome(content, components, tmp_path))
+        assert time.process_time() - began < LIMIT_S
+    assert found == {"applied", "InputInvalid", "Unsupported"}
