@@ -41,6 +41,7 @@ _SPDX: Mapping[str, str] = {
 # Packages that state a family only; read from the licence files that they bring.
 _READ: Mapping[str, str] = {
     **dict.fromkeys(("colorama", "itsdangerous", "jinja2", "mpmath", "prompt-toolkit", "sympy"), "BSD-3-Clause"),
+    "pi-heif": "BSD-3-Clause AND LGPL-3.0-or-later",  # with libheif and libde265, which it brings
     "python-dateutil": "Apache-2.0 OR BSD-3-Clause",
     "uvloop": "MIT OR Apache-2.0",
 }

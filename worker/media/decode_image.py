@@ -5,8 +5,8 @@
 Input: the encoded file. Output: `HEADER` (magic, width, height) and the rows of RGB bytes, or `HEADER` with
 `REFUSED` as magic and a word of `REFUSALS` behind it. A missing or short output means that the process died.
 
-`worker.media.inputs` runs it in a sandbox. It costs about 0.1 s an image (measured), because it imports Pillow alone:
-this file imports nothing of the worker and is run by its path.
+`worker.media.inputs` runs it in a sandbox. It costs about 0.1 s an image (measured), because it imports Pillow
+alone, and pi-heif for HEIC: this file imports nothing of the worker and is run by its path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from PIL.Image import Transpose
 
 MAX_PIXELS = 33_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# What phones write is larger, and is halved while it is decoded.
+MAX_JPEG_PIXELS = 110_000_000
+MAX_HEIF_PIXELS = 51_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 HEADER = struct.Struct("<4sII")
 DECODED = b"RGB8"
 REFUSED = b"STOP"
@@ -41,17 +44,20 @@ class Refused(Exception):
 def decode(encoded: bytes) -> Pixels:
     """The first frame of `encoded` as upright RGB, in sRGB where the file says what its colours mean.
 
-    Raises Refused. Depths above 8 bits are scaled, alpha is laid on `BACKDROP`, EXIF orientation is applied.
+    Raises Refused. Depths above 8 bits are scaled, alpha is laid on `BACKDROP`, EXIF orientation is applied. More than
+    `MAX_PIXELS` become a quarter of them.
     """
     from PIL import Image
 
-    _prepare_pillow()
+    _prepare_pillow(encoded)
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             _check_size(image)
+            if image.width * image.height > MAX_PIXELS:
+                image.draft(None, (image.width // 2, image.height // 2))  # JPEG alone can
             image.load()
             _check_size(image)
-            return _upright_rgb(image)
+            return _upright_rgb(image.reduce(2) if image.width * image.height > MAX_PIXELS else image)
     except (Refused, MemoryError):
         raise
     except Exception as failure:
@@ -59,17 +65,22 @@ def decode(encoded: bytes) -> Pixels:
         raise Refused("unreadable") from failure
 
 
-def _prepare_pillow() -> None:
+def _prepare_pillow(encoded: bytes) -> None:
     from PIL import AvifImagePlugin, Image
 
     Image.MAX_IMAGE_PIXELS = None  # `_check_size` rules, without Pillow's warning at a lower count
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one for each core by default, and each takes address space
     for plugin in ("TiffImagePlugin", "WebPImagePlugin"):
         importlib.import_module(f"PIL.{plugin}")  # else Pillow imports all forty plugins to find these
+    if encoded[4:8] == b"ftyp":
+        import pi_heif
+
+        pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 
 def _check_size(image: Pixels) -> None:
-    if image.width * image.height > MAX_PIXELS:
+    limits = {"JPEG": MAX_JPEG_PIXELS, "MPO": MAX_JPEG_PIXELS, "HEIF": MAX_HEIF_PIXELS}
+    if image.width * image.height > limits.get(image.format or "", MAX_PIXELS):
         raise Refused("too_many_pixels")
 
 

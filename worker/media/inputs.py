@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import re
 import sys
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import unquote_to_bytes
 
 import PIL
 from PIL import Image, ImageOps
@@ -33,17 +33,21 @@ MAX_SIDE = 1920
 IMAGE_BOUNDS = sandbox.Bounds(
     memory_bytes=1_000_000_000, cpu_s=30, file_bytes=image_decoder.MAX_OUTPUT_BYTES, wall_s=60.0
 )
-_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
-_REMEDY = "send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"
+MAX_ESCAPE = 3  # characters of a percent-encoded byte
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_REMEDY = "send a JPEG, PNG, WebP, HEIC, GIF, BMP, TIFF or AVIF file"
 _REFUSALS = {
-    "too_many_pixels": f"the image has more than {image_decoder.MAX_PIXELS // 10**6} megapixels: send a smaller one",
+    "too_many_pixels": f"the image has more than {image_decoder.MAX_PIXELS // 10**6} megapixels "
+    f"(JPEG {image_decoder.MAX_JPEG_PIXELS // 10**6}, HEIC {image_decoder.MAX_HEIF_PIXELS // 10**6}): "
+    "send a smaller one",
     "too_much_memory": "the image needs too much memory to decode: send a smaller one, as JPEG or PNG",
     "unreadable": f"not an image that can be read: {_REMEDY}",
 }
 
 
 def load_image(source: str, *, opener: Opener, path: str, stop: threading.Event | None = None) -> Image.Image:
-    """The image behind an http(s) URL or in a `data:image/...;base64,` URI: upright, RGB, at its full size.
+    """The image behind an http(s) URL or in a `data:` URI: upright, RGB, at its full size, or half of it above
+    `decode_image.MAX_PIXELS`.
 
     Of an animation it is the first frame; alpha is laid on white; depths above 8 bits are scaled down. Raises
     InputBlocked, InputFailed, InputInvalid or Cancelled, and InvalidRequest for a source that is no URL.
@@ -127,18 +131,19 @@ def _clamped(value: int, lowest: int, highest: int) -> int:
 
 
 def _from_data_uri(source: str, path: str) -> bytes:
-    prefix = _DATA_URI.match(source)
-    if prefix is None:
-        raise InputInvalid(
-            "a data URI must begin with data:image/TYPE;base64, such as data:image/png;base64,", path=path
-        )
-    text = source[prefix.end() :]
-    if len(text) > math.ceil(IMAGE_LIMITS.max_bytes / 3) * 4:
+    """The bytes of a data URI (RFC 2397) of any media type, in base64 of either alphabet or percent-encoded."""
+    head, comma, text = source[len("data:") :].partition(",")
+    if not comma:
+        raise InputInvalid("a data URI must have a comma before its data, such as data:image/png;base64,", path=path)
+    if len(text) > MAX_ESCAPE * IMAGE_LIMITS.max_bytes:
         raise _too_large(path)
-    try:
-        encoded = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as failure:
-        raise InputInvalid("the data URI does not hold valid base64", path=path) from failure
+    encoded = unquote_to_bytes(text)
+    if head.lower().rstrip().endswith(";base64"):
+        letters = b"".join(encoded.split()).translate(_URL_SAFE).rstrip(b"=")
+        try:
+            encoded = base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
+        except (binascii.Error, ValueError) as failure:
+            raise InputInvalid("the data URI does not hold valid base64", path=path) from failure
     if len(encoded) > IMAGE_LIMITS.max_bytes:
         raise _too_large(path)
     return encoded
