@@ -73,6 +73,25 @@ The videos of a job are made in order. Each is delivered while the next one is m
 the others. `job_id` makes a job safe to send twice: within 7 days the same `job_id` with the same payload returns the
 videos that exist, and with another payload it is refused.
 """
+_SOURCES = """
+| What | Pictures | Videos |
+| --- | --- | --- |
+| Sent as | an http(s) URL, or a `data:` URI | an http(s) URL |
+| Formats | JPEG, PNG, WebP, HEIC, GIF, BMP, TIFF, AVIF; of an animation the first frame | MP4, MOV, WebM, Matroska |
+| At most | 25 MB; 33 megapixels, a JPEG 110, HEIC 51 | 250 MB; 4096x2304 |
+
+The bytes decide, not the name or the type that is stated. A `data:` URI may have any or no media type, parameters,
+base64 in either alphabet, in lines or without its padding, or percent-encoded bytes.
+
+Both are read as viewers and players show them. Pictures: upright by EXIF, colours by their profile, transparency on
+white. Videos: upright, with square pixels, from their first frame on, resampled to `fps`; HDR (PQ and HLG) is
+tone-mapped, what is flagged as interlaced is deinterlaced, and colours without a tag are BT.709 from 720 lines on,
+BT.601 below.
+
+The frame is filled: what does not fit its aspect ratio is cropped evenly on both sides. A crop of more than 5% is a
+line in `warnings`. A reference video that is too short lowers `num_frames`, with a line
+too.
+"""
 _SIZES = """
 Say the size in one of two ways: `width` and `height`, or `resolution` and `aspect_ratio`; nothing is fine too.
 
@@ -143,6 +162,8 @@ def render() -> str:
         "## Which mode a request is",
         _modes(),
         _MODES,
+        "## Pictures and videos",
+        _SOURCES,
         "## What is corrected, and what is refused",
         _CORRECTIONS,
         "## Coming from fal, Replicate, ComfyUI, OpenAI videos",

@@ -1,21 +1,15 @@
 // Written by `make docs` from the worker's own types. What a job sends, what it answers, what webhooks carry.
 
-/** One LoRA of a video request. */
-export type LoraInput = {
-  /** https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras */
-  source: string;
-  /** How strongly it applies; the range keeps weights finite */
-  scale?: number;
-  expert?: "high" | "low" | "both";
-};
+/** One LoRA of a video request, or a pair of them: one for each expert. */
+export type LoraInput = unknown;
 
 /** One video request as it is sent. */
 export type VideoInput = {
   /** What the video shows; 1 to 4,000 characters after trimming */
   prompt: string;
   /** What to avoid; "" means none */
-  negative_prompt?: string;
-  /** First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video */
+  negative_prompt?: string | null;
+  /** First frame: http(s) URL or data: URI; makes it image-to-video */
   reference_image_url?: string | null;
   /** Last frame, beside reference_image_url */
   last_image_url?: string | null;
@@ -23,51 +17,56 @@ export type VideoInput = {
   reference_video_url?: string | null;
   /** Video-to-video: how much is redrawn; 0.8 where not given */
   strength?: number | null;
-  /** Pixels; 480 where not given, or from the image's aspect ratio where neither side is given */
+  /** Pixels; 480 where not given (5b: 704). With a picture or video: from its aspect ratio */
   height?: number | null;
-  /** Pixels; 832 where not given */
+  /** Pixels; 832 where not given (5b: 1280). With a picture or video: from its aspect ratio */
   width?: number | null;
   /** The area of 832x480, 1024x576, 1280x720; not beside height or width */
   resolution?: "480p" | "580p" | "720p" | null;
   /** auto with a source, else 16:9, where not given; not beside height or width */
   aspect_ratio?: "16:9" | "9:16" | "1:1" | "4:3" | "3:4" | "3:2" | "2:3" | "21:9" | "9:21" | "auto" | null;
-  num_frames?: number;
-  /** 16 where not given; 24 for the 5b model */
+  /** 81 where not given (5b: 121) */
+  num_frames?: number | null;
+  /** Instead of num_frames: the nearest 4k + 1 frames at fps */
+  duration_seconds?: number | null;
+  /** 16 where not given; 24 for the 5b model. Another rate changes the speed */
   fps?: number | null;
   /** Above fps: frames are interpolated along the motion, the duration stays */
   target_fps?: number | null;
-  num_inference_steps?: number;
+  num_inference_steps?: number | null;
   /** High-noise expert; 1 = no guidance */
-  guidance_scale?: number;
+  guidance_scale?: number | null;
   /** Low-noise expert; guidance_scale where not given */
   guidance_scale_2?: number | null;
   /** The model's official value where not given */
   flow_shift?: number | null;
-  /** Drawn at random where not given; always reported */
+  /** Drawn at random where not given, or -1; always reported */
   seed?: number | null;
+  /** Videos of this request, with seeds seed, seed + 1, ... */
+  num_outputs?: number | null;
   camera_motion?: "pan_left" | "pan_right" | "pan_up" | "pan_down" | "zoom_in" | "zoom_out" | "dolly_in" | "dolly_out" | "orbit_left" | "orbit_right" | "crane_up" | "crane_down" | "static" | "handheld" | null;
-  enhance_prompt?: boolean;
+  enhance_prompt?: boolean | null;
   /** Overrides num_inference_steps and guidance */
   quality_preset?: "draft" | "standard" | "high" | "ultra" | "turbo" | null;
   /** With turbo; hybrid: the high-noise expert undistilled and guided, for more motion */
-  turbo_variant?: "full" | "hybrid";
+  turbo_variant?: "full" | "hybrid" | null;
   /** Leaves out work in steps that change little; faster, and not exact */
-  step_cache?: "off" | "balanced" | "fast";
-  model?: "a14b" | "5b";
-  loras?: Array<LoraInput>;
+  step_cache?: "off" | "balanced" | "fast" | null;
+  model?: "a14b" | "5b" | null;
+  loras?: Array<LoraInput> | null;
   /** A JPEG poster beside the video */
-  thumbnail?: boolean;
+  thumbnail?: boolean | null;
   /** Rewrite the prompt by the operator's language model */
-  prompt_expansion?: boolean;
-  output_format?: "mp4" | "webm" | "gif" | "webp";
+  prompt_expansion?: boolean | null;
+  output_format?: "mp4" | "webm" | "gif" | "webp" | null;
   /** h264 where not given, vp9 in a WebM */
   output_codec?: "h264" | "hevc" | "av1" | "vp9" | null;
   /** H.264 at CRF 28, 23, 18, 12, and its equals */
-  video_quality?: "low" | "medium" | "high" | "maximum";
+  video_quality?: "low" | "medium" | "high" | "maximum" | null;
   /** A ZIP of the frames as PNG beside the video */
-  frames_zip?: boolean;
+  frames_zip?: boolean | null;
   /** base64: the file is in the answer */
-  response_format?: "url" | "base64";
+  response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
 };
@@ -77,19 +76,19 @@ export type Input = {
   job_id?: string | null;
   /** http(s) URL that receives the events */
   webhook_url?: string | null;
-  webhook_events?: Array<"progress" | "completed" | "failed">;
+  webhook_events?: Array<"progress" | "completed" | "failed"> | null;
   job_request_params: Array<VideoInput>;
 } | {
   /** Part of the storage key; the RunPod job id where not given */
   job_id?: string | null;
   /** http(s) URL that receives the events */
   webhook_url?: string | null;
-  webhook_events?: Array<"progress" | "completed" | "failed">;
+  webhook_events?: Array<"progress" | "completed" | "failed"> | null;
   /** What the video shows; 1 to 4,000 characters after trimming */
   prompt: string;
   /** What to avoid; "" means none */
-  negative_prompt?: string;
-  /** First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video */
+  negative_prompt?: string | null;
+  /** First frame: http(s) URL or data: URI; makes it image-to-video */
   reference_image_url?: string | null;
   /** Last frame, beside reference_image_url */
   last_image_url?: string | null;
@@ -97,51 +96,56 @@ export type Input = {
   reference_video_url?: string | null;
   /** Video-to-video: how much is redrawn; 0.8 where not given */
   strength?: number | null;
-  /** Pixels; 480 where not given, or from the image's aspect ratio where neither side is given */
+  /** Pixels; 480 where not given (5b: 704). With a picture or video: from its aspect ratio */
   height?: number | null;
-  /** Pixels; 832 where not given */
+  /** Pixels; 832 where not given (5b: 1280). With a picture or video: from its aspect ratio */
   width?: number | null;
   /** The area of 832x480, 1024x576, 1280x720; not beside height or width */
   resolution?: "480p" | "580p" | "720p" | null;
   /** auto with a source, else 16:9, where not given; not beside height or width */
   aspect_ratio?: "16:9" | "9:16" | "1:1" | "4:3" | "3:4" | "3:2" | "2:3" | "21:9" | "9:21" | "auto" | null;
-  num_frames?: number;
-  /** 16 where not given; 24 for the 5b model */
+  /** 81 where not given (5b: 121) */
+  num_frames?: number | null;
+  /** Instead of num_frames: the nearest 4k + 1 frames at fps */
+  duration_seconds?: number | null;
+  /** 16 where not given; 24 for the 5b model. Another rate changes the speed */
   fps?: number | null;
   /** Above fps: frames are interpolated along the motion, the duration stays */
   target_fps?: number | null;
-  num_inference_steps?: number;
+  num_inference_steps?: number | null;
   /** High-noise expert; 1 = no guidance */
-  guidance_scale?: number;
+  guidance_scale?: number | null;
   /** Low-noise expert; guidance_scale where not given */
   guidance_scale_2?: number | null;
   /** The model's official value where not given */
   flow_shift?: number | null;
-  /** Drawn at random where not given; always reported */
+  /** Drawn at random where not given, or -1; always reported */
   seed?: number | null;
+  /** Videos of this request, with seeds seed, seed + 1, ... */
+  num_outputs?: number | null;
   camera_motion?: "pan_left" | "pan_right" | "pan_up" | "pan_down" | "zoom_in" | "zoom_out" | "dolly_in" | "dolly_out" | "orbit_left" | "orbit_right" | "crane_up" | "crane_down" | "static" | "handheld" | null;
-  enhance_prompt?: boolean;
+  enhance_prompt?: boolean | null;
   /** Overrides num_inference_steps and guidance */
   quality_preset?: "draft" | "standard" | "high" | "ultra" | "turbo" | null;
   /** With turbo; hybrid: the high-noise expert undistilled and guided, for more motion */
-  turbo_variant?: "full" | "hybrid";
+  turbo_variant?: "full" | "hybrid" | null;
   /** Leaves out work in steps that change little; faster, and not exact */
-  step_cache?: "off" | "balanced" | "fast";
-  model?: "a14b" | "5b";
-  loras?: Array<LoraInput>;
+  step_cache?: "off" | "balanced" | "fast" | null;
+  model?: "a14b" | "5b" | null;
+  loras?: Array<LoraInput> | null;
   /** A JPEG poster beside the video */
-  thumbnail?: boolean;
+  thumbnail?: boolean | null;
   /** Rewrite the prompt by the operator's language model */
-  prompt_expansion?: boolean;
-  output_format?: "mp4" | "webm" | "gif" | "webp";
+  prompt_expansion?: boolean | null;
+  output_format?: "mp4" | "webm" | "gif" | "webp" | null;
   /** h264 where not given, vp9 in a WebM */
   output_codec?: "h264" | "hevc" | "av1" | "vp9" | null;
   /** H.264 at CRF 28, 23, 18, 12, and its equals */
-  video_quality?: "low" | "medium" | "high" | "maximum";
+  video_quality?: "low" | "medium" | "high" | "maximum" | null;
   /** A ZIP of the frames as PNG beside the video */
-  frames_zip?: boolean;
+  frames_zip?: boolean | null;
   /** base64: the file is in the answer */
-  response_format?: "url" | "base64";
+  response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
 };

@@ -21,7 +21,10 @@ _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 # The query of a URL may be a signature (S3 presigned URLs, CDN tokens): it is never logged.
 _URL_QUERY = re.compile(r"(https?://[^\s?#'\"]+)\?[^\s'\"]+", re.IGNORECASE)
-_DATA_URI = re.compile(r"(data:[a-z]+/[a-z0-9.+-]+(?:;[^\s,'\"]*)?,)[^\s'\"]+", re.IGNORECASE)
+# With base64 in lines, as they may be sent.
+_DATA_URI = re.compile(
+    r"(data:(?:[a-z]+/[a-z0-9.+-]+)?(?:;[^\s,'\"]*)?,)\s?[^\s'\"]+(?:\s+[a-z0-9+/_-]{20,}={0,2})*", re.IGNORECASE
+)
 _HIDDEN = "[hidden]"
 
 

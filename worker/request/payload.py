@@ -61,7 +61,8 @@ MIN_SIDE, MAX_SIDE = 256, 1920
 MIN_FRAMES = 5
 MAX_FPS = 60
 DEFAULT_MAX_VIDEOS, DEFAULT_MAX_PIXELS, DEFAULT_MAX_FRAMES = 16, 921_600, 161
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
+# Base64 in a data URI may be wrapped.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+|(?i:data):\S*,(?s:.)+")
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -175,7 +176,7 @@ class VideoInput(Sent):
         json_schema_extra={"maxLength": MAX_PROMPT_CHARACTERS},
     )
     reference_image_url: Url | None = Field(
-        None, description="First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video"
+        None, description="First frame: http(s) URL or data: URI; makes it image-to-video"
     )
     last_image_url: Url | None = Field(None, description="Last frame, beside reference_image_url")
     reference_video_url: Url | None = Field(None, description="Video-to-video; not together with an image")

@@ -245,6 +245,10 @@ def test_a_url_without_query_stays(begin: Begin) -> None:
         "DATA:IMAGE/PNG;BASE64,iVBORw0KGgo=",
         "data:image/jpeg;base64,iVBORw0KGgo%3D-_",
         "data:image/png,iVBORw0KGgo",
+        "data:;base64,iVBORw0KGgo=",
+        "data:,iVBORw0KGgo%3D",
+        "data:application/octet-stream;name=a.png;base64, iVBORw0KGgo=",
+        "data:image/png;base64,AAAAAAAAAAAAAAAAAAAAAAAA\niVBORw0KGgoAAAAAAAAAAAAA==",
     ],
 )
 def test_the_content_of_a_data_uri_is_hidden(begin: Begin, layout: Layout, uri: str) -> None:

@@ -281,6 +281,7 @@ def test_a_large_jpeg_is_halved_within_the_memory_allowed(kind: str, size: tuple
     assert near(image, (image.width - 10, 10), GREEN)
 
 
+@pytest.mark.slow
 def test_a_large_progressive_jpeg_fits_into_the_memory_allowed() -> None:
     assert load(large(8160, 6144, "JPEG", progressive=True, subsampling=0)).size == (4080, 3072)
 

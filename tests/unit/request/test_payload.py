@@ -116,7 +116,7 @@ def test_is_no_job_id(value: object) -> None:
     assert not payload.is_job_id(value)
 
 
-@pytest.mark.parametrize("value", ["https://a", "http://a/b?c#d", "data:image/png;base64,AA=="])
+@pytest.mark.parametrize("value", ["https://a", "http://a/b?c#d", "data:image/png;base64,AA==", "data:;base64, AA\nAA"])
 def test_is_url(value: str) -> None:
     assert payload.is_url(value)
 
