@@ -217,7 +217,8 @@ def _accepted(deployment: Deployment, probe: Probe, found: str) -> Finding:
     settings = deployment.settings
     if settings.on_platform and not settings.storage_is_remote:
         return warn(
-            f"{probe.storage.describe()}: {found}, but videos stay on this worker and their URLs are file://",
+            f"{probe.storage.describe()}: {found}, but nobody can fetch videos from there: each travels in the "
+            f"answer of its job, as {settings.inline_max_bytes} bytes at most",
             "set the four DIGITAL_OCEAN_* variables",
         )
     return ok(f"{probe.storage.describe()}: {found}")

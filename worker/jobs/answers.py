@@ -5,6 +5,7 @@ Source of the shapes: sections 2 and 4 of the public contract.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,8 +25,12 @@ def video_result(
     timings: Mapping[str, float],
     gpu: str,
     cost_usd: float | None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The result of one delivered video. The first one of a worker says how its model was loaded (`cold_start`)."""
+    """The result of one delivered video; `notes` are warnings about its delivery.
+
+    The first one of a worker says how its model was loaded (`cold_start`).
+    """
     request, rendering, video = made.video.request, made.rendering, made.file
     return {
         "index": request.index,
@@ -33,6 +38,7 @@ def video_result(
         "job_id": job_id,
         "video_url": delivery.video_url,
         "thumbnail_url": delivery.thumbnail_url,
+        **({"frames_url": delivery.frames_url} if request.output.frames_zip else {}),
         "duration_seconds": round(video.duration_seconds, 3),
         "num_frames": video.num_frames,
         "resolution": f"{video.width}x{video.height}",
@@ -43,7 +49,7 @@ def video_result(
         "model_version": made.video.spec.version,
         "mode": request.mode,
         "parameters": {**_requested(request, rendering.shape), **rendering.parameters},
-        "warnings": [*request.warnings, *rendering.warnings],
+        "warnings": [*request.warnings, *rendering.warnings, *notes],
         "size_bytes": video.size_bytes,
         "sha256": video.sha256,
         "timings": dict(timings),
@@ -84,6 +90,16 @@ def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
     if request.mode == "video_to_video":
         values["strength"] = request.strength
     return values
+
+
+def with_file(result: Mapping[str, Any], content: bytes) -> dict[str, Any]:
+    """The result as the answer has it where the file is to be in there."""
+    return {**result, "video_base64": base64.b64encode(content).decode("ascii")}
+
+
+def without_file(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result as webhooks have it."""
+    return {name: value for name, value in result.items() if name != "video_base64"}
 
 
 def video_failure(job_id: str, index: int | None, error: WorkerError) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from worker.delivery.journal import Entry
 from worker.delivery.webhooks.channel import Channel
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import DeviceLost, Video
-from worker.jobs import accept, answers, make, prepare
+from worker.jobs import accept, answers, inline, make, prepare
 from worker.jobs.accept import Earlier
 from worker.jobs.deliver import Deliveries, Previous
 from worker.jobs.make import Made
@@ -138,14 +138,15 @@ class _JobRun:
         self._progress = Progress(len(job.videos), [channel.progress, report])
         self._preparing: dict[int, asyncio.Task[Video]] = {}
         self._earlier: dict[int, Earlier] = {}
-        self._deliveries = Deliveries(entry, worker, channel, self._progress, stop)
+        self._in_answer = inline.limits(job.videos, worker.settings)
+        self._deliveries = Deliveries(entry, worker, channel, self._progress, stop, self._in_answer)
         self._device_lost = False
 
     async def answer(self) -> dict[str, Any]:
         """Make the videos one after the other; deliver each while the next is made."""
         deliveries: list[asyncio.Task[dict[str, Any]]] = []
         self._progress.stage(0, "queued")
-        self._earlier = await accept.left_by_earlier_deliveries(self._job, self._entry, self._worker)
+        self._earlier = await accept.left_by_earlier_deliveries(self._job, self._entry, self._worker, self._stop.event)
         self._stopwatch.lap("accept")
         with scratch.folder("job") as folder:
             for video in self._job.videos:
@@ -170,13 +171,14 @@ class _JobRun:
         """Make one video; returns the task that delivers it, or its failure."""
         index = request.index
         if (left := self._earlier.get(index)) is not None:
-            return asyncio.create_task(self._deliveries.again(index, left, report, previous))
+            return asyncio.create_task(self._deliveries.again(request, left, report, previous))
         try:
             self._stop.check()
             if self._device_lost:
                 raise Internal(self._job.job_id)
             with report.lapped("inputs"):
                 video = await self._prepared(index)
+            inline.check(video, self._in_answer.get(index))
             self._prepare_next(index + 1)
             made = await self._on_gpu(video, folder, report)
         except Exception as failure:

@@ -11,9 +11,11 @@ from worker.base.sigterm import Shutdown
 from worker.delivery.journal import Journal
 from worker.delivery.spool import Spool
 from worker.delivery.storage import Storage
+from worker.delivery.storage.presigned import PresignedStorage
 from worker.delivery.webhooks.outbox import Outbox
 from worker.engine import Engine
 from worker.net import Opener
+from worker.request import VideoRequest
 from worker.weights.loras import LoraStore
 
 
@@ -31,6 +33,17 @@ class Services:
     spool: Spool
     gpu: ThreadPoolExecutor
     shutdown: Shutdown
+
+    def storage_of(self, request: VideoRequest) -> Storage:
+        """Where the video of `request` goes: to the storage, or to the caller's own."""
+        if request.output.upload_url is None:
+            return self.storage
+        return PresignedStorage(
+            request.output.upload_url,
+            path=request.at("upload_url"),
+            opener=self.opener,
+            beside=self.storage if self.settings.storage_is_remote else None,
+        )
 
     def __post_init__(self) -> None:
         """Count what waits on STATE_DIR when the metrics are scraped: other workers share it."""

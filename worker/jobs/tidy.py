@@ -11,7 +11,10 @@ import ctypes
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 
 from worker.base import scratch
 from worker.delivery.webhooks import postman
@@ -43,9 +46,13 @@ async def tidy(worker: Services) -> None:
     """Store and send what earlier jobs and other workers could not, remove what has expired. Bounded; never raises."""
     stop = threading.Event()
     secrets = worker.settings.webhook_secrets
+    # A thread of its own: a storage that is silent must not take those in which jobs are accepted.
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+    draining = thread.submit(copy_context().run, partial(worker.spool.drain, worker.storage, stop=stop))
+    thread.shutdown(wait=False)
     try:
         await asyncio.gather(
-            asyncio.to_thread(worker.spool.drain, worker.storage, stop=stop),
+            asyncio.wrap_future(draining),
             postman.redeliver(worker.outbox, opener=worker.opener, secrets=secrets, journal=worker.journal),
             asyncio.to_thread(worker.journal.sweep),
             asyncio.to_thread(worker.storage.sweep),
@@ -58,7 +65,7 @@ async def tidy(worker: Services) -> None:
 
 
 async def tidy_alone(worker: Services) -> None:
-    """`tidy` outside of a job, in an event loop of its own: a shutdown ends it, but for an upload that is under way."""
+    """`tidy` outside of a job, in an event loop of its own: a shutdown ends it, and the upload under way."""
     loop = asyncio.get_running_loop()
     tidying = asyncio.create_task(tidy(worker))
 
