@@ -6,14 +6,17 @@ The full run of the last test is `python -m benchmarks.uploads --count 200`; thi
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -23,9 +26,12 @@ import pytest
 from benchmarks.uploads import measure
 from tests.flow.conftest import Answer, Receiver, Runner
 from tests.flow.conftest import small as small_request
-from tests.kits.delivery import result_of
-from tests.kits.s3_double import Double, Handler, reset, serving, status
+from tests.kits.delivery import make_video, result_of
+from tests.kits.loopback import takes_at_most
+from tests.kits.platform_double import Platform, WorkerProcess
+from tests.kits.s3_double import Double, Fault, Handler, drip, reset, say_nothing, serving, status
 from worker.base.files import StateFolder
+from worker.base.sigterm import Shutdown
 from worker.delivery.journal import Journal
 from worker.delivery.spool import Spool
 from worker.delivery.storage import video_key
@@ -33,7 +39,8 @@ from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
 from worker.engine import Engine, Video
-from worker.jobs import tidy
+from worker.jobs import make, tidy
+from worker.jobs.deliver import LAST_S
 from worker.jobs.services import Services
 from worker.media import VideoFile
 
@@ -261,6 +268,120 @@ def test_an_unwritable_state_folder_changes_no_answer(scene: Scene, tmp_path: Pa
     assert scene.made == [0, 0]
 
 
+# --- a storage that is silent, or says a byte now and then
+
+
+@pytest.mark.parametrize("fault", [say_nothing, drip])
+@pytest.mark.parametrize("way", ["stopped", "shut down"])
+def test_whatever_ends_a_job_ends_its_upload_and_keeps_the_video(scene: Scene, fault: Fault, way: str) -> None:
+    uploading = threading.Event()
+
+    def held(handler: Handler) -> bool:
+        uploading.set()
+        return fault(handler)
+
+    scene.double.always["put"] = held
+    payload = {"job_id": "one", "job_request_params": [small()]}
+
+    async def stopped() -> Answer | None:
+        job = asyncio.create_task(scene.run.start(payload))
+        assert await asyncio.to_thread(uploading.wait, 120)
+        with takes_at_most(LAST_S + 5):
+            if way == "stopped":
+                job.cancel()
+            else:
+                scene.run.worker.shutdown.begin()
+            await asyncio.wait({job})
+        return None if job.cancelled() else job.result()
+
+    scene.run.worker = replace(scene.run.worker, shutdown=Shutdown(0.0))
+    answer = asyncio.run(stopped())
+    if way == "stopped":
+        assert answer is not None
+        assert error_of(answer)["code"] == "cancelled"
+    else:
+        assert answer is None
+    assert len(scene.kept) == 1
+    scene.is_back()
+    scene.run.worker = replace(scene.run.worker, shutdown=Shutdown(0.0))
+    assert scene.run(payload)["status"] == "completed"
+    assert scene.made == [0]
+
+
+def test_refused_payloads_are_answered_at_once_beside_a_spool_full_of_videos(scene: Scene, tmp_path: Path) -> None:
+    worker = scene.run.worker
+    entry = worker.journal.accept("old", "d", today=datetime.now(UTC).date(), seeds=[1])
+    for index in range(10):
+        video = make_video(tmp_path / "job", bytes([index]))
+        worker.spool.keep(video, entry, index, result_of(video, index, "old"))
+    scene.double.always.update(dict.fromkeys(EVERYTHING, say_nothing))
+
+    async def refused() -> list[Answer]:
+        return await asyncio.gather(*(scene.run.start({"prompt": ""}, job_id=f"bad-{number}") for number in range(6)))
+
+    with takes_at_most(20):
+        answers = asyncio.run(refused())
+    assert [answer["status"] for answer in answers] == ["failed"] * 6
+    assert len(scene.kept) == 10
+    assert scene.double.operations().count("put") <= 6
+
+
+@pytest.mark.parametrize("failure", [RecursionError, ZeroDivisionError])
+def test_a_failure_of_any_kind_keeps_the_video(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    payload = {"job_id": "one", "job_request_params": [small()]}
+    with monkeypatch.context() as broken:
+        broken.setattr(SpacesStorage, "store", fail)
+        assert scene.run(payload)["status"] == "failed"
+    assert len(scene.kept) == 1
+    assert scene.run(payload)["status"] == "completed"
+    assert scene.made == [0]
+
+
+# --- two workers that make one job
+
+
+def test_what_two_workers_report_of_one_job_is_what_is_stored(
+    scene: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RunPod took the first for dead; their encoders differ."""
+    at_once = threading.Barrier(2)
+    made = count()
+    encode = make.encode
+
+    def differing(*arguments: Any, **options: Any) -> VideoFile:
+        file = encode(*arguments, **options)
+        content = file.path.read_bytes() + bytes([next(made)])
+        file.path.write_bytes(content)
+        at_once.wait(120)
+        return replace(file, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    monkeypatch.setattr(make, "encode", differing)
+    payload = {"job_id": "one", "webhook_url": receiver.url, "job_request_params": [small(response_format="base64")]}
+    other = Runner(scene.another_worker())
+    other.worker = replace(other.worker, gpu=ThreadPoolExecutor(1))
+
+    async def both() -> list[Answer]:
+        return await asyncio.gather(scene.run.start(payload), other.start(payload))
+
+    answers = asyncio.run(both())
+    other.worker.gpu.shutdown()
+    stored = scene.object("one")
+    told = [answer["videos"][0] for answer in answers] + [event["data"] for event in receiver.of_type("completed")]
+    assert {video["sha256"] for video in told} == {hashlib.sha256(stored).hexdigest()}
+    assert [base64.b64decode(answer["videos"][0]["video_base64"]) for answer in answers] == [stored] * 2
+    assert {event["event_id"] for event in receiver.of_type("completed")} == {
+        receiver.of_type("completed")[0]["event_id"]
+    }
+    again = scene.run({**payload})["videos"][0]
+    assert again["sha256"] == told[0]["sha256"]
+    assert scene.made == [0, 0]
+
+
 # --- a finished video, asked for again
 
 
@@ -368,3 +489,46 @@ def test_in_bad_weather_every_video_is_stored_whole_and_once(run: Runner, tmp_pa
     assert report.failed_at_first >= 2
     assert report.faults["dead"] > 0
     assert report.in_parts == 5
+
+
+# --- the real worker
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", [say_nothing, drip])
+def test_every_limit_of_the_worker_holds_while_its_storage_is_silent(
+    double: Double, tmp_path: Path, fault: Fault
+) -> None:
+    """JOB_TIMEOUT_S, the stop signal, the next job, and the grace of SIGTERM."""
+    environment = {
+        "DIGITAL_OCEAN_ENDPOINT_URL": double.endpoint_url,
+        "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "key",
+        "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+        "DIGITAL_OCEAN_BUCKET_NAME": BUCKET,
+        "JOB_TIMEOUT_S": "25",
+        "SHUTDOWN_GRACE_S": "5",
+    }
+    request = small_request(num_inference_steps=1)
+    with Platform() as platform, WorkerProcess(platform, tmp_path, environment) as worker:
+        double.always.update(dict.fromkeys(EVERYTHING, fault))
+        with takes_at_most(25 + LAST_S + 10):
+            answer = platform.wait_result(platform.submit(request, job_id="late"))
+        assert json.loads(answer["error"])["code"] == "timeout"
+        uploads = double.operations().count("put")
+        stopped = platform.submit(request, job_id="stopped")
+        worker.wait_until(lambda: double.operations().count("put") > uploads and "encode took" in worker.log)
+        platform.stop(stopped)
+        answer = platform.wait_result(stopped, 60)
+        assert json.loads(answer["error"])["code"] in ("cancelled", "timeout")
+        left = platform.submit(request, job_id="left")
+        platform.wait_taken(left)
+        worker.terminate()
+        with takes_at_most(5 + LAST_S + 10):
+            worker.wait()
+        assert left not in platform.results
+    double.always.clear()
+    with Platform() as platform, WorkerProcess(platform, tmp_path, environment):
+        for job_id in ("late", "left"):
+            answer = platform.wait_result(platform.submit(request, job_id=job_id))
+            assert answer["output"]["status"] == "completed"

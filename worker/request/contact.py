@@ -78,7 +78,20 @@ def _outputs(request: object) -> int:
 def payload_digest(payload: object) -> str:
     """SHA-256, in hex, of the payload as canonical JSON: the order of keys does not matter, types do.
 
+    The query of an `upload_url` does not count: a job that is sent again has an address that was signed again.
+
     Raises RecursionError, TypeError and ValueError for what JSON of a sane depth cannot hold.
     """
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), default=repr)
+    text = json.dumps(_unsigned(payload), sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _unsigned(payload: object) -> object:
+    if not isinstance(payload, Mapping):
+        return payload
+    plain = dict(payload)
+    if isinstance(videos := payload.get("job_request_params"), list):
+        plain["job_request_params"] = [_unsigned(each) for each in videos]
+    if isinstance(url := payload.get("upload_url"), str):
+        plain["upload_url"] = url.partition("?")[0]
+    return plain
