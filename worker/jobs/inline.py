@@ -12,6 +12,7 @@ from worker.base.errors import Unsupported
 from worker.base.settings import Settings
 from worker.engine import Video
 from worker.media.fit import least_bytes
+from worker.media.formats import frame_rate
 from worker.request import VideoRequest
 
 # Of all files of an answer together: as base64 9.4 of the 10 MB that an answer may have, but on /runsync.
@@ -37,8 +38,7 @@ def limits(videos: Sequence[VideoRequest], settings: Settings) -> Mapping[int, i
 def check(video: Video, limit: int | None) -> None:
     """Raise Unsupported where the file cannot be made as small as `limit`, whatever the video shows."""
     request, shape = video.request, video.shape
-    rate = request.output.target_fps
-    frames = shape.num_frames if rate is None else shape.num_frames * rate // request.fps
+    frames = shape.num_frames * frame_rate(request.output, request.fps) // request.fps
     if limit is not None and least_bytes(request.output.codec, shape.width, shape.height, frames) > limit:
         raise Unsupported(
             f"the file may not fit into the {limit} bytes that it has in the answer (INLINE_MAX_BYTES, shared by all "

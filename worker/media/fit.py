@@ -17,10 +17,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import imageio_ffmpeg
-
 from worker.base.errors import Cancelled, EncodeFailed
 from worker.base.stop import Flag
+from worker.media import ffmpeg
 from worker.media.encode import VideoFile
 from worker.request.payload import OutputCodec
 
@@ -93,7 +92,7 @@ def _command(video: VideoFile, path: Path, codec: OutputCodec, width: int, heigh
         form += ["-maxrate", rate, "-bufsize", rate] if codec in ("h264", "hevc") else []
         form += ["-movflags", "+faststart"] if path.suffix == ".mp4" else []
     return [
-        imageio_ffmpeg.get_ffmpeg_exe(),
+        str(ffmpeg.program()),
         *("-hide_banner", "-nostats", "-loglevel", "error", "-y", "-nostdin", "-i", f"file:{video.path}", "-an"),
         *form,
         *("-fps_mode", "passthrough", f"file:{path}"),
