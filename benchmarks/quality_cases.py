@@ -91,9 +91,9 @@ def asked_scenes(count: int, *, moves: bool = False) -> list[Scene]:
     return asked
 
 
-def drawn(scenes: Sequence[Scene]) -> list[Clip]:
-    """The scenes as the training would have drawn them."""
-    return [Clip(scene, drawing.clip(scene, height=SIZE, width=SIZE), 0.0) for scene in scenes]
+def drawn(scenes: Sequence[Scene], size: int = SIZE) -> list[Clip]:
+    """The scenes as the training would have drawn them, `size` pixels wide and high."""
+    return [Clip(scene, drawing.clip(scene, height=size, width=size), 0.0) for scene in scenes]
 
 
 class Studio:

@@ -93,7 +93,7 @@ def test_an_answer_reaches_the_platform_in_the_contracts_shape(site: Site) -> No
 def test_progress_never_goes_down_nor_comes_after_the_answer_where_the_platform_is_slow(
     site: Site, frames: int
 ) -> None:
-    site.platform.progress_takes_s = [3.0]
+    site.platform.progress_takes_s = [1.0]
     job_id = site.platform.submit(small(num_frames=frames))
     site.platform.wait_result(job_id)
     told = [update["progress"] for update in site.platform.progress[job_id]]

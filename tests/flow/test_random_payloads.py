@@ -24,10 +24,10 @@ from worker.request.contact import contact
 from worker.request.parse import DEFAULT_LIMITS, parse
 from worker.request.payload import JobInput, VideoInput, is_job_id
 
-PARSED = 1_000
+PARSED = 300
 PARSED_SLOWLY = 10_000
-COMPARED = 300
-ANSWERED = 130
+COMPARED = 150
+ANSWERED = 60
 # A video takes seconds, a refusal milliseconds: payloads that would make more than these are left out.
 MAX_VIDEOS_MADE = 6
 

@@ -64,6 +64,7 @@ def test_a_failed_local_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
     assert "invalid_request: fps: must be 1 to 60, not 61" in done.stdout
 
 
+@pytest.mark.slow  # as tests/flow/test_cli_generate.py has it for the command line
 def test_ctrl_c_is_answered_at_once_and_ends_a_local_run(tmp_path: Path) -> None:
     video = {"prompt": "a", "height": 256, "width": 256, "num_frames": 81, "num_inference_steps": 100}
     with subprocess.Popen(

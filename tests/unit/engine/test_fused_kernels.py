@@ -347,7 +347,8 @@ def test_every_plan_makes_the_frames_of_diffusers_blocks(
 ) -> None:
     plain = engine_of(source, PLANS[name], enable_fused_kernels=False)
     engine = engine_of(source, PLANS[name])
-    for case, (video, conditioning) in VIDEOS.items():
+    for case in VIDEOS if name == "resident" else ("text",):
+        video, conditioning = VIDEOS[case]
         wanted = render(plain, video, conditioning)
         on_this_cpu[0] = 0
         rendering = render(engine, video, conditioning)
@@ -420,7 +421,7 @@ def work(rank, port):
     dist.destroy_process_group()
 
 if __name__ == "__main__":
-    mp.spawn(work, (int(sys.argv[1]),), nprocs=2)
+    mp.start_processes(work, (int(sys.argv[1]),), nprocs=2, start_method="fork")  # which need not import torch again
     print("the same")
 """
 

@@ -139,8 +139,8 @@ def test_the_first_steps_run_while_the_low_noise_expert_is_read(
     volume = Volume("transformer_2")
     engine = engine_reading(volume, engines, PLANS.get(name, plan("resident")))
     video, conditioning = MODES[mode]
-    # Of 20 steps several are the high-noise expert's.
-    making = InBackground(engine, replace(video, num_inference_steps=20), conditioning)
+    # Of 10 steps several are the high-noise expert's.
+    making = InBackground(engine, replace(video, num_inference_steps=10), conditioning)
     assert making.watcher.first_step.wait(PATIENCE_S)
     assert making.frames is None
     volume.let()
@@ -197,7 +197,7 @@ def test_what_a_video_needs_first_is_read_first(engines: list[Engine]) -> None:
 def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_step(engines: list[Engine]) -> None:
     volume = Volume("vae")
     video, conditioning = MODES["text"]
-    making = InBackground(engine_reading(volume, engines), replace(video, num_inference_steps=20), conditioning)
+    making = InBackground(engine_reading(volume, engines), replace(video, num_inference_steps=10), conditioning)
     assert making.watcher.first_step.wait(PATIENCE_S)
     volume.let()
     assert making.end().failure is None
@@ -238,7 +238,7 @@ def test_a_failure_of_the_low_noise_expert_fails_that_video_and_the_next_one_loa
     volume.failures["transformer_2"] = OSError(5, "Input/output error")
     engine = engine_reading(volume, engines)
     video, conditioning = MODES["text"]
-    making = InBackground(engine, replace(video, num_inference_steps=20), conditioning)
+    making = InBackground(engine, replace(video, num_inference_steps=10), conditioning)
     assert making.watcher.first_step.wait(PATIENCE_S)
     volume.let()
     making.end()
