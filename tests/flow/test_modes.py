@@ -16,7 +16,10 @@ from pytest_httpserver import HTTPServer
 from tests.flow.conftest import Runner, local_path, small
 from tests.flow.test_job import probe
 from tests.kits.engine_kit import ExpertCounter
+from worker.base.stop import Stop
 from worker.media import encode
+
+UNGUIDED = {"guidance_scale": 1.0, "guidance_scale_2": 1.0}  # half of the passes
 
 
 @pytest.fixture
@@ -53,13 +56,15 @@ def test_first_and_last_frame(run: Runner, picture_url: str, httpserver: HTTPSer
 
 
 def test_video_to_video_runs_the_last_steps_on_both_experts(run: Runner, clip_url: Callable[[int, int], str]) -> None:
-    request = small(reference_video_url=clip_url(20, 16), num_frames=17, num_inference_steps=10, strength=0.8)
-    (video,) = run({"job_id": "v", "job_request_params": [request]})["videos"]
+    request = small(
+        reference_video_url=clip_url(12, 16), num_frames=9, num_inference_steps=10, strength=0.8, **UNGUIDED
+    )
+    run.worker.engine.preload(["t2v"], Stop())
+    with ExpertCounter(run.worker.engine, "t2v") as ran:
+        (video,) = run(request)["videos"]
     assert video["mode"] == "video_to_video"
     assert video["parameters"]["strength"] == 0.8
-    assert probe(video["video_url"])[5] == 17
-    with ExpertCounter(run.worker.engine, "t2v") as ran:
-        run({"job_id": "w", "job_request_params": [{**request, "guidance_scale": 1.0, "guidance_scale_2": 1.0}]})
+    assert probe(video["video_url"])[5] == 9
     assert len(ran.high) + len(ran.low) == 8
     assert ran.high
     assert ran.low
@@ -68,26 +73,26 @@ def test_video_to_video_runs_the_last_steps_on_both_experts(run: Runner, clip_ur
 
 def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[int, int], str]) -> None:
     """The weakest run gives nearly what the VAE makes of the video itself; a seed hardly matters to it."""
-    url, apart = clip_url(9, 16), []
-    for strength in (0.05, 0.5, 1.0):
-        # Without a shift the last of 20 steps begins at 5% noise.
-        fields = {"reference_video_url": url, "num_inference_steps": 20, "flow_shift": 1.0, "strength": strength}
-        videos = run({"job_id": f"s{strength}", "job_request_params": [small(**fields, seed=n) for n in (1, 2)]})
+    apart = []
+    # Without a shift the last of 20 steps begins at 5% noise.
+    fields = {"reference_video_url": clip_url(9, 16), "num_inference_steps": 20, "flow_shift": 1.0, **UNGUIDED}
+    for strength in (0.05, 1.0):
+        asked = [small(**fields, strength=strength, seed=seed) for seed in (1, 2)]
+        videos = run({"job_id": f"s{strength}", "job_request_params": asked})
         one, other = (frames_of(video["video_url"]) for video in videos["videos"])
         apart.append(np.abs(one - other).mean())
-    assert apart[0] < apart[1] < apart[2]
-    assert apart[0] < apart[2] / 3
+    assert apart[0] < apart[1] / 3
 
 
-@pytest.mark.parametrize(("frames", "fps", "made"), [(8, 8, 13), (40, 16, 21), (10, 16, 9)])
+@pytest.mark.parametrize(("frames", "fps", "made"), [(6, 8, 9), (20, 16, 13), (10, 16, 9)])
 def test_the_video_is_resampled_and_its_length_bounds_the_answer(
     run: Runner, clip_url: Callable[[int, int], str], frames: int, fps: int, made: int
 ) -> None:
-    request = small(reference_video_url=clip_url(frames, fps), num_frames=21, num_inference_steps=1)
+    request = small(reference_video_url=clip_url(frames, fps), num_frames=13, num_inference_steps=1)
     (video,) = run(request)["videos"]
     assert video["num_frames"] == made
     lowered = [warning for warning in video["warnings"] if "the length of the reference video" in warning]
-    assert len(lowered) == (made < 21)
+    assert len(lowered) == (made < 13)
 
 
 def test_a_video_that_is_too_short_is_refused(run: Runner, clip_url: Callable[[int, int], str]) -> None:
