@@ -134,7 +134,7 @@ def test_only_the_first_and_last_steps_and_each_experts_first_are_computed(engin
     assert rendering.warnings == ()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["text", "image", "video", "5b"])
 def test_a_video_without_the_cache_is_the_same_before_and_after_one_with_it(engine: Engine, case: str) -> None:
     _, video, conditioning = CASES[case]
     before = render(engine, video, conditioning)
