@@ -145,7 +145,7 @@ def test_a_better_quality_of_a_gif_has_more_colours(tmp_path: Path) -> None:
             shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
         colours.append(len(np.unique(shown, axis=0)))
     low, medium, high, maximum = colours
-    assert low <= 64 < medium <= 128 < high <= maximum <= 256
+    assert low <= 64 < medium <= 128 < high == maximum <= 256
 
 
 def test_every_format_and_codec_of_the_payload_is_described() -> None:
