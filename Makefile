@@ -73,6 +73,8 @@ bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.encode
 	@$(BIN)/python -m benchmarks.encode --presets
+	@$(BIN)/python -m benchmarks.encode --codecs
+	@$(BIN)/python -m benchmarks.interpolate
 	@$(BIN)/python -m benchmarks.lora
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.load
