@@ -18,9 +18,9 @@ from worker.base.errors import Unsupported
 from worker.media import FORMATS, VideoFile, formats
 from worker.media.encode import encode
 from worker.media.ffmpeg import encoders, program
-from worker.request.parse import CODECS as CODECS_OF_FORMATS
 from worker.request.parse import parse
 from worker.request.payload import OutputCodec, OutputFormat, VideoQuality
+from worker.request.settle import CODECS as CODECS_OF_FORMATS
 from worker.request.values import Output, VideoRequest
 
 WIDTH, HEIGHT = 160, 96
