@@ -155,6 +155,7 @@ def many(count: int, shape: list[int]) -> bytes:
         (many(1, [1] * 6), "dimensions"),
         (many(90_000, [1]), "90000 tensors"),
         (many(10_001, [1]), "10001 tensors"),
+        (header_of({"a" * 501: entry(0, 4)}, body=bytes(4)), "more than 500 characters"),
         (header_of({"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}}, body=bytes(4)), "F8_E8M0"),
         (header_of({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "F4"),
         (header_of({"a": {"dtype": "F4_X", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "damaged"),
@@ -176,7 +177,9 @@ def test_a_header_that_no_lora_has_is_refused_at_once_when_fetched_and_when_read
         assert caught.value.path == "loras[0].source"
 
 
-@pytest.mark.parametrize("content", [many(1, [1] * 5), many(10_000, [1])])
+@pytest.mark.parametrize(
+    "content", [many(1, [1] * 5), many(10_000, [1]), header_of({"a" * 500: entry(0, 4)}, body=bytes(4))]
+)
 def test_the_largest_header_that_a_lora_may_have_is_read(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "style.safetensors"
     file.write_bytes(content)

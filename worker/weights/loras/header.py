@@ -16,6 +16,7 @@ MAX_HEADER_BYTES = 8_000_000
 # The time of reading them grows with the square of either.
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 5
+MAX_NAME = 500
 MAX_SIZE = 2**31
 # The library knows more: types of less than a byte, and scales for them, of which torch makes no sums.
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8"})
@@ -55,6 +56,8 @@ def check_safetensors(file: Path, path: str) -> dict[str, str]:
         raise InputInvalid("the file holds no tensors: send a LoRA", path=path)
     _check_count(len(tensors), path)
     for key, tensor in tensors.items():
+        if len(key) > MAX_NAME:
+            raise InputInvalid(f"the name {key[:100]}... has more than {MAX_NAME} characters: send a LoRA", path=path)
         if reason := _unusable(tensor["dtype"], tensor["shape"]):
             raise InputInvalid(f"the tensor {key[:100]} {reason}: send a LoRA", path=path)
     return metadata

@@ -29,11 +29,11 @@ _SUFFIX = re.compile(
     rf"|(?P<down_scale>{_DOWN}\.scale_weight)|(?P<up_scale>{_UP}\.scale_weight)|(?P<diff>diff|w_norm)"
     r"|(?P<diff_b>diff_b|b_norm)|(?P<factor>lokr_w[12](?:_[ab])?|hada_w[12]_[ab]))\Z"
 )
-_NOT_READ = {
-    "DoRA": re.compile(r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)*)\Z"),
-    "LoKr or LoHa in Tucker form": re.compile(r"\.(?:lokr|hada)_t[12]\Z"),
-    "OFT": re.compile(r"\.oft_\w+(?:\.\w+)*\Z"),
-}
+_NOT_READ = re.compile(
+    r"\.(?:(?P<dora>dora_scale|lora_magnitude_vector(?:\.\w+){0,2})|(?P<tucker>(?:lokr|hada)_t[12])"
+    r"|(?P<oft>oft_\w+(?:\.\w+){0,2}))\Z"
+)
+_FORMS = {"dora": "DoRA", "tucker": "LoKr or LoHa in Tucker form", "oft": "OFT"}
 _ATTENTIONS = {"self_attn": "attn1", "cross_attn": "attn2"}
 _PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "k_img": "add_k_proj", "v_img": "add_v_proj"}
 _NORMS = {"norm_q": "norm_q", "norm_k": "norm_k"}
@@ -112,7 +112,8 @@ def is_image_branch(key: str) -> bool:
 
 def form_not_read(key: str) -> str | None:
     """The name of the form that a key belongs to, where it is one that this worker does not read."""
-    return next((form for form, pattern in _NOT_READ.items() if pattern.search(key)), None)
+    found = _NOT_READ.search(key)
+    return _FORMS[found.lastgroup] if found is not None and found.lastgroup is not None else None
 
 
 def _dotted(name: str) -> str:
