@@ -214,7 +214,8 @@ def _default(name: str, schema: Mapping[str, Any]) -> str:
 
 def _type(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
-        return _type(schema["anyOf"][0])  # the other is null, which every field takes
+        outer = {name: value for name, value in schema.items() if name in ("minimum", "maximum")}
+        return _type({**schema["anyOf"][0], **outer})  # the other is null, which every field takes
     if "$ref" in schema:
         return "object"
     if "enum" in schema:

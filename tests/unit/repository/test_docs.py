@@ -21,6 +21,7 @@ from worker.request import Mode
 from worker.request import parse as request_module
 from worker.request.payload import CameraMotion, JobInput, LoraInput, QualityPreset, VideoInput
 from worker.request.prompt_words import CAMERA_MOTIONS
+from worker.request.settle import PRESETS
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITTEN = sorted([ROOT / "llms.txt", *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -78,9 +79,10 @@ def test_every_field_of_a_request_is_documented_with_a_meaning() -> None:
 def test_types_and_bounds_are_those_of_the_contract() -> None:
     shown = {
         "prompt": "string, 1 to 4000 characters",
-        "height": "integer, 256 to 1920, or null",
-        "strength": "number, more than 0, at most 1, or null",
-        "seed": "integer, 0 to 2^63 - 1, or null",
+        "height": "integer, 256 to 1920",
+        "num_frames": "integer, 5 to 161",
+        "strength": "number, more than 0, at most 1",
+        "seed": "integer, -1 to 2^63 - 1",
         "job_request_params": "list of object, 1 to 16",
     }
     assert {name: row_of(REQUEST, name)[1] for name in shown} == shown
@@ -103,7 +105,7 @@ def test_the_error_example_is_what_a_bad_payload_is_told() -> None:
 
 def test_every_preset_and_camera_motion_is_documented() -> None:
     for preset in get_args(QualityPreset):
-        steps, guidance = request_module.PRESETS[preset]
+        steps, guidance = PRESETS[preset]
         _, *values, use = row_of(section(REQUEST, "Quality presets"), preset)
         assert values == [str(steps), f"{guidance:.1f}"]
         assert use
