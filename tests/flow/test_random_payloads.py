@@ -254,7 +254,7 @@ def check_answer(answer: Answer, videos: int | None) -> None:
     """`videos`: how many the job asks for, None where it cannot start."""
     json.dumps(answer, allow_nan=False)
     json.dumps(answer, ensure_ascii=False).encode()
-    assert answer.keys() - {"error"} == {"job_id", "status", "videos", "timings"}
+    assert answer.keys() - {"error", "problems"} == {"job_id", "status", "videos", "timings"}
     assert answer["timings"]["total"] >= 0
     delivered = [video for video in answer["videos"] if video["status"] == "completed"]
     failed = [video for video in answer["videos"] if video["status"] == "failed"]
@@ -281,7 +281,7 @@ def kinds_of_error(of: type[WorkerError] = WorkerError) -> dict[str, bool]:
 
 
 def check_told(error: dict[str, Any]) -> None:
-    assert error.keys() - {"problems"} == {"code", "message", "path", "retryable"}
+    assert error.keys() == {"code", "message", "path", "retryable"}
     assert error["retryable"] is kinds_of_error()[error["code"]]
     assert error["code"] != "internal", error
     assert not [leak for leak in (*LEAKS, "/tmp", "10.0.0.1", "169.254") if leak in json.dumps(error)]

@@ -56,16 +56,14 @@ class WorkerError(Exception):
         return f"{self.path}: {self.message}" if self.path else self.message
 
     def as_dict(self) -> dict[str, object]:
-        """The `error` object of an answer; where there are several problems, each is in `problems`."""
-        told: dict[str, object] = {
-            "code": self.code,
-            "message": str(self),
-            "path": self.path,
-            "retryable": self.retryable,
-        }
-        if len(self.problems) > 1:
-            told["problems"] = [{"path": problem.path, "message": problem.message} for problem in self.problems]
-        return told
+        """The `error` object of a failure."""
+        return {"code": self.code, "message": str(self), "path": self.path, "retryable": self.retryable}
+
+    def several(self) -> dict[str, object]:
+        """`problems`, which stands beside the `error` object where there are several."""
+        if len(self.problems) < 2:
+            return {}
+        return {"problems": [{"path": problem.path, "message": problem.message} for problem in self.problems]}
 
 
 class InvalidRequest(WorkerError, code="invalid_request", http=400, retryable=False):

@@ -103,10 +103,8 @@ def without_file(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def video_failure(job_id: str, index: int | None, error: WorkerError) -> dict[str, Any]:
-    """The failure of one video, or of a job that could not start, with several problems beside `error`."""
-    told = error.as_dict()
-    problems = {"problems": told.pop("problems")} if "problems" in told else {}
-    return {"index": index, "status": "failed", "job_id": job_id, "error": told, **problems}
+    """The failure of one video, or of a job that could not start, for its webhook."""
+    return {"index": index, "status": "failed", "job_id": job_id, "error": error.as_dict(), **error.several()}
 
 
 def job_answer(job_id: str, videos: Sequence[Mapping[str, Any]], timings: Mapping[str, float]) -> dict[str, Any]:
@@ -132,4 +130,5 @@ def refused_answer(job_id: str, error: WorkerError, timings: Mapping[str, float]
         "videos": [],
         "timings": dict(timings),
         "error": json.dumps(error.as_dict(), ensure_ascii=False),
+        **error.several(),
     }

@@ -111,8 +111,7 @@ def test_a_failure() -> None:
     check_snapshot("failure", answers.video_failure("abc-123", 2, error))
 
 
-def test_several_problems_stand_beside_the_error_of_a_failure_and_in_that_of_a_refused_job() -> None:
-    """A refused job has no entry for a video: all that RunPod keeps of its answer is the string."""
+def test_several_problems_stand_beside_the_error() -> None:
     problems = [Problem("prompt", "is missing"), Problem("fps", "must be 1 to 60, not 61")]
     error = InvalidRequest.of(problems)
     check_snapshot("failure_of_several", answers.video_failure("abc-123", None, error))

@@ -217,7 +217,7 @@ def test_every_url_that_may_not_be_fetched_is_named() -> None:
     error = refusal(BAD_URLS)
     assert error.code == "input_blocked"
     assert [problem.path for problem in error.problems] == BAD_PATHS
-    assert error.as_dict()["problems"] == [
+    assert error.several()["problems"] == [
         {"path": path, "message": "this URL may not be fetched"} for path in BAD_PATHS
     ]
 
