@@ -37,8 +37,8 @@ the job as FAILED.
 }
 ```
 
-Where a payload has several problems, `message` has them all, and `problems` beside `error` lists each with its `path` and
-`message`.
+Where a payload has several problems, `message` has them all, and `problems` beside `error` lists each with its
+`path` and `message`.
 
 `path` names the field, or is null where no single field is at fault. `retryable` says whether the same request may
 succeed later. Messages hold no host name, local path, secret or traceback; the worker's log has the rest, under the
