@@ -235,7 +235,7 @@ def test_a_payload_that_cannot_start_is_told_once_with_every_problem(run: Runner
 
 
 def test_when_every_video_fails_the_answer_is_an_error(run: Runner) -> None:
-    answer = run(small(reference_image_url="http://10.0.0.1/a.png"))
+    answer = run(small(loras=[{"source": "none.safetensors"}]))
     assert answer["status"] == "failed"
     error = json.loads(answer["error"])
     assert error == answer["videos"][0]["error"]

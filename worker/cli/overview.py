@@ -146,6 +146,7 @@ def settled(
         width=video.width,
         height=video.height,
         max_pixels=max_pixels,
+        minimum=inputs.least_side(video.area),
     )
     kind = "video" if source is None else "image"
     note = f"the size follows the {kind}; the estimate is for {width}x{height}"

@@ -83,6 +83,7 @@ def _sized(
             width=request.width,
             height=request.height,
             max_pixels=max_pixels,
+            minimum=inputs.least_side(request.area),
         )
     except ValueError as failure:
         side = "height" if request.width is None else "width"

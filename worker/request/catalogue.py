@@ -37,13 +37,17 @@ class DistilledLoras:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a request has where it says nothing: size in pixels, frames, steps, guidance."""
+    """What a request has where it says nothing: size in pixels, frames, steps, guidance.
+
+    `source_area`: the pixels that a frame has at most whose aspect is that of a picture or video.
+    """
 
     width: int = 832
     height: int = 480
     num_frames: int = 81
     num_inference_steps: int = 50
     guidance_scale: float = 5.0
+    source_area: int = 832 * 480
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ TI2V_5B = ModelSpec(
     fps=24,
     flow_shift=5.0,
     boundary_ratio=None,
-    defaults=Defaults(width=1280, height=704, num_frames=121),
+    defaults=Defaults(width=1280, height=704, num_frames=121, source_area=1280 * 704),
 )
 
 CATALOGUE: tuple[ModelSpec, ...] = (I2V_A14B, T2V_A14B, TI2V_5B)
@@ -164,7 +168,7 @@ CATALOGUE: tuple[ModelSpec, ...] = (I2V_A14B, T2V_A14B, TI2V_5B)
 # The demo model (worker.weights.sources): its version, what its trained weights are good for, and what suits them.
 DEMO_VERSION = "demo"
 DEMO_EXTENT = Extent(most_pixels=320 * 256, least_frames=13, most_frames=21)
-DEMO_DEFAULTS = Defaults(width=256, height=256, num_frames=17, num_inference_steps=12, guidance_scale=3.0)
+DEMO_DEFAULTS = Defaults(256, 256, num_frames=17, num_inference_steps=12, guidance_scale=3.0, source_area=320 * 256)
 
 
 def as_demo(spec: ModelSpec) -> ModelSpec:

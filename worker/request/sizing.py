@@ -31,11 +31,12 @@ def size_of(video: VideoInput, spec: ModelSpec, limits: Limits, problems: Proble
     width, height = _widest(video, spec, limits, problems)
     area = width * height
     has_source = video.reference_image_url is not None or video.reference_video_url is not None
+    followed = area if video.resolution is not None else min(spec.defaults.source_area, limits.max_pixels)
     if video.width is not None or video.height is not None:
-        return Size(*_sides(video, spec, limits, has_source, problems), area)
+        return Size(*_sides(video, spec, limits, has_source, problems), followed)
     aspect = video.aspect_ratio or "auto"
     if aspect == "auto":
-        return Size(None, None, area) if has_source else Size(width, height, area)
+        return Size(None, None, followed) if has_source else Size(width, height, area)
     across, down = map(int, aspect.split(":"))
     if {across, down} == {16, 9} and math.isclose(width / height, 16 / 9, rel_tol=0.05):
         return Size(width, height, area) if across > down else Size(height, width, area)
