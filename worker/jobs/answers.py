@@ -36,7 +36,7 @@ def video_result(
         "index": request.index,
         "status": "completed",
         "job_id": job_id,
-        "video_url": delivery.video_url,
+        "video_url": delivery.video_url or None,
         "thumbnail_url": delivery.thumbnail_url,
         **({"frames_url": delivery.frames_url} if request.output.frames_zip else {}),
         "duration_seconds": round(video.duration_seconds, 3),
