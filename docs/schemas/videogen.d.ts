@@ -9,7 +9,7 @@ export type VideoInput = {
   prompt: string;
   /** What to avoid; "" means none */
   negative_prompt?: string | null;
-  /** First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video */
+  /** First frame: http(s) URL or data: URI; makes it image-to-video */
   reference_image_url?: string | null;
   /** Last frame, beside reference_image_url */
   last_image_url?: string | null;
@@ -88,7 +88,7 @@ export type Input = {
   prompt: string;
   /** What to avoid; "" means none */
   negative_prompt?: string | null;
-  /** First frame: http(s) URL or data:image/...;base64, URI; makes it image-to-video */
+  /** First frame: http(s) URL or data: URI; makes it image-to-video */
   reference_image_url?: string | null;
   /** Last frame, beside reference_image_url */
   last_image_url?: string | null;
