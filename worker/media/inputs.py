@@ -71,7 +71,7 @@ def cropped_share(source_size: tuple[int, int], width: int, height: int) -> floa
 
 
 def least_side(area: int) -> int:
-    """The `minimum` of `size_for` at so many pixels: on a small area, that of the demo model, an aspect of 21:9 fits."""
+    """The `minimum` of `size_for` at so many pixels: on the demo model's small area an aspect of 21:9 fits."""
     return min(MIN_SIDE, math.isqrt(area * 9 // 21))
 
 
