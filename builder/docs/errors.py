@@ -18,7 +18,7 @@ _DO: Mapping[str, str] = {
     "cancelled": "Send the job again, if it was not you who stopped it.",
     "internal": "Send the job again; if it fails again, look up the job id in the worker's log.",
     "encode_failed": "Send the job again; the worker's log says what ffmpeg said.",
-    "upload_failed": "Check the storage variable that the message names, or sign `upload_url` again; then send the job.",
+    "upload_failed": "Check the storage variable that the message names, or sign `upload_url` again; then resend.",
     "model_unavailable": "Check the model id, `HF_TOKEN`, the volume's quota and the worker's log.",
     "timeout": "Ask for fewer, shorter or smaller videos, or raise `JOB_TIMEOUT_S`.",
     "out_of_memory": "Ask for fewer frames or a smaller size, or use a larger GPU.",

@@ -58,7 +58,7 @@ def test_a_video_and_its_poster_come_to_the_place_that_was_named(generate: Calla
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "  video     text_to_video, 256x256, 5 frames at 16 fps (0.31 s)"
-    assert lines[1] == "  model     demo, 2 steps, guidance 5, seed 1"
+    assert lines[1] == "  model     demo, 2 steps, guidance 3, seed 1"
     assert "  memory    fp32, resident" in lines
     assert "  video 0   clip.mp4" in lines
     assert "  poster    clip.jpg" in lines

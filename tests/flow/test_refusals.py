@@ -52,10 +52,10 @@ def test_a_refusal_says_why(run: Runner, lines: list[str], payload: dict[str, ob
 
 
 def test_a_failure_says_why_and_no_prompt(run: Runner, lines: list[str]) -> None:
-    video = small(prompt="the text of a customer", reference_image_url="http://10.0.0.1/a.png?signature=secret")
+    video = small(prompt="the text of a customer", loras=[{"source": "none.safetensors"}])
     run(video, job_id="rp-8")
     (line,) = [line for line in lines if "video 0 failed" in line]
-    assert "video 0 failed: input_blocked: reference_image_url: this URL may not be fetched" in line
+    assert "video 0 failed: unsupported: loras[0].source: " in line
     assert "job=rp-8" in line
     assert "customer" not in line + "".join(lines)
     assert "secret" not in "".join(lines)
