@@ -71,11 +71,7 @@ def cropped_share(source_size: tuple[int, int], width: int, height: int) -> floa
 
 
 def least_side(area: int) -> int:
-<<<<<<< HEAD
     """The `minimum` of `size_for` at so many pixels: on the demo model's small area an aspect of 21:9 fits."""
-=======
-    """The `minimum` of `size_for` at so many pixels: 21:9 fits on the small area of the demo model too."""
->>>>>>> 6971157 (Tests and examples of whole jobs follow: an address that is blocked refuses the job, another rate is said, the demo model has its own guidance)
     return min(MIN_SIDE, math.isqrt(area * 9 // 21))
 
 
