@@ -30,7 +30,7 @@ from worker.jobs.make import Made
 from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport
 from worker.jobs.services import Services
-from worker.media.fit import encode_to_fit
+from worker.media.shrink import encode_to_fit
 from worker.request import VideoRequest
 
 logger = logging.getLogger(__name__)

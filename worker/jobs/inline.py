@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from worker.base.errors import Unsupported
 from worker.base.settings import Settings
 from worker.engine import Video
-from worker.media.fit import least_bytes
+from worker.media.shrink import least_bytes
 from worker.media.formats import frame_rate
 from worker.request import VideoRequest
 

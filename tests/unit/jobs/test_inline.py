@@ -10,7 +10,7 @@ from worker.base.errors import Unsupported
 from worker.base.settings import Settings
 from worker.engine import Video
 from worker.jobs import inline
-from worker.media.fit import least_bytes
+from worker.media.shrink import least_bytes
 from worker.request import CATALOGUE, VideoRequest, choose
 from worker.request.parse import parse
 from worker.request.plan import MemoryPlan

@@ -16,7 +16,7 @@ from tests.kits.loopback import takes_at_most
 from worker.base.errors import Cancelled, EncodeFailed
 from worker.base.stop import Deadline
 from worker.media import FORMATS, VideoFile
-from worker.media.fit import encode_to_fit, least_bytes
+from worker.media.shrink import encode_to_fit, least_bytes
 from worker.request.payload import OutputCodec, OutputFormat
 
 SIDE, FRAMES, FPS = 256, 9, 8
