@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from worker.base.errors import Unsupported
 from worker.base.settings import Settings
 from worker.engine import Video
-from worker.media.shrink import least_bytes
 from worker.media.formats import frame_rate
+from worker.media.shrink import least_bytes
 from worker.request import VideoRequest
 
 # Of all files of an answer together: as base64 9.4 of the 10 MB that an answer may have, but on /runsync.
