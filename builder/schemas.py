@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from worker.base.version import VERSION
 from worker.delivery.shapes import answer_schema, webhook_schema
-from worker.delivery.webhooks.envelopes import VERSION
 from worker.request.schema import input_schema
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"

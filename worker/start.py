@@ -27,6 +27,7 @@ from worker.engine.device import crew_size, detect, planner_for
 from worker.engine.distributed import CrewLost, follower
 from worker.engine.distributed.leader import Leader
 from worker.jobs.services import Services
+from worker.media.marks.marker import Marker
 from worker.net import opener as net
 from worker.request.plan import Planner
 from worker.weights.loras import store
@@ -65,6 +66,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
     state = StateFolder(folders.state_dir(settings))
     opener = net.Opener(settings.private_url_allowlist, local=not settings.on_platform)
     target = storage.open_storage(settings)
+    marker = Marker.from_settings(settings)
     planner = planner_for(settings)
     # What can be refused in a moment is refused before minutes of loading.
     with doctor.watched(doctor.Deployment.here(settings, planner)):
@@ -91,6 +93,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
         spool=spool.Spool(state, journal.Journal(state)),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         shutdown=Shutdown(settings.shutdown_grace_s),
+        marker=marker,
     )
 
 

@@ -35,6 +35,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         *("lora_max_bytes", "inline_max_bytes"),
     ),
     "Prompt expansion": ("prompt_expansion_url", "prompt_expansion_model", "prompt_expansion_api_key"),
+    "Marks of AI origin": ("ai_mark", "c2pa_cert_chain", "c2pa_private_key", "c2pa_tsa_url", "aigc_producer"),
     "Reports": ("gpu_hourly_usd", "log_level", "log_format", "metrics_port", "sdk_log_level"),
     "Set by RunPod": ("runpod_api_key", "runpod_job_url"),
 }

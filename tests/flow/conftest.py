@@ -26,6 +26,7 @@ from worker.engine import Engine
 from worker.engine.models.components import quiet_libraries
 from worker.jobs import flow
 from worker.jobs.services import Services
+from worker.media.marks.marker import Marker
 from worker.net import opener as net
 from worker.weights.loras import store
 from worker.weights.sources import demo
@@ -113,6 +114,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
                 spool=spool.Spool(state, journal.Journal(state)),
                 gpu=pools[-1],
                 shutdown=Shutdown(loaded.shutdown_grace_s),
+                marker=Marker.from_settings(loaded),
             )
         )
 

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.base import setting_texts as texts
 from worker.base.errors import SettingsError
+from worker.base.mark_settings import MarkSettings
 from worker.base.storage_settings import StorageSettings
 
 MAX_GPUS = texts.MAX_GPUS
@@ -25,7 +26,7 @@ Preload = Literal["i2v", "t2v", "5b"]
 Lowered = BeforeValidator(texts.lower)
 
 
-class Settings(StorageSettings):
+class Settings(StorageSettings, MarkSettings):
     """One frozen value for the whole process; field names are the variables in lower case unless an alias says more."""
 
     model_config = SettingsConfigDict(
@@ -189,7 +190,7 @@ class Settings(StorageSettings):
         """Every value that must not appear in a log."""
         holders = (
             *(self.hf_token, self.runpod_api_key, self.prompt_expansion_api_key),
-            *(self.storage_access_key, self.storage_secret_key),
+            *(self.storage_access_key, self.storage_secret_key, self.c2pa_private_key),
         )
         return (*(held.get_secret_value() for held in holders if held is not None), *self.webhook_secrets)
 

@@ -24,6 +24,7 @@ examples:
   videogen submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
   videogen submit --endpoint ENDPOINT_ID --payload job.json --out videos/
   videogen doctor
+  videogen verify boat.mp4
   videogen plans --gpu L40S
   videogen schema
 
@@ -43,8 +44,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="videogen",
-        description="Make a video here, send a job to a RunPod endpoint, check a deployment, print memory plans or the "
-        "input's schema.",
+        description="Make a video here, send a job to a RunPod endpoint, check a deployment or a file's marks of AI "
+        "origin, print memory plans or the input's schema.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -62,6 +63,16 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = _command(commands, "doctor", "check what a deployment needs, and say what to do")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.add_argument("--verify-weights", action="store_true", help="only compare every byte of the weights")
+    verify = _command(
+        commands,
+        "verify",
+        "check the marks of AI origin of a file, and whether it was changed",
+        "Check what a file says of its origin, and whether it was changed since it was signed. Exit status: 0 signed "
+        "and unchanged, 1 changed, 3 not signed, 4 signed by somebody whom --anchors do not vouch for.",
+    )
+    verify.add_argument("file", metavar="FILE", help="a video, picture or ZIP")
+    verify.add_argument("--anchors", metavar="PEM", help="certificates of the authorities that are trusted")
+    verify.add_argument("--json", action="store_true", help="print one JSON object")
     plans = _command(commands, "plans", "print the memory plans of one GPU, or of all")
     plans.add_argument("--gpu", type=flags.gpu, metavar="NAME", help="with reasons, for this GPU")
     schema = _command(commands, "schema", "print the JSON Schema of a job's input, its answer or its webhooks")
@@ -159,6 +170,10 @@ def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> in
         from worker.doctor.__main__ import end, run
 
         end(run(as_json=chosen.json, verify_weights=chosen.verify_weights))
+    if chosen.command == "verify":
+        from worker.cli import verify
+
+        return verify.run(chosen.file, anchors=chosen.anchors, as_json=chosen.json)
     if chosen.command == "plans":
         from worker.cli import plans
 

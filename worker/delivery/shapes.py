@@ -43,6 +43,15 @@ class FoundProblem(TypedDict):
     message: str
 
 
+class Provenance(TypedDict):
+    """How the file is marked as made by AI; null where AI_MARK is off. `digital_source_type` is a term of IPTC."""
+
+    digital_source_type: Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
+    c2pa: Literal["signed", "off"]
+    timestamped: bool
+    instance_id: str
+
+
 class VideoResult(TypedDict):
     """One video that was delivered. `timings` are seconds by stage, `parameters` every effective value."""
 
@@ -69,6 +78,7 @@ class VideoResult(TypedDict):
     timings: dict[str, float]
     gpu: str
     cost_usd: float | None
+    provenance: Provenance | None
     cold_start: NotRequired[dict[str, float]]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from worker.base.settings import PRELOADABLE
-from worker.doctor import attention, disks, ffmpeg, gpu, network, plans, settings, storage, weights
+from worker.doctor import attention, disks, ffmpeg, gpu, marks, network, plans, settings, storage, weights
 from worker.doctor.deployment import Deployment
 from worker.doctor.report import Finding, Status
 
@@ -41,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     Check("disk", disks.check_temporary, advice="the container's disk hangs: end this worker"),
     Check("ffmpeg", ffmpeg.check, advice="end this worker; where it happens again, check the image"),
     Check("storage", storage.check, advice="check DIGITAL_OCEAN_ENDPOINT_URL and the network of the worker"),
+    Check("marks", marks.check, silent="WARN", advice=_NETWORK),
     Check("hub token", network.check_token, silent="WARN", advice=_NETWORK),
     Check("clock", network.check_clock, silent="WARN", advice=_NETWORK),
 )

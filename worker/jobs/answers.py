@@ -32,6 +32,7 @@ def video_result(
     The first one of a worker says how its model was loaded (`cold_start`).
     """
     request, rendering, video = made.video.request, made.rendering, made.file
+    provenance = video.provenance
     return {
         "index": request.index,
         "status": "completed",
@@ -49,12 +50,13 @@ def video_result(
         "model_version": made.video.spec.version,
         "mode": request.mode,
         "parameters": {**_requested(request, rendering.shape), **rendering.parameters},
-        "warnings": [*request.warnings, *rendering.warnings, *notes],
+        "warnings": [*request.warnings, *rendering.warnings, *(provenance.notes if provenance else ()), *notes],
         "size_bytes": video.size_bytes,
         "sha256": video.sha256,
         "timings": dict(timings),
         "gpu": gpu,
         "cost_usd": cost_usd,
+        "provenance": None if provenance is None else provenance.as_dict(),
         **({} if rendering.cold_start is None else {"cold_start": rendering.cold_start}),
     }
 

@@ -30,6 +30,7 @@ from worker.jobs.make import Made
 from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport
 from worker.jobs.services import Services
+from worker.media.marks.provenance import Origin
 from worker.media.shrink import encode_to_fit
 from worker.request import VideoRequest
 
@@ -115,10 +116,11 @@ class Deliveries:
         return timing.cost_usd(self._gpu_seconds, self._worker.settings.gpu_hourly_usd)
 
     def _stored(self, made: Made, report: VideoReport) -> Outcome:
-        """Blocks. Made to fit into the answer, stored and recorded, by nobody else meanwhile."""
+        """Blocks. Made to fit into the answer, marked, stored and recorded, by nobody else meanwhile."""
         request, worker = made.video.request, self._worker
         storage = worker.storage_of(request)
         made, notes = self._fitted(made, report)
+        made = self._marked(made, report)
         try:
             with worker.journal.storing(self._job_id, request.index, wait_s=ANOTHER_S, stopped=self._late.is_set):
                 known = self._by_another_worker(request.index, storage)
@@ -173,7 +175,7 @@ class Deliveries:
     def _fitted(self, made: Made, report: VideoReport) -> tuple[Made, list[str]]:
         """The video with a file that fits into the answer, and what is to be said about its delivery."""
         request, file, notes = made.video.request, made.file, []
-        limit = self._in_answer.get(request.index)
+        limit = inline.before_marks(self._in_answer, made.video, self._worker.marker)
         if limit is not None and file.size_bytes > limit:
             path = file.path.with_name(f"{file.path.stem}-fitted{file.path.suffix}")
             with report.stage("encode"):
@@ -191,6 +193,12 @@ class Deliveries:
                 f"{', '.join(beside)}: not stored, upload_url takes the video alone and no bucket is configured"
             )
         return made, notes
+
+    def _marked(self, made: Made, report: VideoReport) -> Made:
+        video = made.video
+        origin = Origin(video.spec.version, video.request.mode != "text_to_video", video.ingredients)
+        with report.lapped("encode"):
+            return replace(made, file=self._worker.marker.mark(made.file, origin))
 
     def _with_file(self, result: Outcome, storage: Storage, read: Callable[[], bytes] | None = None) -> Outcome:
         """The result with its file, where that is to be in the answer; `read` instead of what the storage holds."""

@@ -178,7 +178,7 @@ class _JobRun:
                 raise Internal(self._job.job_id)
             with report.lapped("inputs"):
                 video = await self._prepared(index)
-            inline.check(video, self._in_answer.get(index))
+            inline.check(video, inline.before_marks(self._in_answer, video, self._worker.marker))
             self._prepare_next(index + 1)
             made = await self._on_gpu(video, folder, report)
         except Exception as failure:
@@ -210,6 +210,7 @@ class _JobRun:
                 stop=self._stop.event,
                 writer=LanguageModel.from_settings(worker.settings),
                 max_pixels=worker.settings.max_pixels,
+                keep_ingredients=worker.marker.keeps_ingredients,
             )
 
     async def _prepared(self, index: int) -> Video:

@@ -12,6 +12,7 @@ from worker.base.errors import Unsupported
 from worker.base.settings import Settings
 from worker.engine import Video
 from worker.media.formats import frame_rate
+from worker.media.marks.marker import Marker
 from worker.media.shrink import least_bytes
 from worker.request import VideoRequest
 
@@ -33,6 +34,12 @@ def limits(videos: Sequence[VideoRequest], settings: Settings) -> Mapping[int, i
     inline = [video.index for video in videos if video.output.inline or is_forced(video, settings)]
     answer_bytes = max(ANSWER_BYTES, settings.inline_max_bytes)  # larger where the operator knows that /runsync is used
     return {index: min(settings.inline_max_bytes, answer_bytes // len(inline)) for index in inline}
+
+
+def before_marks(limits: Mapping[int, int], video: Video, marker: Marker) -> int | None:
+    """How many bytes the file may have before it is marked; None where it is not in the answer."""
+    limit = limits.get(video.request.index)
+    return None if limit is None else limit - marker.most_bytes(video.ingredients)
 
 
 def check(video: Video, limit: int | None) -> None:

@@ -11,6 +11,7 @@ from worker.engine import Conditioning, Engine, Video
 from worker.jobs import expand
 from worker.media import formats, inputs
 from worker.media.decode_video import SourceVideo
+from worker.media.marks.ingredients import Ingredients
 from worker.net import Opener
 from worker.net.language_model import LanguageModel
 from worker.request import ModelSpec, VideoRequest, choose, prompt
@@ -31,9 +32,11 @@ def prepare(
     stop: threading.Event,
     max_pixels: int,
     writer: LanguageModel | None = None,
+    keep_ingredients: bool = False,
 ) -> Video:
     """The video that `request` asks for, ready to be made. `following` are the job's next requests: the texts of those
     that the same model serves are encoded with its own. `writer` expands prompts.
+    `keep_ingredients`: what the request points to is kept for the marks of the file.
 
     Blocks while it fetches and decodes. Raises Unsupported and InvalidRequest for what this worker does not serve or
     its GPU cannot hold, what `worker.media.inputs` raises, and what the LoRA store raises.
@@ -43,16 +46,19 @@ def prepare(
     expand.check(request, writer)
     request = replace(request, warnings=(*request.warnings, *formats.notes(request)))
     later = _texts(request, following)
+    ingredients = Ingredients(wanted=keep_ingredients, stop=stop)
     if request.reference_video_url is not None:
         path = request.at("reference_video_url")
-        with inputs.fetch_video(request.reference_video_url, opener=opener, path=path, stop=stop) as source:
+        with inputs.fetch_video(
+            request.reference_video_url, opener=opener, path=path, stop=stop, seen=ingredients.add
+        ) as source:
             request = _sized(request, {"reference_video_url": source.size}, spec, max_pixels)
             request = expand.expanded(request, None, writer, stop)
             video, conditioning = _of_video(source, request, engine, stop)
     else:
         given = {field: getattr(request, field) for field in ("reference_image_url", "last_image_url")}
         images = {
-            field: inputs.load_image(url, opener=opener, path=request.at(field), stop=stop)
+            field: inputs.load_image(url, opener=opener, path=request.at(field), stop=stop, seen=ingredients.add)
             for field, url in given.items()
             if url is not None
         }
@@ -65,7 +71,14 @@ def prepare(
     distilled = None
     if request.quality_preset == "turbo" and video.spec.distilled:
         distilled = loras.fetch_distilled(video.spec.distilled, path=request.at("quality_preset"), stop=stop)
-    return replace(video, conditioning=conditioning, loras=files, distilled=distilled, later=later)
+    return replace(
+        video,
+        conditioning=conditioning,
+        loras=files,
+        distilled=distilled,
+        later=later,
+        ingredients=ingredients.archives,
+    )
 
 
 def _sized(

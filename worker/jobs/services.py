@@ -14,6 +14,7 @@ from worker.delivery.storage import Storage
 from worker.delivery.storage.presigned import PresignedStorage
 from worker.delivery.webhooks.outbox import Outbox
 from worker.engine import Engine
+from worker.media.marks.marker import Marker
 from worker.net import Opener
 from worker.request import VideoRequest
 from worker.weights.loras import LoraStore
@@ -33,6 +34,7 @@ class Services:
     spool: Spool
     gpu: ThreadPoolExecutor
     shutdown: Shutdown
+    marker: Marker
 
     def storage_of(self, request: VideoRequest) -> Storage:
         """Where the video of `request` goes: to the storage, or to the caller's own."""

@@ -23,6 +23,7 @@ from worker.media import formats
 from worker.media.ffmpeg import WAITS, Ffmpeg, Waits, program, raw_input, threads
 from worker.media.formats import FORMATS, MP4, Format
 from worker.media.frames_zip import FramesZip
+from worker.media.marks.provenance import Provenance
 from worker.media.poster import PosterPicker
 from worker.request.values import Output
 
@@ -38,7 +39,8 @@ DEFAULT = Output()
 class VideoFile:
     """An encoded video on the local disk, at `path` in `format`.
 
-    `poster` is a JPEG and `frames` a ZIP of the frames as PNG, None where none was asked for.
+    `poster` is a JPEG and `frames` a ZIP of the frames as PNG, None where none was asked for. `provenance` says how the
+    files are marked, None where they are not.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class VideoFile:
     sha256: str
     frames: Path | None = None
     format: Format = MP4
+    provenance: Provenance | None = None
 
     @property
     def duration_seconds(self) -> float:

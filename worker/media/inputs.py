@@ -12,7 +12,7 @@ import math
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,18 +45,29 @@ _REFUSALS = {
 }
 
 
-def load_image(source: str, *, opener: Opener, path: str, stop: threading.Event | None = None) -> Image.Image:
+def load_image(
+    source: str,
+    *,
+    opener: Opener,
+    path: str,
+    stop: threading.Event | None = None,
+    seen: Callable[[bytes], None] | None = None,
+) -> Image.Image:
     """The image behind an http(s) URL or in a `data:` URI: upright, RGB, at its full size, or half of it above
     `decode_image.MAX_PIXELS`.
 
-    Of an animation it is the first frame; alpha is laid on white; depths above 8 bits are scaled down. Raises
-    InputBlocked, InputFailed, InputInvalid or Cancelled, and InvalidRequest for a source that is no URL.
+    Of an animation it is the first frame; alpha is laid on white; depths above 8 bits are scaled down. `seen`
+    is called with the bytes of the file. Raises InputBlocked, InputFailed, InputInvalid or Cancelled, and
+    InvalidRequest for a source that is no URL.
     """
     if source[:5].lower() == "data:":
         encoded = _from_data_uri(source, path)
     else:
         encoded = opener.read(source, limits=IMAGE_LIMITS, path=path, stop=stop)
-    return decode_image(encoded, path=path, stop=stop)
+    image = decode_image(encoded, path=path, stop=stop)
+    if seen is not None:
+        seen(encoded)
+    return image
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -119,16 +130,24 @@ def size_for(
 
 @contextmanager
 def fetch_video(
-    source: str, *, opener: Opener, path: str, stop: threading.Event | None = None
+    source: str,
+    *,
+    opener: Opener,
+    path: str,
+    stop: threading.Event | None = None,
+    seen: Callable[[Path], None] | None = None,
 ) -> Iterator[decode_video.SourceVideo]:
     """The MP4 or WebM file behind an http(s) URL, whose size is known and whose frames can be decoded inside the block.
 
-    Raises what `load_image` raises.
+    `seen` is called with the file. Raises what `load_image` raises.
     """
     with scratch.folder("reference") as folder:
         file = folder / "source"
         opener.download(source, file, limits=VIDEO_LIMITS, path=path, stop=stop)
-        yield decode_video.open_video(file, path=path, stop=stop)
+        video = decode_video.open_video(file, path=path, stop=stop)
+        if seen is not None:
+            seen(file)
+        yield video
 
 
 def _clamped(value: int, lowest: int, highest: int) -> int:

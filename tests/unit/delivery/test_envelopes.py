@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from worker.base.version import VERSION
 from worker.delivery.webhooks import envelopes
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 
@@ -77,9 +78,9 @@ def test_the_timestamp_is_the_moment_in_whatever_zone_it_is_given() -> None:
 
 def test_without_a_secret_nothing_is_signed() -> None:
     headers = envelopes.headers("{}", event_id="evt_1", now=MOMENT, secrets=())
-    assert headers == {"Content-Type": "application/json", "User-Agent": f"videogen-runpod/{envelopes.VERSION}"}
+    assert headers == {"Content-Type": "application/json", "User-Agent": f"videogen-runpod/{VERSION}"}
 
 
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    assert project["project"]["version"] == envelopes.VERSION
+    assert project["project"]["version"] == VERSION

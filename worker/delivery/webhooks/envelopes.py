@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from standardwebhooks import Webhook
 
+from worker.base.version import VERSION
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 
-VERSION = "0.1.0"
 USER_AGENT = f"videogen-runpod/{VERSION}"
 
 

@@ -1,0 +1,76 @@
+"""What goes into a video of the caller's, as the C2PA manifest of the video keeps it.
+
+A picture's or video's own manifest says who made it and how: it travels on, as an ingredient. The file is read while it
+is at hand, long before the video exists. It is a stranger's, so a bounded process does it (`read_ingredient.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+import PIL
+
+from worker.media import sandbox
+from worker.media.marks import read_ingredient
+from worker.media.marks.provenance import described
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 2_000_000
+BOUNDS = sandbox.Bounds(memory_bytes=2_000_000_000, cpu_s=30, file_bytes=MAX_BYTES, wall_s=60.0)
+
+
+class Ingredients:
+    """Collects what goes into one video; `archives` are in the order in which it was added.
+
+    Where not `wanted` it does nothing. Of a file that cannot be read it keeps nothing, b"", with a line in the log.
+    """
+
+    def __init__(self, *, wanted: bool, stop: threading.Event | None = None) -> None:
+        self._wanted = wanted
+        self._stop = stop
+        self._archives: list[bytes] = []
+
+    @property
+    def archives(self) -> tuple[bytes, ...]:
+        return tuple(self._archives)
+
+    def add(self, source: bytes | Path) -> None:
+        """Blocks, for about a third of a second. Raises Cancelled."""
+        if not self._wanted:
+            return
+        number = len(self._archives)
+        try:
+            with tempfile.TemporaryFile() if isinstance(source, bytes) else source.open("rb") as file:
+                if isinstance(source, bytes):
+                    file.write(source)
+                    file.seek(0)
+                archive = _read(file, number, self._stop)
+        except OSError as failure:
+            archive = b""
+            logger.warning("what a reference file says of its origin could not be read (%s)", type(failure).__name__)
+        self._archives.append(archive)
+
+
+def _read(file: IO[bytes], number: int, stop: threading.Event | None) -> bytes:
+    """The archive; nothing where the file cannot be read."""
+    program, packages = read_ingredient.__file__, str(Path(PIL.__file__).parents[1])
+    command = [sys.executable, "-I", "-S", program, packages, json.dumps(described(number))]
+    with tempfile.TemporaryFile() as result:
+        with sandbox.running(command, BOUNDS, stdin=file, stdout=result, stop=stop) as child:
+            try:
+                child.wait()
+                whole = child.ended_well()
+            except sandbox.TooSlow:
+                whole = False
+        result.seek(0)
+        archive = result.read(MAX_BYTES)
+    if not whole:
+        logger.warning("a reference file is of a kind that cannot hold what C2PA says of its origin, or is damaged")
+    return archive if whole else b""
