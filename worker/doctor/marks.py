@@ -23,21 +23,17 @@ def check(deployment: Deployment) -> Finding:
     except SettingsError as failure:
         return fail("files cannot be signed", "; ".join(failure.problems), stops_jobs=True)
     if not marker.is_on:
-        return warn(
-            "AI_MARK=false: files do not say that AI made them", f"unset it where the law asks for it ({_PAGE})"
-        )
+        return warn("AI_MARK=false: no file says that AI made it", f"unset it where the law asks for it ({_PAGE})")
     if marker.key is None:
         return ok("metadata in every file; not signed (C2PA_CERT_CHAIN and C2PA_PRIVATE_KEY are not set)")
     left = marker.key.expires_at - datetime.now(UTC)
     signed = f"signed with {marker.key.algorithm}; the certificate is good for {left.days} days"
-    findings = [
-        warn(signed, "renew C2PA_CERT_CHAIN now: after that day no file is signed") if left < _SOON else ok(signed)
-    ]
+    findings = [ok(signed)]
+    if left < _SOON:
+        findings = [warn(signed, "renew C2PA_CERT_CHAIN now: once it has expired, no file is signed")]
     if marker.tsa_url is None:
         findings.append(
-            warn(
-                "signatures have no time stamp: they count for nothing once the certificate expires", "set C2PA_TSA_URL"
-            )
+            warn("no time stamps: a signature counts for nothing once its certificate has expired", "set C2PA_TSA_URL")
         )
     else:
         findings.append(_stamped(marker, marker.tsa_url))

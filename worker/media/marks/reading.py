@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ State = Literal["trusted", "signed", "changed", "tagged", "unmarked"]
 # No end can be asked for: in a Matroska file the next element follows at once.
 _TERM = re.compile(f"{re.escape(VOCABULARY)}({'|'.join(get_args(DigitalSourceType))})".encode())
 _LABEL = re.compile(rb'\{"Label":[^{}]*"ContentProducer":[^{}]*\}')
+_CLAIM = b"c2pa.signature"
 _BLOCK_BYTES = 1 << 20
 _OVERLAP_BYTES = 2000  # more than a mark is long
 _UNTRUSTED = "signingCredential.untrusted"
@@ -52,16 +53,14 @@ def read(path: Path, *, trust_anchors: str | None = None) -> Marks:
 
     A signature is judged by the file's bytes alone: nothing is fetched.
     """
-    term, label = _scan(path)
+    term, label, held = _scan(path)
     tagged = Marks("unmarked" if term is None and label is None else "tagged", term, aigc=label)
     with path.open("rb") as file, _context(trust_anchors) as context:
         try:
             reader = Reader(_suffix(path), file, context=context)
-        except (C2paError.ManifestNotFound, C2paError.NotSupported):
-            return tagged
         except C2paError as failure:
-            # Nothing to parse is no manifest either: a text file has no marks, and no problem.
-            return tagged if term is None else Marks("changed", term, aigc=label, problems=(str(failure),))
+            # A manifest that the bytes hold was found once: the way to it is broken.
+            return replace(tagged, state="changed", problems=(str(failure),)) if held else tagged
         with reader:
             return _marks(json.loads(reader.json()), trust_anchors is not None, label)
 
@@ -107,17 +106,21 @@ def _suffix(path: Path) -> str | None:
     return suffix if suffix in Reader.get_supported_mime_types() else None
 
 
-def _scan(path: Path) -> tuple[str | None, Mapping[str, str] | None]:
-    """IPTC's term and China's label. All containers hold both as plain text, so that one search finds them."""
-    term, label, rest = None, None, b""
+def _scan(path: Path) -> tuple[str | None, Mapping[str, str] | None, bool]:
+    """IPTC's term, China's label, and whether there is a manifest of C2PA.
+
+    All containers hold them as plain text, so that one search finds them.
+    """
+    term, label, held, rest = None, None, False, b""
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             text = rest + block
             term = term or _TERM.search(text)
             label = label or _LABEL.search(text.replace(b"&quot;", b'"'))
+            held = held or _CLAIM in text
             rest = text[-_OVERLAP_BYTES:]
     try:
         found = None if label is None else json.loads(label[0])
     except ValueError:
         found = None
-    return (None if term is None else term[1].decode()), found
+    return (None if term is None else term[1].decode()), found, held
