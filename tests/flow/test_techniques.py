@@ -94,7 +94,7 @@ def test_the_step_cache_is_off_with_turbo_and_the_caller_is_told(deep: Runner) -
     plain, asked = deep({"job_request_params": [small(**TURBO), small(**TURBO, step_cache="fast")]})["videos"]
     assert asked["parameters"]["step_cache"] == "off"
     assert [line for line in asked["warnings"] if line.startswith("job_request_params[1].step_cache: off, ")]
-    assert plain["warnings"] == []
+    assert not [line for line in plain["warnings"] if "step_cache" in line]
     assert asked["sha256"] == plain["sha256"]
 
 
