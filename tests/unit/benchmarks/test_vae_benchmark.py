@@ -14,6 +14,7 @@ from worker.engine.techniques import image_encode
 TINY = ["--frames", "17", "--pixels", "32", "--repeats", "1", "--threads", str(torch.get_num_threads())]
 
 
+@pytest.mark.slow
 def test_it_prints_and_writes_a_line_for_each_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*TINY, "--output", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()

@@ -269,7 +269,5 @@ def test_a_process_that_ends_does_not_wait_for_the_weights() -> None:
         "    Arrivals(name, [Part(name, nn.Linear(1, 1), 1, fill)], turns).start()\n"
     )
     root = Path(__file__).resolve().parents[3]
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, timeout=PATIENCE_S * 6, capture_output=True, check=True
-    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=200, capture_output=True, check=True)
     assert ended.stderr == b""
