@@ -27,8 +27,8 @@ from worker.doctor.runner import Running, run_here
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = [check.name for check in CHECKS]
-# The limits of a check and of the look at the GPU before them, and the imports on a machine that is busy.
-WITHIN_S = 60.0
+# The start of a process on a machine that is busy, with the limits of the checks.
+WITHIN_S = 180.0
 
 
 def doctor(home: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -142,7 +142,7 @@ def test_a_storage_and_a_hub_that_hang_do_not_hang_the_doctor(tmp_path: Path) ->
     assert (lines["hub token"]["status"], lines["hub token"]["found"]) == ("WARN", "did not answer in 8 s")
     assert (lines["clock"]["status"], lines["gpu"]["status"]) == ("WARN", "OK")
     assert json.loads(output)["seconds"] < 20
-    assert seconds < WITHIN_S
+    assert seconds < 60.0
 
 
 @pytest.mark.slow
