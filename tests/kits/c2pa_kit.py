@@ -169,6 +169,4 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: Key, life: timedelta) -
 
 
 def _usage(*, signs: bool, issues: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=signs, key_cert_sign=issues, crl_sign=issues, **dict.fromkeys(_USES, False)
-    )
+    return x509.KeyUsage(digital_signature=signs, key_cert_sign=issues, crl_sign=issues, **dict.fromkeys(_USES, False))

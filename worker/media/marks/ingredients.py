@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -29,12 +30,14 @@ BOUNDS = sandbox.Bounds(memory_bytes=2_000_000_000, cpu_s=30, file_bytes=MAX_BYT
 class Ingredients:
     """Collects what goes into one video; `archives` are in the order in which it was added.
 
-    Where not `wanted` it does nothing. Of a file that cannot be read it keeps nothing, b"", with a line in the log.
+    Where not `wanted` it does nothing. Each has `max_bytes` at most. Of a file that cannot be read it keeps nothing,
+    b"", with a line in the log.
     """
 
-    def __init__(self, *, wanted: bool, stop: threading.Event | None = None) -> None:
+    def __init__(self, *, wanted: bool, stop: threading.Event | None = None, max_bytes: int = MAX_BYTES) -> None:
         self._wanted = wanted
         self._stop = stop
+        self._bounds = replace(BOUNDS, file_bytes=max_bytes)
         self._archives: list[bytes] = []
 
     @property
@@ -51,26 +54,26 @@ class Ingredients:
                 if isinstance(source, bytes):
                     file.write(source)
                     file.seek(0)
-                archive = _read(file, number, self._stop)
+                archive = _read(file, number, self._bounds, self._stop)
         except OSError as failure:
             archive = b""
             logger.warning("what a reference file says of its origin could not be read (%s)", type(failure).__name__)
         self._archives.append(archive)
 
 
-def _read(file: IO[bytes], number: int, stop: threading.Event | None) -> bytes:
+def _read(file: IO[bytes], number: int, bounds: sandbox.Bounds, stop: threading.Event | None) -> bytes:
     """The archive; nothing where the file cannot be read."""
     program, packages = read_ingredient.__file__, str(Path(PIL.__file__).parents[1])
     command = [sys.executable, "-I", "-S", program, packages, json.dumps(described(number))]
     with tempfile.TemporaryFile() as result:
-        with sandbox.running(command, BOUNDS, stdin=file, stdout=result, stop=stop) as child:
+        with sandbox.running(command, bounds, stdin=file, stdout=result, stop=stop) as child:
             try:
                 child.wait()
                 whole = child.ended_well()
             except sandbox.TooSlow:
                 whole = False
         result.seek(0)
-        archive = result.read(MAX_BYTES)
+        archive = result.read(bounds.file_bytes)
     if not whole:
         logger.warning("a reference file is of a kind that cannot hold what C2PA says of its origin, or is damaged")
     return archive if whole else b""

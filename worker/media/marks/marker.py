@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 TSA_LIMIT_S = 5.0
 # Of metadata, and of a manifest with its time stamp: three times what was measured.
 METADATA_BYTES, MANIFEST_BYTES = 6_000, 40_000
-# c2pa-rs reads no Matroska.
-UNSIGNED = frozenset({"video/webm"})
+# c2pa-rs knows no Matroska, and puts files of its own beside the frames of a ZIP.
+UNSIGNED = frozenset({"video/webm", "application/zip"})
 _UNSTAMPED = "provenance: signed without a time stamp, the time stamp authority sent none in time (C2PA_TSA_URL)"
 _FAILED = "provenance: not signed, C2PA_CERT_CHAIN and C2PA_PRIVATE_KEY could not be used; the log says why"
 

@@ -33,7 +33,6 @@ from worker.media.marks.provenance import GENERATOR, Origin, described, ingredie
 PURPOSES = ("1.3.6.1.4.1.62558.2.1", "1.3.6.1.5.5.7.3.36", "1.3.6.1.5.5.7.3.4")
 LEAST_RSA_BITS = 2048
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
-_NAMES = {"application/zip": "zip"}  # where the library has another name of a content type
 _OFFLINE = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
@@ -142,7 +141,7 @@ class SigningKey:
         ):
             for archive in filter(None, origin.ingredients):
                 builder.add_ingredient_from_archive(io.BytesIO(archive))
-            builder.sign(signer, _NAMES.get(content_type, content_type), given, written)
+            builder.sign(signer, content_type, given, written)
 
 
 def manifest(origin: Origin) -> dict[str, Any]:
