@@ -163,6 +163,14 @@ export type FoundProblem = {
   message: string;
 };
 
+/** How the file is marked as made by AI; null where AI_MARK is off. `digital_source_type` is a term of IPTC. */
+export type Provenance = {
+  digital_source_type: "trainedAlgorithmicMedia" | "compositeWithTrainedAlgorithmicMedia";
+  c2pa: "signed" | "off";
+  timestamped: boolean;
+  instance_id: string;
+};
+
 /** One video that was not made. `index` is null where no video of the job could start. */
 export type VideoFailure = {
   index: number | null;
@@ -197,6 +205,7 @@ export type VideoResult = {
   timings: Record<string, number>;
   gpu: string;
   cost_usd: number | null;
+  provenance: Provenance | null;
   cold_start?: Record<string, number>;
 };
 

@@ -64,6 +64,7 @@ BESIDE_LOADING: tuple[Check, ...] = (
     Check("state", disks.check_state),
     Check("ffmpeg", ffmpeg.check),
     Check("storage", storage.check_accepts),
+    Check("marks", marks.check),
 )
 VERIFY: tuple[Check, ...] = tuple(
     Check(f"weights {key}", partial(weights.verify, key=key), limit_s=float("inf")) for key in PRELOADABLE
