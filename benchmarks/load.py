@@ -229,7 +229,7 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
     from tests.kits.engine_kit import request
     from worker.base.settings import Settings
     from worker.base.stop import Stop
-    from worker.engine import Engine
+    from worker.engine import Engine, Preview
     from worker.engine.device import planner_for
     from worker.weights.sources import demo
     from worker.weights.tensors import reading
@@ -246,6 +246,8 @@ def start(folder: Path, pace: float, *, overlap: bool) -> dict[str, float]:
         def generating(self, fraction: float) -> None:
             if fraction > 0:
                 moments.setdefault("first_step_s", time.perf_counter() - began)
+
+        def preview(self, preview: Preview) -> None: ...
 
     engine = Engine(Source(), demo.catalogue(), planner_for(Settings()))
     engine.models._read = functools.partial(reading.read, preadv=Pace(pace))

@@ -25,7 +25,7 @@ from training import scenes as writing
 from training.scenes import Scene
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine
+from worker.engine import Conditioning, Engine, Preview
 from worker.engine.device import planner_for
 from worker.engine.models import precision as quantize
 from worker.request import ModelSpec
@@ -165,6 +165,8 @@ class _Nobody:
     def loading(self, fraction: float) -> None: ...
 
     def generating(self, fraction: float) -> None: ...
+
+    def preview(self, preview: Preview) -> None: ...
 
 
 _SIDES = ("high", "low")

@@ -30,7 +30,7 @@ from benchmarks import reporting
 from benchmarks.reporting import RESULTS
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Engine
+from worker.engine import Engine, Preview
 from worker.engine.device import planner_for
 from worker.engine.models.components import Components, SharedParts
 from worker.engine.modes import schedules
@@ -79,6 +79,8 @@ class Unwatched:
     def loading(self, fraction: float) -> None: ...
 
     def generating(self, fraction: float) -> None: ...
+
+    def preview(self, preview: Preview) -> None: ...
 
 
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine, Rendering
+from worker.engine import Conditioning, Engine, Preview, Rendering
 from worker.engine.device import planner_for
 from worker.request import ModelSpec, VideoRequest
 from worker.request.parse import parse
@@ -35,11 +35,15 @@ def demo_source(blocks: int = 1) -> demo.DemoSource:
 class Quiet:
     def __init__(self) -> None:
         self.generated: list[float] = []
+        self.previews: list[Preview] = []
 
     def loading(self, fraction: float) -> None: ...
 
     def generating(self, fraction: float) -> None:
         self.generated.append(fraction)
+
+    def preview(self, preview: Preview) -> None:
+        self.previews.append(preview)
 
 
 def request(**fields: Any) -> VideoRequest:

@@ -84,6 +84,8 @@ def add_to(parser: argparse.ArgumentParser, *, prompt_required: bool) -> None:
             options |= {"action": "store_const", "const": not VideoInput.model_fields[field].default}
         elif field == "loras":
             options |= {"action": "append", "type": lora, "metavar": "SOURCE[:SCALE[:EXPERT]]"}
+        elif field == "preview_at":
+            options |= {"type": shares, "metavar": "SHARE[,SHARE]"}
         elif get_origin(kind) is Literal:
             choices = get_args(kind)
             options |= {"type": one_of(choices), "metavar": "NAME", "help": f"{text}: {', '.join(choices)}"}
@@ -110,6 +112,10 @@ def number(text: str) -> float:
         if math.isfinite(value := float(text)):
             return value
     raise argparse.ArgumentTypeError(f"must be a number, not {text!r}")
+
+
+def shares(text: str) -> list[float]:
+    return [number(part) for part in text.split(",")]
 
 
 _READERS: Mapping[type, Callable[[str], Any]] = {int: whole, float: number, str: str}

@@ -61,6 +61,7 @@ class VideoResult(TypedDict):
     video_url: str | None
     thumbnail_url: str | None
     frames_url: NotRequired[str | None]
+    preview_url: NotRequired[str | None]
     video_base64: NotRequired[str]
     duration_seconds: float
     num_frames: int
@@ -132,7 +133,7 @@ class FailedEvent(TypedDict):
 
 
 class ProgressEvent(TypedDict):
-    """`progress` is percent of the whole job. `step` of `steps` where they are known."""
+    """`progress` is percent of the whole job. `step` of `steps` where they are known; `preview_url` after a preview."""
 
     type: Literal["progress"]
     job_id: str

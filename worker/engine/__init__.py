@@ -3,6 +3,7 @@
 from worker.engine.denoise import Watcher
 from worker.engine.engine import DeviceLost, Engine, Rendering
 from worker.engine.modes.base import Conditioning
+from worker.engine.preview import Preview
 from worker.engine.video import Video
 
-__all__ = ["Conditioning", "DeviceLost", "Engine", "Rendering", "Video", "Watcher"]
+__all__ = ["Conditioning", "DeviceLost", "Engine", "Preview", "Rendering", "Video", "Watcher"]

@@ -15,12 +15,15 @@ from typing import Any, Protocol
 import torch
 from diffusers import AutoencoderKLWan
 
+from worker.base.errors import WorkerError
 from worker.base.stop import Stop
 from worker.engine import embeddings
 from worker.engine.distributed import ALONE, Crew
 from worker.engine.models.pool import Loaded
 from worker.engine.modes import MODES, schedules
-from worker.engine.modes.base import Sampling, StepWatcher
+from worker.engine.modes.base import Estimate, Sampling, StepWatcher
+from worker.engine.preview import Preview, copied
+from worker.engine.preview_map import ColourMap, ColourMaps
 from worker.engine.techniques import Run, Techniques, base
 from worker.engine.video import Video
 from worker.request import VideoRequest
@@ -39,6 +42,9 @@ class Watcher(Protocol):
 
     def generating(self, fraction: float) -> None:
         """Share of the denoising steps that are done."""
+
+    def preview(self, preview: Preview) -> None:
+        """An early look at the video, where the request asks for some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,15 @@ class Denoised:
 class Denoiser:
     """Not thread-safe: the engine calls it under its lock."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, techniques: Techniques, crew: Crew = ALONE) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        techniques: Techniques,
+        colour_maps: ColourMaps,
+        crew: Crew = ALONE,
+    ) -> None:
+        self._colour_maps = colour_maps
         self._crew = crew
         self._device = device
         self._dtype = dtype
@@ -87,10 +101,16 @@ class Denoiser:
         schedule = schedules.choose(request, video.spec, loaded.components.scheduler_config)
         run = Run(request, video.spec, video.plan, loaded.components, _adapters(video), video.distilled)
 
-        def on_step(done: int, of: int) -> None:
+        colours, notes = self._colours(request, loaded)
+
+        def on_step(done: int, of: int, estimate: Estimate) -> bool:
             run.steps_done, run.steps = done, of
             self._crew.step(stop)
             watcher.generating(done / of)
+            looks = request.preview.steps(of)
+            if colours is not None and done in looks:
+                watcher.preview(Preview(done, request.preview.kind, request.fps, colours, *copied(estimate()[0])))
+            return not request.preview.only or done < looks[-1]
 
         watcher.generating(0.0)
         with self._techniques.applied(run):
@@ -102,7 +122,7 @@ class Denoiser:
         return Denoised(
             latents,
             {"text": text_s, "generate": generate_s},
-            (*_token_warning(request, tokens), *schedule.warnings, *run.warnings),
+            (*_token_warning(request, tokens), *schedule.warnings, *run.warnings, *notes),
             {
                 "scheduler": type(schedule.scheduler).__name__,
                 "flow_shift": schedule.flow_shift,
@@ -113,6 +133,24 @@ class Denoiser:
             },
             run.half_decode,
         )
+
+    def _colours(self, request: VideoRequest, loaded: Loaded) -> tuple[ColourMap | None, tuple[str, ...]]:
+        """What previews are drawn with; None where none are asked for, or with a warning where none can be drawn."""
+
+        def vae() -> AutoencoderKLWan:
+            loaded.residency.bring(shared.vae)
+            return shared.vae
+
+        shared = loaded.components.shared
+        if request.preview.kind == "off":
+            return None, ()
+        try:
+            return self._colour_maps.of(shared.vae_folder, vae), ()
+        except (WorkerError, torch.AcceleratorError):
+            raise
+        except Exception:
+            logger.exception("no map from latents to colours")
+            return None, (f"{request.at('preview')}: none was made, this worker could not fit its map of colours",)
 
     def _steps(self, video: Video, loaded: Loaded, schedule: schedules.Schedule, sampling: Sampling) -> torch.Tensor:
         """The latents of the mode's own pipeline with this schedule, checked to be a picture."""

@@ -21,13 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from worker.base import folders
 from worker.base.errors import OutOfMemory
+from worker.base.files import StateFolder
 from worker.base.stop import Stop
 from worker.engine import decode
 from worker.engine.denoise import Denoised, Denoiser, Watcher
 from worker.engine.device import detect
 from worker.engine.distributed import ALONE, Crew
 from worker.engine.models.pool import Loaded, LoadedModels, ModelSource
+from worker.engine.preview_map import ColourMaps
 from worker.engine.shared_work import DeviceLost, SharedWork
 from worker.engine.techniques import Setup, Techniques
 from worker.engine.video import Video
@@ -103,7 +106,8 @@ class Engine:
             overlap=crew.size == 1,
             arithmetic="cast" if planner.settings.quantized_compute == "off" else "quantized",
         )
-        denoiser = Denoiser(self._device, dtype, self.techniques, crew)
+        colour_maps = ColourMaps(StateFolder(folders.state_dir(planner.settings)), {})
+        denoiser = Denoiser(self._device, dtype, self.techniques, colour_maps, crew)
         self._work = SharedWork(self.models, denoiser, self.techniques, crew)
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +19,7 @@ from worker.base.stop import Stop
 from worker.engine.denoise import Denoised, Denoiser, Watcher
 from worker.engine.distributed import Crew, CrewLost, Dismissed
 from worker.engine.models.pool import Loaded, LoadedModels
+from worker.engine.preview import Preview
 from worker.engine.techniques import Techniques
 from worker.engine.video import Video
 from worker.request import ModelSpec
@@ -103,7 +104,7 @@ class SharedWork:
 
     def _latents(self, video: Video, watcher: Watcher, stop: Stop) -> tuple[Loaded, float, Denoised]:
         began = time.perf_counter()
-        self._crew.begin(Make(video, self._fell_back))
+        self._crew.begin(Make(_unseen(video), self._fell_back))
         watcher.loading(0.0)
         alone = self._crew.size == 1
         loaded, failure = None, None
@@ -147,9 +148,17 @@ def _begun(watcher: Watcher) -> Callable[[float], None]:
     return loading
 
 
+def _unseen(video: Video) -> Video:
+    """Without previews, which the leader makes; it ends where they end all the same."""
+    preview = replace(video.request.preview, kind="off")
+    return replace(video, request=replace(video.request, preview=preview))
+
+
 class _Unwatched:
     """The leader alone reports progress."""
 
     def loading(self, fraction: float) -> None: ...
 
     def generating(self, fraction: float) -> None: ...
+
+    def preview(self, preview: Preview) -> None: ...

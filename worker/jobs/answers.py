@@ -37,9 +37,10 @@ def video_result(
         "index": request.index,
         "status": "completed",
         "job_id": job_id,
-        "video_url": delivery.video_url or None,
+        "video_url": None if request.preview.only else delivery.video_url or None,
         "thumbnail_url": delivery.thumbnail_url,
-        **({"frames_url": delivery.frames_url} if request.output.frames_zip else {}),
+        **({"frames_url": delivery.frames_url} if request.output.frames_zip and not request.preview.only else {}),
+        **({"preview_url": delivery.preview_url} if request.preview.kind != "off" else {}),
         "duration_seconds": round(video.duration_seconds, 3),
         "num_frames": video.num_frames,
         "resolution": f"{video.width}x{video.height}",
@@ -88,6 +89,9 @@ def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
         "target_fps": output.target_fps,
         "frames_zip": output.frames_zip,
         "thumbnail": output.thumbnail,
+        "preview": request.preview.kind,
+        "preview_at": list(request.preview.at),
+        "preview_only": request.preview.only,
     }
     if request.mode == "video_to_video":
         values["strength"] = request.strength

@@ -27,6 +27,7 @@ from worker.delivery.webhooks.channel import Channel
 from worker.jobs import answers, inline
 from worker.jobs.accept import Earlier
 from worker.jobs.make import Made
+from worker.jobs.previews import JobPreviews
 from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport
 from worker.jobs.services import Services
@@ -59,7 +60,9 @@ class Deliveries:
         progress: Progress,
         stop: Stop,
         in_answer: Mapping[int, int],
+        previews: JobPreviews,
     ) -> None:
+        self._previews = previews
         self._job_id = entry.job_id
         self._entry = entry
         self._worker = worker
@@ -118,26 +121,46 @@ class Deliveries:
     def _stored(self, made: Made, report: VideoReport) -> Outcome:
         """Blocks. Made to fit into the answer, marked, stored and recorded, by nobody else meanwhile."""
         request, worker = made.video.request, self._worker
+        if request.preview.only:
+            return self._only_preview(made, report)
         storage = worker.storage_of(request)
+        preview, shown = self._previews.finished(request)
         made, notes = self._fitted(made, report)
         made = self._marked(made, report)
+        notes += shown
+        preview_url = None if preview is None else preview.url
         try:
             with worker.journal.storing(self._job_id, request.index, wait_s=ANOTHER_S, stopped=self._late.is_set):
                 known = self._by_another_worker(request.index, storage)
                 if known is not None:
                     return self._with_file(known, storage)
                 with report.stage("upload", size_bytes=made.file.size_bytes):
-                    delivery = self._store(made, storage)
+                    delivery = replace(self._store(made, storage), preview_url=preview_url)
                 result = self._result(made, delivery, report, notes)
                 # Replace the record of a video that has since been deleted from storage.
                 gone = self._entry.finished.get(request.index)
                 worker.journal.record_result(self._job_id, request.index, result, replacing=gone)
         except Exception as failure:
-            self._keep(made, storage, report, notes)
+            theirs = storage.video_url if isinstance(storage, PresignedStorage) else ""
+            self._keep(made, Delivery(theirs, None, preview_url=preview_url), report, notes)
             if isinstance(failure, BlockingIOError):
                 raise UploadFailed("another worker is storing this video: send the job again") from failure
             raise
         return self._with_file(result, storage, made.file.path.read_bytes)
+
+    def _only_preview(self, made: Made, report: VideoReport) -> Outcome:
+        """Blocks. Recorded, with the last preview in the place of the video."""
+        request = made.video.request
+        with report.stage("upload"):
+            preview, notes = self._previews.finished(request)
+        if preview is None:
+            raise UploadFailed("no preview was stored: " + ("; ".join(notes) or "none was made"))
+        file = replace(made.file, size_bytes=preview.size_bytes, sha256=preview.sha256)
+        delivery = Delivery("", None, preview_url=preview.url)
+        result = self._result(replace(made, file=file), delivery, report, notes)
+        gone = self._entry.finished.get(request.index)
+        self._worker.journal.record_result(self._job_id, request.index, result, replacing=gone)
+        return result
 
     def _store(self, made: Made, storage: Storage) -> Delivery:
         request = made.video.request
@@ -230,10 +253,9 @@ class Deliveries:
     def _key(self, index: int) -> str:
         return video_key(self._job_id, index, self._entry.accepted_on)
 
-    def _keep(self, made: Made, storage: Storage, report: VideoReport, notes: Sequence[str]) -> None:
+    def _keep(self, made: Made, delivery: Delivery, report: VideoReport, notes: Sequence[str]) -> None:
         """Keep what was not stored, for the next delivery of the job or, but for the caller's store, any `tidy`."""
-        theirs = storage.video_url if isinstance(storage, PresignedStorage) else ""
-        result = self._result(made, Delivery(theirs, None), report, notes)
+        result = self._result(made, delivery, report, notes)
         self._worker.spool.keep(made.file, self._entry, made.video.request.index, result)
 
     async def _send(self, result: Outcome, previous: Previous) -> None:

@@ -28,6 +28,7 @@ from worker.jobs import accept, answers, inline, make, prepare
 from worker.jobs.accept import Earlier
 from worker.jobs.deliver import Deliveries, Previous
 from worker.jobs.make import Made
+from worker.jobs.previews import JobPreviews
 from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport, job_answered, job_left, job_refused
 from worker.jobs.services import Services
@@ -139,7 +140,8 @@ class _JobRun:
         self._preparing: dict[int, asyncio.Task[Video]] = {}
         self._earlier: dict[int, Earlier] = {}
         self._in_answer = inline.limits(job.videos, worker.settings)
-        self._deliveries = Deliveries(entry, worker, channel, self._progress, stop, self._in_answer)
+        self._previews = JobPreviews(entry, worker, self._progress, stop)
+        self._deliveries = Deliveries(entry, worker, channel, self._progress, stop, self._in_answer, self._previews)
         self._device_lost = False
 
     async def answer(self) -> dict[str, Any]:
@@ -150,10 +152,11 @@ class _JobRun:
         self._stopwatch.lap("accept")
         with scratch.folder("job") as folder:
             for video in self._job.videos:
-                report = VideoReport(video, self._progress, self._worker.settings.gpu_hourly_usd)
+                report = VideoReport(video, self._progress, self._worker.settings.gpu_hourly_usd, self._previews)
                 deliveries.append(await self._one(video, folder, report, deliveries[-1] if deliveries else None))
                 self._stopwatch.split(report.seconds())
             results = await asyncio.gather(*deliveries)
+            self._previews.close()
         self._stopwatch.lap("deliver")
         timings = self._stopwatch.read()
         if self._deliveries.left:

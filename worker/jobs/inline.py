@@ -31,7 +31,11 @@ def is_forced(request: VideoRequest, settings: Settings) -> bool:
 
 def limits(videos: Sequence[VideoRequest], settings: Settings) -> Mapping[int, int]:
     """How many bytes the file of each video in the answer may have, by the index of those that are there."""
-    inline = [video.index for video in videos if video.output.inline or is_forced(video, settings)]
+    inline = [
+        video.index
+        for video in videos
+        if not video.preview.only and (video.output.inline or is_forced(video, settings))
+    ]
     answer_bytes = max(ANSWER_BYTES, settings.inline_max_bytes)  # larger where the operator knows that /runsync is used
     return {index: min(settings.inline_max_bytes, answer_bytes // len(inline)) for index in inline}
 

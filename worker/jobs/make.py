@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A video that is encoded and waits to be stored. `peak_vram_bytes` is None on a CPU."""
+    """A video that is encoded and waits to be stored. `peak_vram_bytes` is None on a CPU.
+
+    Of one that ends with its previews `file` is no file: it says how large and long the video would be.
+    """
 
     video: Video
     rendering: Rendering
@@ -44,10 +47,17 @@ def make(video: Video, folder: Path, report: VideoReport, *, engine: Engine, sto
     with report.rendering() as rendered:
         rendering = engine.generate(video, watcher=report, stop=stop)
         rendered.update(rendering.seconds)
+    if request.preview.only:
+        report.gpu_released()
+        return Made(video, rendering, _unmade(request, rendering.shape), device.peak_bytes())
     with report.stage("encode"), closing(rendering.frames()) as frames:
         file = _encode(frames, request, rendering.shape, folder, report, stop)
     report.gpu_released()
     return Made(video, rendering, file, device.peak_bytes())
+
+
+def _unmade(request: VideoRequest, shape: Shape) -> VideoFile:
+    return VideoFile(Path(), None, shape.width, shape.height, shape.num_frames, request.fps, size_bytes=0, sha256="")
 
 
 def _encode(

@@ -1,7 +1,8 @@
 """Progress of a job: 0 to 100 over all of its videos, never down, throttled, sent to several sinks.
 
-An event goes out at most every 2 seconds and every 5 percent (both must have passed; the first one at once), and
-never for a video that has its final event. Nothing here raises into, or holds up, the thread that generates.
+An event goes out at most every 2 seconds and every 5 percent (both must have passed; the first one, and each new
+preview, at once), and never for a video that has its final event. Nothing here raises into, or holds up, the thread
+that generates.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from worker.delivery.webhooks.progress_sender import ProgressEvent, Status
 
@@ -47,6 +49,8 @@ class Progress:
         self._min_interval_s = min_interval_s
         self._min_percent = min_percent
         self._last: tuple[float, int] | None = None
+        self._at: dict[int, ProgressEvent] = {}
+        self._previews: dict[int, tuple[str, int]] = {}
         self._lock = threading.Lock()
 
     def stage(
@@ -67,7 +71,19 @@ class Progress:
         with self._lock:
             self._done[index] = max(self._done[index], begin + (end - begin) * within)
             if not self._final[index]:
-                self._report(index, status, step, steps, eta_seconds)
+                event = ProgressEvent(self._percent(), status, index, step, steps, eta_seconds)
+                self._at[index] = event
+                if self._is_due(event.progress):
+                    self._send(event)
+
+    def preview(self, index: int, url: str, step: int) -> None:
+        """Video `index` has a new preview, of `step`: told at once, and in every later event of the video."""
+        with self._lock:
+            if self._final[index]:
+                return
+            self._previews[index] = (url, step)
+            at = self._at.get(index, ProgressEvent(0, "generating", index))
+            self._send(replace(at, progress=self._percent()))
 
     def finished(self, index: int) -> None:
         """Video `index` has its final event, good or bad: it counts as done, and no event names it any more."""
@@ -77,18 +93,20 @@ class Progress:
             self._done[index] = 1.0
             self._final[index] = True
 
-    def _report(
-        self, index: int, status: Status, step: int | None, steps: int | None, eta_seconds: float | None
-    ) -> None:
+    def _percent(self) -> int:
         # The sum of binary fractions may fall a hair short of a whole percent.
-        percent = min(100, int(100.0 * sum(self._done) / len(self._done) + 1e-9))
-        now = self._clock()
-        if self._last is not None:
-            last_at, last_percent = self._last
-            if now - last_at < self._min_interval_s or percent - last_percent < self._min_percent:
-                return
-        self._last = (now, percent)
-        event = ProgressEvent(percent, status, index, step, steps, eta_seconds)
+        return min(100, int(100.0 * sum(self._done) / len(self._done) + 1e-9))
+
+    def _is_due(self, percent: int) -> bool:
+        if self._last is None:
+            return True
+        last_at, last_percent = self._last
+        return self._clock() - last_at >= self._min_interval_s and percent - last_percent >= self._min_percent
+
+    def _send(self, event: ProgressEvent) -> None:
+        self._last = (self._clock(), event.progress)
+        if (known := self._previews.get(event.index)) is not None:
+            event = replace(event, preview_url=known[0], preview_step=known[1])
         for sink in self._sinks:
             try:
                 sink(event)

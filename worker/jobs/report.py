@@ -9,18 +9,25 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from worker.base import metrics, timing
 from worker.base.errors import WorkerError
 from worker.base.log import fields
 from worker.base.timing import RETRY, WAITING, Stopwatch
 from worker.delivery.webhooks.progress_sender import Status
+from worker.engine import Preview
 from worker.jobs.progress import Progress
 from worker.request import VideoRequest
 
 logger = logging.getLogger(__name__)
 _STATUS_OF: Mapping[str, Status] = {"inputs": "loading", "upload": "uploading"}
+
+
+class Previews(Protocol):
+    """Takes the previews of a job's videos (`worker.jobs.previews`); returns at once."""
+
+    def offer(self, request: VideoRequest, preview: Preview) -> None: ...
 
 
 class VideoReport:
@@ -33,7 +40,14 @@ class VideoReport:
     thread at a time; never raises of itself.
     """
 
-    def __init__(self, request: VideoRequest, progress: Progress, gpu_hourly_usd: float | None = None) -> None:
+    def __init__(
+        self,
+        request: VideoRequest,
+        progress: Progress,
+        gpu_hourly_usd: float | None = None,
+        previews: Previews | None = None,
+    ) -> None:
+        self._previews = previews
         self._request = request
         self._progress = progress
         self._gpu_hourly_usd = gpu_hourly_usd
@@ -112,6 +126,11 @@ class VideoReport:
             steps=round(self._step / fraction),
             eta_seconds=round(left_s, 1),
         )
+
+    def preview(self, preview: Preview) -> None:
+        """The engine's watcher."""
+        if self._previews is not None:
+            self._previews.offer(self._request, preview)
 
     def seconds(self) -> dict[str, float]:
         """By stage, unrounded."""

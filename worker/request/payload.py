@@ -50,6 +50,7 @@ OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 OutputCodec = Literal["h264", "hevc", "av1", "vp9", "gif", "webp"]
 VideoQuality = Literal["low", "medium", "high", "maximum"]
 Resolution = Literal["480p", "580p", "720p"]
+PreviewKind = Literal["off", "strip", "animated"]
 AspectRatio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21", "auto"]
 
 MAX_PROMPT_CHARACTERS = 4000
@@ -57,6 +58,8 @@ MAX_SEED = 2**63 - 1
 MAX_LORAS = 8
 MAX_OUTPUTS = 4
 MAX_WEBHOOK_EVENTS = 16
+MAX_PREVIEWS = 5
+PREVIEW_AT = (0.15, 0.35, 0.6)
 MIN_SIDE, MAX_SIDE = 256, 1920
 MIN_FRAMES = 5
 MAX_FPS = 60
@@ -136,6 +139,7 @@ class Sent(BaseModel):
         return sent
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Source = Annotated[Text, Field(min_length=1, max_length=2048)]
 
 
@@ -250,6 +254,19 @@ class VideoInput(Sent):
     frames_zip: bool = Field(False, description="A ZIP of the frames as PNG beside the video")
     response_format: Literal["url", "base64"] = Field("url", description="base64: the file is in the answer")
     upload_url: Url | None = Field(None, description="A presigned PUT address of your own store for this video")
+    preview: PreviewKind = Field(
+        "off", description="Early looks at the video, told in progress events: frames side by side, or animated"
+    )
+    preview_at: list[Share] = Field(
+        default_factory=lambda: list(PREVIEW_AT),
+        min_length=1,
+        max_length=MAX_PREVIEWS,
+        description="Shares of the steps after which a preview is made",
+        json_schema_extra={"default": list(PREVIEW_AT)},
+    )
+    preview_only: bool = Field(
+        False, description="End after the last preview, without a video; a strip if preview is off"
+    )
 
     @field_validator("prompt")
     @classmethod

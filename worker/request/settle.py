@@ -10,7 +10,7 @@ from worker.request.lora_experts import loras_of
 from worker.request.payload import MAX_FPS, MAX_SEED, MIN_FRAMES, Limits, OutputCodec, OutputFormat, VideoInput
 from worker.request.problems import Problems
 from worker.request.sizing import Size, size_of
-from worker.request.values import Output, VideoRequest
+from worker.request.values import Output, Previews, VideoRequest
 
 DEFAULT_STRENGTH = 0.8
 # 16 fps to 60 of the longest clip are 604; a file of more takes minutes to interpolate and to write.
@@ -87,6 +87,7 @@ def settle(
         step_cache=video.step_cache,
         loras=loras_of(video.loras, spec, problems),
         output=_output(video, fps, frames, problems),
+        preview=_previews(video, problems),
         warnings=tuple(problems.warnings),
     )
     # After the last seed comes the first.
@@ -196,3 +197,15 @@ def _output(video: VideoInput, fps: int, frames: int, problems: Problems) -> Out
         inline=video.response_format == "base64",
         upload_url=video.upload_url,
     )
+
+
+def _previews(video: VideoInput, problems: Problems) -> Previews:
+    """When and how previews are made; warns of what has no effect."""
+    kind = "strip" if video.preview_only and video.preview == "off" else video.preview
+    if kind == "off" and "preview_at" in video.model_fields_set:
+        problems.warn("preview_at", "ignored, it is for preview")
+    if video.preview_only:
+        for field in ("target_fps", "frames_zip", "response_format", "upload_url"):
+            if field in video.model_fields_set:
+                problems.warn(field, "ignored, preview_only makes no video")
+    return Previews(kind, tuple(sorted(set(video.preview_at))), video.preview_only)

@@ -7,9 +7,11 @@ from typing import Literal
 
 from worker.request.catalogue import Mode, ModelName
 from worker.request.payload import (
+    PREVIEW_AT,
     CameraMotion,
     OutputCodec,
     OutputFormat,
+    PreviewKind,
     QualityPreset,
     StepCacheMode,
     TurboVariant,
@@ -45,6 +47,19 @@ class Output:
     thumbnail: bool = True
     inline: bool = False
     upload_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Previews:
+    """Early looks at a video, after the shares `at` of its steps, which ascend. `only`: no video follows them."""
+
+    kind: PreviewKind = "off"
+    at: tuple[float, ...] = PREVIEW_AT
+    only: bool = False
+
+    def steps(self, of: int) -> tuple[int, ...]:
+        """After how many of `of` steps a preview is made: 1 to `of`, ascending; fewer than shares where two meet."""
+        return tuple(sorted({min(max(int(share * of + 0.5), 1), of) for share in self.at}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,7 @@ class VideoRequest:
     area: int = 832 * 480
     prompt_expansion: bool = False
     output: Output = Output()
+    preview: Previews = Previews()
 
     def at(self, field: str) -> str:
         """The dotted path of one of this request's fields."""

@@ -26,11 +26,12 @@ logger = logging.getLogger(__name__)
 
 POSTER_SUFFIX = ".jpg"
 FRAMES_SUFFIX = ".zip"
+PREVIEW_SUFFIX = ".preview.webp"
 VIDEO_SUFFIXES = tuple(each.suffix for each in FORMATS.values())
 UPLOAD_S = 180.0
 LEAST_BYTES_A_SECOND = 250_000
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_CONTENT_TYPES = {POSTER_SUFFIX: "image/jpeg", FRAMES_SUFFIX: "application/zip"}
+_CONTENT_TYPES = {POSTER_SUFFIX: "image/jpeg", FRAMES_SUFFIX: "application/zip", PREVIEW_SUFFIX: "image/webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Delivery:
     video_url: str
     thumbnail_url: str | None
     frames_url: str | None = None
+    preview_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Files:
     suffix: str
     poster: bool = False
     frames: bool = False
+    preview: bool = False
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Files:
@@ -57,6 +60,7 @@ class Files:
             suffix_of(result),
             poster=result["thumbnail_url"] is not None,
             frames=result.get("frames_url") is not None,
+            preview=result.get("preview_url") is not None,
         )
 
 
@@ -77,6 +81,10 @@ class Storage(Protocol):
 
     def store_beside(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:
         """As `store`, for the poster and the ZIP alone; `video_url` is empty. Raises Cancelled alone."""
+        ...
+
+    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:
+        """Write `key` + PREVIEW_SUFFIX over an earlier preview; returns its URL. Raises UploadFailed and Cancelled."""
         ...
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:
@@ -138,8 +146,11 @@ def video_key(job_id: str, index: int, day: datetime.date) -> str:
 
 
 def suffix_of(result: Mapping[str, Any]) -> str:
-    """The suffix of the video of a result."""
-    known = FORMATS.get(result.get("parameters", {}).get("output_format", "mp4"))
+    """The suffix of the video of a result, of its preview where there is no video."""
+    parameters = result.get("parameters", {})
+    if parameters.get("preview_only", False):
+        return PREVIEW_SUFFIX
+    known = FORMATS.get(parameters.get("output_format", "mp4"))
     return VIDEO_SUFFIXES[0] if known is None else known.suffix
 
 
@@ -168,6 +179,14 @@ def deliver_beside(video: VideoFile, key: str, put: Put) -> Delivery:
     return Delivery("", beside(video.poster, POSTER_SUFFIX, "poster"), beside(video.frames, FRAMES_SUFFIX, "frames"))
 
 
+def deliver_preview(file: Path, key: str, put: Put) -> str:
+    """Store a preview. Raises UploadFailed."""
+    try:
+        return _counted(put, _measured(file, key, PREVIEW_SUFFIX), "preview")
+    except OSError as failure:
+        raise UploadFailed("the preview could not be read on the worker's disk") from failure
+
+
 def _counted(put: Put, item: StoredFile, file: metrics.UploadedFile) -> str:
     try:
         url = put(item)
@@ -184,13 +203,20 @@ def links(key: str, files: Files, url: Callable[[str], str]) -> Delivery:
         url(key + files.suffix),
         url(key + POSTER_SUFFIX) if files.poster else None,
         url(key + FRAMES_SUFFIX) if files.frames else None,
+        url(key + PREVIEW_SUFFIX) if files.preview else None,
     )
 
 
 def with_links(result: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
-    """`result` with the URLs of `delivery`."""
-    frames = {"frames_url": delivery.frames_url} if "frames_url" in result else {}
-    return {**result, "video_url": delivery.video_url, "thumbnail_url": delivery.thumbnail_url, **frames}
+    """`result` with the URLs of `delivery`, as far as it has them: there may be no video, and no new preview."""
+    urls: dict[str, str | None] = {"thumbnail_url": delivery.thumbnail_url}
+    if result["video_url"] is not None:
+        urls["video_url"] = delivery.video_url
+    if "frames_url" in result:
+        urls["frames_url"] = delivery.frames_url
+    if delivery.preview_url is not None and not result["preview_url"].startswith("data:"):
+        urls["preview_url"] = delivery.preview_url
+    return {**result, **urls}
 
 
 def refreshed(result: Mapping[str, Any], key: str, storage: Storage) -> dict[str, Any]:

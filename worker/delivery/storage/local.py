@@ -22,7 +22,16 @@ from worker.base import os_errors
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.base.stop import Flag
-from worker.delivery.storage.base import Delivery, Files, StoredFile, check_unchanged, deliver, deliver_beside, links
+from worker.delivery.storage.base import (
+    Delivery,
+    Files,
+    StoredFile,
+    check_unchanged,
+    deliver,
+    deliver_beside,
+    deliver_preview,
+    links,
+)
 from worker.media import VideoFile
 
 logger = logging.getLogger(__name__)
@@ -63,6 +72,10 @@ class LocalStorage:
     def store_beside(self, video: VideoFile, key: str, *, stop: Flag | None = None) -> Delivery:  # noqa: ARG002
         """See `Storage.store_beside`."""
         return deliver_beside(video, key, self._put)
+
+    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:  # noqa: ARG002
+        """See `Storage.store_preview`."""
+        return deliver_preview(file, key, self._put)
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:  # noqa: ARG002
         """See `Storage.holds`. Reads the file: a folder keeps no digest beside it."""

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
@@ -25,6 +26,7 @@ from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.base.stop import Flag
 from worker.delivery.storage.base import (
+    PREVIEW_SUFFIX,
     UPLOAD_S,
     Delivery,
     Files,
@@ -33,6 +35,7 @@ from worker.delivery.storage.base import (
     check_unchanged,
     deliver,
     deliver_beside,
+    deliver_preview,
     links,
     upload_s,
 )
@@ -71,6 +74,7 @@ _CACHE_CONTROL = {
     "public-read": "public, max-age=31536000, immutable",
     "private": "private, max-age=31536000, immutable",
 }
+_OVERWRITTEN = "no-cache"
 
 
 class SpacesStorage:
@@ -152,6 +156,11 @@ class SpacesStorage:
             return self._watched(partial(deliver_beside, video, key, self._put), video, key, stop)
         except UploadFailed:
             return Delivery("", None)
+
+    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:
+        """See `Storage.store_preview`."""
+        with upload_errors(key):
+            return bounded(exchange.Clock.start(self._upload_s, stop), partial(deliver_preview, file, key, self._put))
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:
         """See `Storage.holds`. Where the key may not list the bucket, some servers return 403 for what is gone."""
@@ -290,7 +299,7 @@ class SpacesStorage:
             "ACL": self._acl,
             "ContentType": item.content_type,
             "ContentDisposition": "inline",
-            "CacheControl": _CACHE_CONTROL[self._acl],
+            "CacheControl": _OVERWRITTEN if item.key.endswith(PREVIEW_SUFFIX) else _CACHE_CONTROL[self._acl],
             "Metadata": {"sha256": item.sha256},
         }
 

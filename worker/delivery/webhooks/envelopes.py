@@ -73,7 +73,13 @@ def progress(event: ProgressEvent, *, job_id: str, event_id: str, timestamp: dat
         "progress": event.progress,
         "status": event.status,
         **_common(event_id, timestamp, event.index, total),
-        **_known(step=event.step, steps=event.steps, eta_seconds=event.eta_seconds),
+        **_known(
+            step=event.step,
+            steps=event.steps,
+            eta_seconds=event.eta_seconds,
+            preview_url=event.preview_url,
+            preview_step=event.preview_step,
+        ),
     }
 
 

@@ -21,6 +21,7 @@ class ProgressEvent:
     """`progress` is whole percent of the job, `index` the video whose stage is reported.
 
     `step` of `steps` is known while the video is generated, and with it the seconds until its steps are done.
+    `preview_url` is where the video's last preview is, and `preview_step` the step that it shows.
     """
 
     progress: int
@@ -29,18 +30,21 @@ class ProgressEvent:
     step: int | None = None
     steps: int | None = None
     eta_seconds: float | None = None
+    preview_url: str | None = None
+    preview_step: int | None = None
 
 
 class ProgressSender:
     """Sends progress events from one thread of its own: the latest wins, one at a time, none after a final event.
 
     `post` sends one event and may block for a few seconds; `offer` never does. Between the starts of two sends at
-    least `every_s` pass, however late the response to an earlier one was.
+    least `every_s` pass, however late the response to an earlier one was; a new preview does not wait for that.
     """
 
     def __init__(self, post: Callable[[ProgressEvent], None], *, every_s: float = 2.0) -> None:
         self._post = post
         self._every_s = every_s
+        self._shown: tuple[int, int] | None = None  # the last preview: its video and step
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="webhook-progress")
         self._context = contextvars.copy_context()
         self._changed = threading.Condition()
@@ -57,6 +61,10 @@ class ProgressSender:
             if self._closed or event.index in self._final:
                 return
             self._next = event
+            if event.preview_step is not None and (event.index, event.preview_step) != self._shown:
+                self._shown = (event.index, event.preview_step)
+                self._earliest = 0.0
+                self._changed.notify_all()
             if not self._running:
                 self._running = True
                 self._thread.submit(self._context.copy().run, self._send_all)

@@ -33,13 +33,14 @@ from worker.weights.tensors import reading
 class SharedParts:
     """What text-to-video and image-to-video of one kind have in common: tokenizer, text encoder and VAE.
 
-    `parts` are those whose weights arrive in the background; see `Components`.
+    `parts` are those whose weights arrive in the background; see `Components`. `vae_folder` has the VAE's files.
     """
 
     tokenizer: PreTrainedTokenizerBase
     text_encoder: torch.nn.Module
     vae: AutoencoderKLWan
     parts: tuple[Part, ...] = ()
+    vae_folder: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def begin(folder: Path, spec: ModelSpec, shared: SharedParts | None, recipe: Rec
         try:
             if shared is None:
                 tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-                shared = SharedParts(tokenizer, encoder.module, vae.module, (reads, draws))
+                shared = SharedParts(tokenizer, encoder.module, vae.module, (reads, draws), folder / "vae")
             return _components(folder, spec, shared, own, arrivals)
         except BaseException:
             arrivals.cancel()

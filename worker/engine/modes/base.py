@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
@@ -17,8 +18,11 @@ from worker.request import Mode
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Called after each denoising step with the number of steps done and of steps in all; raising in it ends the run.
-StepWatcher = Callable[[int, int], None]
+Estimate = Callable[[], torch.Tensor]
+# Called after each denoising step with the number of steps done and of steps in all, and what computes the estimate of
+# the clean latents of that step, [1, z_dim, T, h, w]. False: the steps that are left are not made. Raising in it ends
+# the run.
+StepWatcher = Callable[[int, int, Estimate], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,16 @@ class Sampling:
     strength: float
     on_step: StepWatcher
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that all Wan pipelines take alike; the answer is latents [1, z_dim, T, h, w]."""
+    def arguments(self, tensors: Sequence[str] = ()) -> dict[str, Any]:
+        """Keyword arguments that all Wan pipelines take alike; the answer is latents [1, z_dim, T, h, w].
+
+        `tensors` are names of the pipeline's own that the estimate of the clean latents needs.
+        """
 
         def after_step(pipeline: Any, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-            self.on_step(step + 1, pipeline.num_timesteps)
+            estimate = partial(_estimate, pipeline.scheduler, tensors.get("condition"), tensors.get("first_frame_mask"))
+            if not self.on_step(step + 1, pipeline.num_timesteps, estimate):
+                pipeline._interrupt = True
             return tensors
 
         return {
@@ -60,9 +69,16 @@ class Sampling:
             "generator": self.generator,
             "output_type": "latent",
             "callback_on_step_end": after_step,
-            "callback_on_step_end_tensor_inputs": [],
+            "callback_on_step_end_tensor_inputs": list(tensors),
             "return_dict": False,
         }
+
+
+def _estimate(scheduler: Any, condition: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
+    """x0 = x - sigma * v, as the step that was just made has it. Where a model's first latent frame is the picture
+    itself, that frame is the picture."""
+    clean: torch.Tensor = scheduler.model_outputs[-1]
+    return clean if condition is None or mask is None else (1 - mask) * condition + mask * clean
 
 
 class VideoMode(Protocol):
@@ -125,6 +141,17 @@ class TextPipeline(_OurRun, WanPipeline):  # type: ignore[misc]
 
 class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
     """Diffusers' image-to-video pipeline, guided where an expert asks for it."""
+
+    _callback_tensor_inputs: ClassVar = [
+        *WanImageToVideoPipeline._callback_tensor_inputs,
+        "condition",
+        "first_frame_mask",
+    ]
+
+    @property
+    def for_estimates(self) -> tuple[str, ...]:
+        """See `Sampling.arguments`."""
+        return ("condition", "first_frame_mask") if self.config.expand_timesteps else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ class FirstLastFrame:
 
     def latents(self, pipeline: DiffusionPipeline, sampling: Sampling, conditioning: Conditioning) -> torch.Tensor:
         latents: torch.Tensor = pipeline(
-            image=conditioning.image, last_image=conditioning.last_image, **sampling.arguments()
+            image=conditioning.image, last_image=conditioning.last_image, **sampling.arguments(pipeline.for_estimates)
         )[0]
         return latents
 
@@ -25,7 +25,7 @@ class ImageToVideo:
     pipeline = ImagePipeline
 
     def latents(self, pipeline: DiffusionPipeline, sampling: Sampling, conditioning: Conditioning) -> torch.Tensor:
-        latents: torch.Tensor = pipeline(image=conditioning.image, **sampling.arguments())[0]
+        latents: torch.Tensor = pipeline(image=conditioning.image, **sampling.arguments(pipeline.for_estimates))[0]
         return latents
 
 

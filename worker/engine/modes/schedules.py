@@ -22,7 +22,12 @@ _TRAIN_TIMESTEPS = 1000
 
 
 class DistilledScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-    """Euler steps at the four trained timesteps, whatever spacing the pipeline asks for."""
+    """Euler steps at the four trained timesteps, whatever spacing the pipeline asks for.
+
+    `model_outputs` ends with the estimate of the clean latents, x - sigma * v, as that of UniPC does.
+    """
+
+    model_outputs: list[torch.Tensor]
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None, **_: Any
@@ -31,6 +36,14 @@ class DistilledScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         if num_inference_steps != NUM_STEPS:
             raise ValueError(f"the distilled schedule has {NUM_STEPS} steps, not {num_inference_steps}")
         super().set_timesteps(sigmas=list(SIGMAS), device=device)
+
+    def step(
+        self, model_output: torch.Tensor, timestep: float | torch.Tensor, sample: torch.Tensor, **options: Any
+    ) -> Any:
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        self.model_outputs = [sample.float() - self.sigmas[self.step_index] * model_output]
+        return super().step(model_output, timestep, sample, **options)
 
 
 class HybridScheduler(UniPCMultistepScheduler):  # type: ignore[misc]
@@ -42,6 +55,7 @@ class HybridScheduler(UniPCMultistepScheduler):  # type: ignore[misc]
     """
 
     boundary_ratio = 0.0
+    model_outputs: list[torch.Tensor]
     timesteps: torch.Tensor
     sigmas: torch.Tensor
 
@@ -62,6 +76,7 @@ class HybridScheduler(UniPCMultistepScheduler):  # type: ignore[misc]
         sigma, following = (float(self.sigmas[self.step_index + ahead]) for ahead in (0, 1))
         if sigma > _shifted(SIGMAS[2]) + 1e-4:
             return super().step(model_output, timestep, sample, return_dict=return_dict)
+        self.model_outputs = [*self.model_outputs[:-1], sample - sigma * model_output.to(sample.dtype)]
         answer = sample + (following - sigma) * model_output.to(sample.dtype)
         self._step_index += 1
         return SchedulerOutput(prev_sample=answer) if return_dict else (answer,)
