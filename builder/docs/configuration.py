@@ -31,7 +31,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Webhooks, state and network": ("webhook_secret", "state_dir", "private_url_allowlist"),
     "Limits": (
-        *("job_timeout_s", "shutdown_grace_s", "max_videos_per_job", "max_pixels", "max_frames"),
+        *("job_timeout_s", "shutdown_grace_s", "max_videos_per_job", "max_pixels", "max_frames", "max_total_frames"),
         *("lora_max_bytes", "inline_max_bytes"),
     ),
     "Prompt expansion": ("prompt_expansion_url", "prompt_expansion_model", "prompt_expansion_api_key"),

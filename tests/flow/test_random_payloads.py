@@ -22,7 +22,8 @@ from worker.base.errors import InvalidRequest, WorkerError
 from worker.request import Job, schema
 from worker.request.contact import contact
 from worker.request.parse import DEFAULT_LIMITS, parse
-from worker.request.payload import JobInput, VideoInput, is_job_id
+from worker.request.payload import JobInput, VideoInput
+from worker.request.texts import is_job_id
 
 PARSED = 300
 PARSED_SLOWLY = 10_000

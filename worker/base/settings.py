@@ -118,6 +118,7 @@ class Settings(StorageSettings, MarkSettings):
     max_videos_per_job: int = Field(16, ge=1, description="Video requests in one job")
     max_pixels: int = Field(921_600, ge=256 * 256, description="Width x height of a video; the default is 1280 x 720")
     max_frames: int = Field(161, ge=5, description="Frames of a video")
+    max_total_frames: int = Field(1_000, ge=5, description="Frames of a video of several segments")
     lora_max_bytes: int = Field(
         2_000_000_000, ge=1, description="Bytes of a LoRA from a URL or the hub; the operator's own files have no limit"
     )

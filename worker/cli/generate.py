@@ -86,7 +86,7 @@ def _parsed(
     payload: Mapping[str, Any], settings: Settings, catalogue: tuple[ModelSpec, ...]
 ) -> tuple[VideoRequest, int]:
     """The first video, and how many there are: they differ in their seeds alone."""
-    limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
+    limits = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames, settings.max_total_frames)
     videos = parse(payload, default_job_id="cli", limits=limits, catalogue=catalogue).videos
     return videos[0], len(videos)
 

@@ -37,7 +37,7 @@ async def accept(payload: object, job_id: str, digest: str, worker: Services) ->
     Raises InvalidRequest and InputBlocked.
     """
     settings = worker.settings
-    allowed = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames)
+    allowed = Limits(settings.max_videos_per_job, settings.max_pixels, settings.max_frames, settings.max_total_frames)
     job = parse(
         payload,
         default_job_id=job_id,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from worker.base.errors import Problem
-from worker.request.payload import Limits, LoraInput, shown
+from worker.request.payload import Limits, LoraInput, SegmentInput, shown
 from worker.request.problems import Problems, join
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -70,6 +70,8 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
         return "must be a finite number"
     if kind == "string_unicode":
         return "must be a string of valid Unicode"
+    if kind == "too_short":
+        return f"must have at least {context['min_length']} items, not {context['actual_length']}"
     if kind == "too_long":
         return f"must have at most {context['max_length']} items"
     if kind in _TYPE_NAMES:
@@ -79,7 +81,8 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "literal_error":
         return f"must be one of {context['expected']}"
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        owner = model if len(entry["loc"]) == 1 else LoraInput  # the only model inside another
+        inside: Mapping[object, type[BaseModel]] = {"loras": LoraInput, "segments": SegmentInput}
+        owner = next((inside[part] for part in entry["loc"][-2::-1] if part in inside), model)
         return f"must be {_bounds(owner, str(entry['loc'][-1]))}, not {shown(entry['input'])}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

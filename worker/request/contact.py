@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from worker.request.names import MAX_FIELDS
-from worker.request.payload import MAX_OUTPUTS, WebhookEvent, is_job_id, is_url
+from worker.request.payload import MAX_OUTPUTS, WebhookEvent
+from worker.request.texts import is_job_id, is_url
 
 EVERY_EVENT: frozenset[WebhookEvent] = frozenset(get_args(WebhookEvent))
 
 
 # The objects of a payload that `parse` reads.
 _LORAS: Mapping[str, Any] = {"loras": {}}
-_OBJECTS: Mapping[str, Any] = {"job_request_params": _LORAS, **_LORAS}
+_VIDEO: Mapping[str, Any] = {"segments": _LORAS, **_LORAS}
+_OBJECTS: Mapping[str, Any] = {"job_request_params": _VIDEO, **_VIDEO}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def contact(payload: object, *, default_job_id: str) -> Contact:
     videos = fields.get("job_request_params")
     listed = videos if isinstance(videos, list) else None
     requests = [each for each in (fields, *(listed or ())) if isinstance(each, Mapping)]
+    requests += [segment for each in requests for segment in _segments(each)]
     texts = [each.get(name) for each in requests for name in ("prompt", "negative_prompt")]
     readable = isinstance(events, list) and all(isinstance(event, str) and event in EVERY_EVENT for event in events)
     return Contact(
@@ -67,6 +70,11 @@ def _cut(value: object, inside: Mapping[str, Any]) -> object:
         return value
     few = dict(itertools.islice(value.items(), MAX_FIELDS))
     return {**few, **{name: _cut(few[name], deeper) for name, deeper in inside.items() if name in few}}
+
+
+def _segments(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    sent = request.get("segments")
+    return [each for each in sent if isinstance(each, Mapping)] if isinstance(sent, list) else []
 
 
 def _outputs(request: object) -> int:

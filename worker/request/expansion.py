@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from worker.request.payload import MAX_PROMPT_CHARACTERS
+from worker.request.texts import MAX_PROMPT_CHARACTERS
 
 _COMMON = (
     "You write prompts for a video generator that makes one silent shot of about five seconds. The user's message "

@@ -16,7 +16,16 @@ from worker.request import foreign
 from worker.request.catalogue import CATALOGUE, ModelSpec
 from worker.request.complaints import read
 from worker.request.names import unknown_fields
-from worker.request.payload import MAX_LORAS, MAX_SEED, JobInput, Limits, LoraInput, VideoInput
+from worker.request.payload import (
+    MAX_LORAS,
+    MAX_SEED,
+    MAX_SEGMENTS,
+    JobInput,
+    Limits,
+    LoraInput,
+    SegmentInput,
+    VideoInput,
+)
 from worker.request.problems import Problems, join
 from worker.request.settle import settle
 from worker.request.values import Job, VideoRequest
@@ -27,8 +36,9 @@ _JOB_NAMES = frozenset({*JobInput.model_fields, _LIST})
 _VIDEO_NAMES = frozenset(VideoInput.model_fields)
 _FLAT_NAMES = _JOB_NAMES | _VIDEO_NAMES
 _LORA_NAMES = frozenset(LoraInput.model_fields)
+_SEGMENT_NAMES = frozenset(SegmentInput.model_fields)
 _PICTURES = ("reference_image_url", "last_image_url")
-_URLS = (*_PICTURES, "reference_video_url", "upload_url")
+_URLS = (*_PICTURES, "reference_video_url", "extend_video_url", "upload_url")
 # What is a URL to the store of LoRAs, and no name of a file.
 _HAS_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -75,7 +85,7 @@ def parse(
         own = problems.at(path)
         if not flat:
             unknown_fields(item, _VIDEO_NAMES, foreign.OF_VIDEO, own)
-        _look_into_loras(item, own)
+        _look_inside(item, own)
         video = read(VideoInput, item, limits, own, prompt="-")
         _check_urls(video, check_url, own)
         videos += settle(video, len(videos), catalogue, limits, new_seed, own)
@@ -119,22 +129,30 @@ def _refuse_count(count: int, field: str, limits: Limits, problems: Problems) ->
     problems.refuse(field, f"asks for {count} videos; send at most {limits.max_videos_per_job} in one job")
 
 
-def _look_into_loras(item: Mapping[str, Any], problems: Problems) -> None:
-    """Unknown fields of the LoRAs, whose warnings are the video's."""
-    loras = item.get("loras")
-    for index, lora in enumerate(loras[:MAX_LORAS] if isinstance(loras, list) else ()):
-        if isinstance(lora, Mapping):
-            place = problems.at(f"{join(problems.path, 'loras')}[{index}]")
-            unknown_fields(lora, _LORA_NAMES, foreign.OF_LORA, place)
-            problems.warnings = place.warnings
+def _look_inside(item: Mapping[str, Any], problems: Problems) -> None:
+    """Unknown fields of the segments and LoRAs, whose warnings are the video's."""
+    for field, most, known, table in (
+        ("segments", MAX_SEGMENTS, _SEGMENT_NAMES, foreign.OF_VIDEO),
+        ("loras", MAX_LORAS, _LORA_NAMES, foreign.OF_LORA),
+    ):
+        sent = item.get(field)
+        for index, each in enumerate(sent[:most] if isinstance(sent, list) else ()):
+            if isinstance(each, Mapping):
+                place = problems.at(f"{join(problems.path, field)}[{index}]")
+                unknown_fields(each, known, table, place)
+                if field == "segments":
+                    _look_inside({"loras": each.get("loras")}, place)
+                problems.warnings = place.warnings
 
 
-def _check_urls(video: VideoInput, check_url: UrlCheck | None, problems: Problems) -> None:
+def _check_urls(video: VideoInput | SegmentInput, check_url: UrlCheck | None, problems: Problems) -> None:
+    for index, segment in enumerate(getattr(video, "segments", ())):
+        _check_urls(segment, check_url, problems.at(f"{join(problems.path, 'segments')}[{index}]"))
     for field in _URLS:
-        url: str | None = getattr(video, field)
+        url: str | None = getattr(video, field, None)
         if url is not None and not (field in _PICTURES and url[:5].lower() == "data:"):
             _check_url(field, url, check_url, problems)
-    for index, lora in enumerate(video.loras):
+    for index, lora in enumerate(video.loras or ()):
         for field in ("source", "high", "low"):
             source: str | None = getattr(lora, field)
             if source is not None and _HAS_SCHEME.match(source):

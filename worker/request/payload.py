@@ -7,13 +7,11 @@ context. Knows nothing of defaults that depend on the model.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, ModelName
+from worker.request.texts import JOB_ID_PATTERN, MAX_PROMPT_CHARACTERS, JobId, Prompt, Source, Trimmed, Url
 
 WebhookEvent = Literal["progress", "completed", "failed"]
 QualityPreset = Literal["draft", "standard", "high", "ultra", "turbo"]
@@ -53,9 +52,9 @@ Resolution = Literal["480p", "580p", "720p"]
 PreviewKind = Literal["off", "strip", "animated"]
 AspectRatio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21", "auto"]
 
-MAX_PROMPT_CHARACTERS = 4000
 MAX_SEED = 2**63 - 1
 MAX_LORAS = 8
+MIN_SEGMENTS, MAX_SEGMENTS = 2, 12
 MAX_OUTPUTS = 4
 MAX_WEBHOOK_EVENTS = 16
 MAX_PREVIEWS = 5
@@ -64,9 +63,7 @@ MIN_SIDE, MAX_SIDE = 256, 1920
 MIN_FRAMES = 5
 MAX_FPS = 60
 DEFAULT_MAX_VIDEOS, DEFAULT_MAX_PIXELS, DEFAULT_MAX_FRAMES = 16, 921_600, 161
-# Base64 in a data URI may be wrapped.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+|(?i:data):\S*,(?s:.)+")
-_JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+DEFAULT_MAX_TOTAL_FRAMES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,44 +73,12 @@ class Limits:
     max_videos_per_job: int = DEFAULT_MAX_VIDEOS
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_frames: int = DEFAULT_MAX_FRAMES
+    max_total_frames: int = DEFAULT_MAX_TOTAL_FRAMES
 
 
 def shown(value: float) -> str:
     """A number that was sent. Python writes no integer of more than 4,300 digits."""
     return f"{value}" if abs(value) < 10**20 else "a number of that size"
-
-
-def _text(value: str) -> str:
-    # A lone surrogate passes JSON and pydantic, and then no log, webhook or storage call can encode it.
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be a string of valid Unicode") from None
-    return value
-
-
-def _url(value: str) -> str:
-    if not _URL.fullmatch(value):
-        raise ValueError("must be a URL such as https://example.com/name")
-    return value
-
-
-def _job_id(value: str) -> str:
-    if not _JOB_ID.fullmatch(value) or ".." in value or value == ".":
-        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 . _ - and neither '.' nor hold '..'")
-    return value
-
-
-def _prompt(value: str) -> str:
-    value = value.strip()
-    if len(value) > MAX_PROMPT_CHARACTERS:
-        raise ValueError(f"must be at most {MAX_PROMPT_CHARACTERS} characters after trimming, got {len(value)}")
-    return value
-
-
-Text = Annotated[str, AfterValidator(_text)]
-Url = Annotated[str, AfterValidator(_text), AfterValidator(_url)]
-JobId = Annotated[str, AfterValidator(_job_id)]
 
 
 _INTEGERS = (int, int | None)
@@ -140,7 +105,6 @@ class Sent(BaseModel):
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Source = Annotated[Text, Field(min_length=1, max_length=2048)]
 
 
 class LoraInput(Sent):
@@ -167,14 +131,36 @@ class LoraInput(Sent):
         return self
 
 
+def _within_max_frames(value: int | None, info: ValidationInfo) -> int | None:
+    limits: Limits = info.context if info.context is not None else Limits()
+    if value is not None and not MIN_FRAMES <= value <= limits.max_frames:
+        raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {shown(value)}")
+    return value
+
+
+class SegmentInput(Sent):
+    """One clip of a longer video. What it leaves out comes from the request around it."""
+
+    prompt: Prompt | None = None
+    num_frames: int | None = None
+    duration_seconds: float | None = Field(None, gt=0, description="Instead of num_frames")
+    seed: int | None = Field(None, ge=-1, le=MAX_SEED, description="The request's, and one more for each segment")
+    camera_motion: CameraMotion | None = None
+    loras: list[LoraInput] | None = Field(None, max_length=MAX_LORAS)
+    last_image_url: Url | None = Field(None, description="The picture on which it ends")
+    transition: Literal["continue", "cut"] = Field("continue", description="cut: it begins anew, from its words alone")
+
+    _frames = field_validator("num_frames")(_within_max_frames)
+
+
 class VideoInput(Sent):
     """One video request as it is sent."""
 
-    prompt: Text = Field(
+    prompt: Prompt = Field(
         description="What the video shows; 1 to 4,000 characters after trimming",
         json_schema_extra={"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS},
     )
-    negative_prompt: Annotated[Text, AfterValidator(_prompt)] = Field(
+    negative_prompt: Trimmed = Field(
         OFFICIAL_NEGATIVE_PROMPT,
         description='What to avoid; "" means none',
         json_schema_extra={"maxLength": MAX_PROMPT_CHARACTERS},
@@ -268,21 +254,21 @@ class VideoInput(Sent):
         False, description="End after the last preview, without a video; a strip if preview is off"
     )
 
-    @field_validator("prompt")
-    @classmethod
-    def _trimmed(cls, value: str) -> str:
-        value = value.strip()
-        if not 1 <= len(value) <= MAX_PROMPT_CHARACTERS:
-            raise ValueError(f"must be 1 to {MAX_PROMPT_CHARACTERS} characters after trimming, got {len(value)}")
-        return value
+    segments: list[SegmentInput] = Field(
+        default_factory=list,
+        min_length=MIN_SEGMENTS,
+        max_length=MAX_SEGMENTS,
+        description="The clips of one longer video, each the continuation of the one before",
+    )
+    continuity: Literal["last_frame", "keyframes", "svi"] = Field(
+        "last_frame", description="keyframes: each segment ends on its last_image_url, on which the next begins"
+    )
+    overlap_frames: Literal[1, 5, 9] = Field(1, description="Frames of a segment that begin the next")
+    extend_video_url: Url | None = Field(None, description="A video of yours that is continued, and begins the file")
+    loop: bool = Field(False, description="The end meets the beginning")
+    color_match: bool = Field(True, description="Hold each segment's colours to the frames before it")
 
-    @field_validator("num_frames")
-    @classmethod
-    def _within_max_frames(cls, value: int | None, info: ValidationInfo) -> int | None:
-        limits: Limits = info.context if info.context is not None else Limits()
-        if value is not None and not MIN_FRAMES <= value <= limits.max_frames:
-            raise ValueError(f"must be {MIN_FRAMES} to {limits.max_frames}, not {shown(value)}")
-        return value
+    _frames = field_validator("num_frames")(_within_max_frames)
 
 
 class JobInput(Sent):
@@ -291,7 +277,7 @@ class JobInput(Sent):
     job_id: JobId | None = Field(
         None,
         description="Part of the storage key; the RunPod job id where not given",
-        json_schema_extra={"pattern": f"^{_JOB_ID.pattern}$"},
+        json_schema_extra={"pattern": JOB_ID_PATTERN},
     )
     webhook_url: Url | None = Field(None, description="http(s) URL that receives the events")
     webhook_events: list[WebhookEvent] = Field(
@@ -303,19 +289,3 @@ class FullInput(JobInput):
     """The whole `input` of a RunPod event, for the exported schema."""
 
     job_request_params: list[VideoInput] = Field(min_length=1, json_schema_extra={"maxItems": DEFAULT_MAX_VIDEOS})
-
-
-def is_job_id(value: object) -> bool:
-    return isinstance(value, str) and _accepts(_job_id, value)
-
-
-def is_url(value: object) -> bool:
-    return isinstance(value, str) and _accepts(_url, value) and _accepts(_text, value)
-
-
-def _accepts(check: Callable[[str], str], value: str) -> bool:
-    try:
-        check(value)
-    except ValueError:
-        return False
-    return True

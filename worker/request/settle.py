@@ -7,8 +7,18 @@ from dataclasses import replace
 
 from worker.request.catalogue import Mode, ModelSpec, closest
 from worker.request.lora_experts import loras_of
-from worker.request.payload import MAX_FPS, MAX_SEED, MIN_FRAMES, Limits, OutputCodec, OutputFormat, VideoInput
+from worker.request.payload import (
+    MAX_FPS,
+    MAX_SEED,
+    MIN_FRAMES,
+    Limits,
+    OutputCodec,
+    OutputFormat,
+    SegmentInput,
+    VideoInput,
+)
 from worker.request.problems import Problems
+from worker.request.segments import chain_of, clips
 from worker.request.sizing import Size, size_of
 from worker.request.values import Output, Previews, VideoRequest
 
@@ -54,6 +64,14 @@ def settle(
             "fps", f"{fps} is not the model's own rate of {spec.fps}: motion has another speed; target_fps leaves it"
         )
     frames = _frames(video, spec, fps, limits, problems)
+    chain = chain_of(video, frames, spec, limits, lambda sent, own: _frames(sent, spec, fps, limits, own), problems)
+    total = frames if chain is None else chain.num_frames
+    last_image_url = video.last_image_url
+    if chain is not None:
+        frames = max(segment.num_frames for segment in chain.segments)
+        last_image_url = None
+    elif video.loop:
+        mode, last_image_url = _looping(video, mode, problems)
     size = size_of(video, spec, limits, problems)
     _beyond_training(spec, catalogue, size, frames, problems)
     if video.strength is not None and video.reference_video_url is None:
@@ -66,7 +84,7 @@ def settle(
         prompt=video.prompt,
         negative_prompt=video.negative_prompt,
         reference_image_url=video.reference_image_url,
-        last_image_url=video.last_image_url,
+        last_image_url=last_image_url,
         reference_video_url=video.reference_video_url,
         strength=DEFAULT_STRENGTH if video.strength is None else float(video.strength),
         height=size.height,
@@ -86,10 +104,12 @@ def settle(
         turbo_variant=video.turbo_variant,
         step_cache=video.step_cache,
         loras=loras_of(video.loras, spec, problems),
-        output=_output(video, fps, frames, problems),
+        output=_output(video, fps, total, problems),
         preview=_previews(video, problems),
-        warnings=tuple(problems.warnings),
+        chain=chain,
+        warnings=tuple(dict.fromkeys(problems.warnings)),
     )
+    first = replace(first, mode=clips(first)[0].mode)
     # After the last seed comes the first.
     return [
         replace(first, index=first_index + number, seed=(first.seed + number) % (MAX_SEED + 1))
@@ -113,8 +133,16 @@ def _mode(video: VideoInput) -> Mode:
     if video.reference_video_url is not None:
         return "video_to_video"
     if video.reference_image_url is None:
-        return "text_to_video"
+        return "text_to_video" if video.extend_video_url is None else "image_to_video"
     return "image_to_video" if video.last_image_url is None else "first_last_frame"
+
+
+def _looping(video: VideoInput, mode: Mode, problems: Problems) -> tuple[Mode, str | None]:
+    """Mode and last picture of one clip that ends on the picture on which it begins."""
+    if mode != "image_to_video":
+        problems.refuse("loop", "needs segments, or one clip with reference_image_url and without last_image_url")
+        return mode, video.last_image_url
+    return "first_last_frame", video.reference_image_url
 
 
 def _guidance(video: VideoInput, spec: ModelSpec, problems: Problems) -> tuple[int, float, float]:
@@ -134,7 +162,7 @@ def _guidance(video: VideoInput, spec: ModelSpec, problems: Problems) -> tuple[i
     return settled
 
 
-def _frames(video: VideoInput, spec: ModelSpec, fps: int, limits: Limits, problems: Problems) -> int:
+def _frames(video: VideoInput | SegmentInput, spec: ModelSpec, fps: int, limits: Limits, problems: Problems) -> int:
     stride = spec.frame_stride
     most = (limits.max_frames - 1) // stride * stride + 1
     if video.duration_seconds is None:
@@ -146,15 +174,17 @@ def _frames(video: VideoInput, spec: ModelSpec, fps: int, limits: Limits, proble
         problems.refuse("duration_seconds", "cannot stand beside num_frames; send one of the two")
     wanted = video.duration_seconds * fps
     frames = round((min(wanted, 1e9) - 1) / stride) * stride + 1
-    if (wanted > limits.max_frames and frames > most) or frames < MIN_FRAMES:
+    in_one = isinstance(video, SegmentInput) or bool(video.segments) or video.reference_video_url is not None
+    longest = most if in_one else (max(most, limits.max_total_frames) - 1) // stride * stride + 1
+    if (wanted > max(limits.max_frames, longest) and frames > longest) or frames < MIN_FRAMES:
         if problems.none_in("fps"):
             problems.refuse(
                 "duration_seconds",
-                f"must be {MIN_FRAMES / fps:.2f} to {most / fps:.2f}, not {video.duration_seconds:g}: "
-                f"one clip has {MIN_FRAMES} to {most} frames, at {fps} fps",
+                f"must be {MIN_FRAMES / fps:.2f} to {longest / fps:.2f}, not {video.duration_seconds:g}: "
+                f"one {'clip' if in_one else 'video'} has {MIN_FRAMES} to {longest} frames, at {fps} fps",
             )
         return most
-    return min(frames, most)
+    return min(frames, longest)
 
 
 def _beyond_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from worker.request.payload import (
     OutputFormat,
     PreviewKind,
     QualityPreset,
+    SegmentInput,
     StepCacheMode,
     TurboVariant,
     VideoQuality,
@@ -63,12 +65,55 @@ class Previews:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """One clip of a longer video. `seed` is None for the request's and its number more; `path` its place."""
+
+    path: str
+    prompt: str
+    num_frames: int
+    seed: int | None
+    camera_motion: CameraMotion | None
+    loras: tuple[Lora, ...]
+    last_image_url: str | None
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The clips of a longer video, and how they are joined.
+
+    A segment that continues begins with the last `overlap_frames` of what is before it, which are shown once.
+    """
+
+    segments: tuple[Segment, ...]
+    continuity: Literal["last_frame", "keyframes", "svi"] = "last_frame"
+    overlap_frames: int = 1
+    extend_video_url: str | None = None
+    loop: bool = False
+    color_match: bool = True
+
+    def continues(self, number: int) -> bool:
+        """Whether the segment begins with frames that are there already."""
+        return not self.segments[number].cut and (number > 0 or self.extend_video_url is not None)
+
+    def ends_on_picture(self, number: int) -> bool:
+        return self.segments[number].last_image_url is not None or (self.loop and number == len(self.segments) - 1)
+
+    @property
+    def num_frames(self) -> int:
+        """Of the file, without those of `extend_video_url`."""
+        shown_before = self.overlap_frames * sum(map(self.continues, range(len(self.segments))))
+        return sum(segment.num_frames for segment in self.segments) - shown_before
+
+
+@dataclass(frozen=True, slots=True)
 class VideoRequest:
     """One video with every value settled but two: a size that follows its source, and the model's own flow shift.
 
     `width`, `height` or both are None where the picture or video decides, which then fills `area` pixels at most;
     `flow_shift` is None where the model decides. `path` is the place of this request in the payload, such as
-    `job_request_params[2]`, or "".
+    `job_request_params[2]`, or "". `chain` are the segments of a longer video, of which the longest has `num_frames`;
+    the request of one segment has in `around` the place of the request around it.
     """
 
     index: int
@@ -101,10 +146,19 @@ class VideoRequest:
     prompt_expansion: bool = False
     output: Output = Output()
     preview: Previews = Previews()
+    chain: Chain | None = None
+    around: str | None = None
+
+    @property
+    def total_frames(self) -> int:
+        """Generated frames of the file."""
+        return self.num_frames if self.chain is None else self.chain.num_frames
 
     def at(self, field: str) -> str:
         """The dotted path of one of this request's fields."""
-        return f"{self.path}.{field}" if self.path else field
+        is_own = self.around is None or re.split(r"\W", field)[0] in SegmentInput.model_fields
+        path = self.path if is_own else self.around
+        return f"{path}.{field}" if path else field
 
 
 @dataclass(frozen=True, slots=True)
