@@ -88,7 +88,7 @@ class Studio:
             peak_bytes=made.peak_vram_bytes,
             timings=timings,
             steps_s=clock.steps_s,
-            parameters=dict(made.rendering.parameters),
+            parameters=dict(made.generated.parameters),
         )
 
 

@@ -21,6 +21,7 @@ from worker.base.sigterm import Shutdown
 from worker.base.stop import Stop
 from worker.base.timing import ColdStart
 from worker.delivery import journal, spool, storage
+from worker.delivery.segments import KeptSegments
 from worker.delivery.webhooks import outbox
 from worker.engine import Engine, build
 from worker.engine.device import crew_size, detect, planner_for
@@ -91,6 +92,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
         journal=journal.Journal(state),
         outbox=outbox.Outbox(state),
         spool=spool.Spool(state, journal.Journal(state)),
+        segments=KeptSegments(state),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         shutdown=Shutdown(settings.shutdown_grace_s),
         marker=marker,

@@ -20,6 +20,7 @@ from worker.base import folders, settings
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
 from worker.delivery import journal, spool, storage
+from worker.delivery.segments import KeptSegments
 from worker.delivery.webhooks import outbox
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import Engine
@@ -112,6 +113,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
                 journal=journal.Journal(state),
                 outbox=outbox.Outbox(state),
                 spool=spool.Spool(state, journal.Journal(state)),
+                segments=KeptSegments(state),
                 gpu=pools[-1],
                 shutdown=Shutdown(loaded.shutdown_grace_s),
                 marker=Marker.from_settings(loaded),

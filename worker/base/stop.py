@@ -65,6 +65,10 @@ class Stop:
         """Set `grace_s` after the stop was requested: for work on what is finished already."""
         return _Late(self, grace_s)
 
+    def extend(self) -> None:
+        """Count the time since the request from now on: what was begun before it is only finished now."""
+        self._requested_at = time.monotonic()
+
     def requested_for_s(self) -> float:
         """Seconds since the stop was requested, 0 where it was not."""
         return time.monotonic() - self._requested_at if self.event.is_set() else 0.0

@@ -31,7 +31,7 @@ def video_result(
 
     The first one of a worker says how its model was loaded (`cold_start`).
     """
-    request, rendering, video = made.video.request, made.rendering, made.file
+    request, generated, video = made.video.request, made.generated, made.file
     provenance = video.provenance
     return {
         "index": request.index,
@@ -50,15 +50,16 @@ def video_result(
         "negative_prompt": request.negative_prompt,
         "model_version": made.video.spec.version,
         "mode": request.mode,
-        "parameters": {**_requested(request, rendering.shape), **rendering.parameters},
-        "warnings": [*request.warnings, *rendering.warnings, *(provenance.notes if provenance else ()), *notes],
+        "parameters": {**_requested(request, generated.shape), **generated.parameters},
+        "warnings": [*request.warnings, *generated.warnings, *(provenance.notes if provenance else ()), *notes],
         "size_bytes": video.size_bytes,
         "sha256": video.sha256,
         "timings": dict(timings),
         "gpu": gpu,
         "cost_usd": cost_usd,
         "provenance": None if provenance is None else provenance.as_dict(),
-        **({} if rendering.cold_start is None else {"cold_start": rendering.cold_start}),
+        **({} if generated.cold_start is None else {"cold_start": dict(generated.cold_start)}),
+        **({} if made.segments is None else {"segments": list(made.segments)}),
     }
 
 
@@ -95,6 +96,13 @@ def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
     }
     if request.mode == "video_to_video":
         values["strength"] = request.strength
+    if (chain := request.chain) is not None:
+        values |= {
+            "continuity": chain.continuity,
+            "overlap_frames": chain.overlap_frames,
+            "loop": chain.loop,
+            "color_match": chain.color_match,
+        }
     return values
 
 

@@ -140,6 +140,7 @@ class Deliveries:
                 # Replace the record of a video that has since been deleted from storage.
                 gone = self._entry.finished.get(request.index)
                 worker.journal.record_result(self._job_id, request.index, result, replacing=gone)
+            worker.segments.remove(self._job_id, request.index)
         except Exception as failure:
             theirs = storage.video_url if isinstance(storage, PresignedStorage) else ""
             self._keep(made, Delivery(theirs, None, preview_url=preview_url), report, notes)

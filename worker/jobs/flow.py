@@ -24,10 +24,11 @@ from worker.delivery.journal import Entry
 from worker.delivery.webhooks.channel import Channel
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import DeviceLost, Video
-from worker.jobs import accept, answers, inline, make, prepare
+from worker.jobs import accept, answers, inline, make, prepare, segments
 from worker.jobs.accept import Earlier
 from worker.jobs.deliver import Deliveries, Previous
 from worker.jobs.make import Made
+from worker.jobs.prepare_segments import prepare_segments
 from worker.jobs.previews import JobPreviews
 from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport, job_answered, job_left, job_refused
@@ -187,10 +188,20 @@ class _JobRun:
         except Exception as failure:
             self._device_lost = self._device_lost or isinstance(failure, DeviceLost)
             return asyncio.create_task(self._deliveries.failed(index, failure, report, previous))
+        self._device_lost = self._device_lost or isinstance(made.unfinished, DeviceLost)
         return asyncio.create_task(self._deliveries.made(made, report, previous))
 
     async def _on_gpu(self, video: Video, folder: Path, report: VideoReport) -> Made:
         work = partial(make.make, video, folder, report, engine=self._worker.engine, stop=self._stop)
+        if video.segments:
+            work = partial(
+                segments.make,
+                *(video, folder, report),
+                engine=self._worker.engine,
+                stop=self._stop,
+                kept=self._worker.segments,
+                entry=self._entry,
+            )
         return await asyncio.get_running_loop().run_in_executor(self._worker.gpu, copy_context().run, work)
 
     def _prepare_next(self, index: int) -> None:
@@ -204,9 +215,8 @@ class _JobRun:
         worker, videos = self._worker, self._job.videos
         following = [video for video in videos[index + 1 :] if video.index not in self._earlier]
         with timing.timed(index, "inputs"):
-            return prepare.prepare(
-                videos[index],
-                following,
+            one = partial(
+                prepare.prepare,
                 engine=worker.engine,
                 opener=worker.opener,
                 loras=worker.loras,
@@ -215,6 +225,9 @@ class _JobRun:
                 max_pixels=worker.settings.max_pixels,
                 keep_ingredients=worker.marker.keeps_ingredients,
             )
+            if videos[index].chain is not None:
+                return prepare_segments(videos[index], following, engine=worker.engine, one=one)
+            return one(videos[index], following)
 
     async def _prepared(self, index: int) -> Video:
         if index not in self._preparing:

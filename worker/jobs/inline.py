@@ -49,7 +49,7 @@ def before_marks(limits: Mapping[int, int], video: Video, marker: Marker) -> int
 def check(video: Video, limit: int | None) -> None:
     """Raise Unsupported where the file cannot be made as small as `limit`, whatever the video shows."""
     request, shape = video.request, video.shape
-    frames = shape.num_frames * frame_rate(request.output, request.fps) // request.fps
+    frames = request.total_frames * frame_rate(request.output, request.fps) // request.fps
     if limit is not None and least_bytes(request.output.codec, shape.width, shape.height, frames) > limit:
         raise Unsupported(
             f"the file may not fit into the {limit} bytes that it has in the answer (INLINE_MAX_BYTES, shared by all "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from worker.base.log import fingerprint
 from worker.base.stop import Stop
-from worker.engine import Engine, Rendering, Video, device
+from worker.engine import Engine, Video, device
 from worker.jobs.report import VideoReport
 from worker.media import FORMATS, VideoFile, formats, interpolate
 from worker.media.encode import encode
@@ -23,16 +24,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """What the engine says of a video. `shape` is what was generated, in all segments."""
+
+    shape: Shape
+    parameters: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    cold_start: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """A video that is encoded and waits to be stored. `peak_vram_bytes` is None on a CPU.
 
-    Of one that ends with its previews `file` is no file: it says how large and long the video would be.
+    Of one that ends with its previews `file` is no file: it says how large and long the video would be. `segments` are
+    those of a longer video as its result lists them; `unfinished` is why they are not all.
     """
 
     video: Video
-    rendering: Rendering
+    generated: Generated
     file: VideoFile
     peak_vram_bytes: int | None
+    segments: tuple[dict[str, Any], ...] | None = None
+    unfinished: Exception | None = None
 
 
 def make(video: Video, folder: Path, report: VideoReport, *, engine: Engine, stop: Stop) -> Made:
@@ -47,36 +61,40 @@ def make(video: Video, folder: Path, report: VideoReport, *, engine: Engine, sto
     with report.rendering() as rendered:
         rendering = engine.generate(video, watcher=report, stop=stop)
         rendered.update(rendering.seconds)
+    generated = Generated(rendering.shape, rendering.parameters, rendering.warnings, rendering.cold_start)
     if request.preview.only:
         report.gpu_released()
-        return Made(video, rendering, _unmade(request, rendering.shape), device.peak_bytes())
+        return Made(video, generated, _unmade(request, rendering.shape), device.peak_bytes())
     with report.stage("encode"), closing(rendering.frames()) as frames:
-        file = _encode(frames, request, rendering.shape, folder, report, stop)
+        file = encoded(frames, request, rendering.shape, folder, report, stop.check)
     report.gpu_released()
-    return Made(video, rendering, file, device.peak_bytes())
+    return Made(video, generated, file, device.peak_bytes())
 
 
 def _unmade(request: VideoRequest, shape: Shape) -> VideoFile:
     return VideoFile(Path(), None, shape.width, shape.height, shape.num_frames, request.fps, size_bytes=0, sha256="")
 
 
-def _encode(
+def encoded(
     generated: Generator[np.ndarray],
     request: VideoRequest,
     shape: Shape,
     folder: Path,
     report: VideoReport,
-    stop: Stop,
+    check: Callable[[], None],
 ) -> VideoFile:
-    """The file that the request asks for, at its own frame rate, with what is wanted beside it."""
+    """The file that the request asks for, at its own frame rate, with what is wanted beside it.
+
+    `check` may raise to stop the encode.
+    """
     output = request.output
     rate = formats.frame_rate(output, request.fps)
     frames, num_frames = interpolate.at_rate(
-        generated, num_frames=shape.num_frames, fps=request.fps, target=rate, check=stop.check
+        generated, num_frames=shape.num_frames, fps=request.fps, target=rate, check=check
     )
 
     def on_frame(done: int) -> None:
-        stop.check()
+        check()
         report.progress("encoding", done / num_frames)
 
     return encode(

@@ -55,6 +55,7 @@ class VideoReport:
         self._gpu_seconds: float | None = None
         self._tries_began: list[float] = []
         self._step = 0
+        self._part = (0.0, 1.0)
         self._steps_began = 0.0
         self._in_hand = "load"
 
@@ -79,6 +80,7 @@ class VideoReport:
         Seconds of tries before the last one are `retry`; where the engine fails, the rest is the current stage.
         """
         seconds: dict[str, float] = {}
+        self._tries_began.clear()
         try:
             yield seconds
         except BaseException:
@@ -98,6 +100,10 @@ class VideoReport:
         if self._gpu_seconds is None:
             self._gpu_seconds = self._stopwatch.worked_s()
 
+    def part(self, begins: float, share: float) -> None:
+        """What is generated from now on is this share of the video: one segment of several."""
+        self._part = (begins, share)
+
     def progress(self, status: Status, fraction: float = 0.0) -> None:
         self._progress.stage(self._request.index, status, fraction)
 
@@ -114,14 +120,16 @@ class VideoReport:
         # Each call but the first ends one step, and `fraction` is the share of the steps that are done.
         if fraction <= 0:
             self._step, self._steps_began = 0, time.perf_counter()
-            self._progress.stage(self._request.index, "generating")
+            self._progress.stage(self._request.index, "generating", self._part[0])
             return
         self._step += 1
-        left_s = (time.perf_counter() - self._steps_began) * (1 - fraction) / fraction
+        begins, share = self._part
+        done = begins + share * fraction
+        left_s = (time.perf_counter() - self._steps_began) * (1 - done) / (share * fraction)
         self._progress.stage(
             self._request.index,
             "generating",
-            fraction,
+            done,
             step=self._step,
             steps=round(self._step / fraction),
             eta_seconds=round(left_s, 1),

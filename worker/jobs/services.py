@@ -9,6 +9,7 @@ from worker.base import metrics
 from worker.base.settings import Settings
 from worker.base.sigterm import Shutdown
 from worker.delivery.journal import Journal
+from worker.delivery.segments import KeptSegments
 from worker.delivery.spool import Spool
 from worker.delivery.storage import Storage
 from worker.delivery.storage.presigned import PresignedStorage
@@ -32,6 +33,7 @@ class Services:
     journal: Journal
     outbox: Outbox
     spool: Spool
+    segments: KeptSegments
     gpu: ThreadPoolExecutor
     shutdown: Shutdown
     marker: Marker

@@ -55,6 +55,7 @@ async def tidy(worker: Services) -> None:
             asyncio.wrap_future(draining),
             postman.redeliver(worker.outbox, opener=worker.opener, secrets=secrets, journal=worker.journal),
             asyncio.to_thread(worker.journal.sweep),
+            asyncio.to_thread(worker.segments.sweep),
             asyncio.to_thread(worker.storage.sweep),
             asyncio.to_thread(scratch.sweep),
         )

@@ -1,0 +1,199 @@
+"""A video of several segments on the GPU: each from the last frames of the one before, all of them in one file.
+
+The frames of a finished segment wait in a file without loss, of which STATE_DIR has a copy: a worker that dies goes on
+behind the last one, and memory does not grow with the number of segments. Where a segment fails, or the job is stopped,
+what is finished becomes the video.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from worker.base.sigterm import ShuttingDown
+from worker.base.stop import Stop, as_worker_error
+from worker.delivery.journal import Entry
+from worker.delivery.segments import KeptSegments, Segment
+from worker.engine import Engine, Video, device
+from worker.jobs.make import Generated, Made, encoded
+from worker.jobs.report import VideoReport
+from worker.media import VideoFile, color_match, lossless, seams
+from worker.request import VideoRequest
+from worker.request.values import Chain
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    segment: Segment
+    path: Path
+
+
+def make(
+    video: Video,
+    folder: Path,
+    report: VideoReport,
+    *,
+    engine: Engine,
+    stop: Stop,
+    kept: KeptSegments,
+    entry: Entry,
+) -> Made:
+    """Make the segments of `video` that are not kept yet, and encode all of them into `folder`. Blocks; GPU's thread.
+
+    Raises as `make.make` does, where not even the first segment is finished, and where the worker shuts down.
+    """
+    report.waited()
+    device.reset_peak()
+    run = _Run(video, folder, report, engine, stop, kept, entry)
+    failure = run.segments()
+    made = run.encoded(failure)
+    if failure is not None:
+        stop.extend()
+    report.gpu_released()
+    return made
+
+
+class _Run:
+    def __init__(
+        self,
+        video: Video,
+        folder: Path,
+        report: VideoReport,
+        engine: Engine,
+        stop: Stop,
+        kept: KeptSegments,
+        entry: Entry,
+    ) -> None:
+        assert video.request.chain is not None
+        self._video = video
+        self._chain: Chain = video.request.chain
+        self._folder = folder
+        self._report = report
+        self._engine = engine
+        self._stop = stop
+        self._kept = kept
+        self._entry = entry
+        self._cold_start: dict[str, float] | None = None
+        self.finished: list[_Finished] = []
+
+    def segments(self) -> Exception | None:
+        """Finish one segment after the other; returns what came before the last one was finished, if anything did."""
+        of = len(self._video.segments)
+        for number, clip in enumerate(self._video.segments):
+            self._report.part(number / of, 1 / of)
+            path = self._folder / f"{self._video.request.index}-{number}.frames"
+            segment = self._kept.restore(self._entry, self._video.request.index, number, path)
+            try:
+                if segment is None:
+                    self._stop.check()
+                    segment = self._segment(number, clip, path)
+            except ShuttingDown:
+                raise
+            except Exception as failure:
+                if not self.finished:
+                    raise
+                return failure.with_traceback(None)  # which may hold tensors
+            self.finished.append(_Finished(segment, path))
+        return None
+
+    def _segment(self, number: int, clip: Video, path: Path) -> Segment:
+        request = clip.request
+        before = self._tail()
+        tail = before if self._chain.continues(number) else []
+        with self._report.rendering() as rendered:
+            rendering = self._engine.generate(self._begun(number, clip, tail), watcher=self._report, stop=self._stop)
+            rendered.update(rendering.seconds)
+        self._cold_start = self._cold_start or rendering.cold_start
+        measured = seams.Measured(before[-1] if before else None)
+        with self._report.stage("encode"), closing(rendering.frames()) as frames:
+            drawn = list(islice(frames, len(tail)))
+            shown: Iterator[np.ndarray] = frames
+            if drawn and self._chain.color_match:
+                shown = map(color_match.matching(drawn, tail), frames)
+            count = lossless.write(measured.passing(shown), path)
+        segment = Segment(
+            seed=request.seed,
+            prompt=clip.prompt,
+            num_frames=count,
+            seam=measured.seam,
+            lab=measured.mean_lab,
+            parameters=rendering.parameters,
+            warnings=rendering.warnings,
+        )
+        self._kept.keep(self._entry, self._video.request.index, number, segment, path)
+        return segment
+
+    def _begun(self, number: int, clip: Video, tail: list[np.ndarray]) -> Video:
+        """The segment with the pictures that other segments give it."""
+        pictures = clip.conditioning
+        if tail and pictures.image is None:
+            pictures = replace(pictures, image=Image.fromarray(tail[0]))
+        if self._chain.loop and number == len(self._video.segments) - 1:
+            pictures = replace(pictures, last_image=Image.fromarray(next(self._frames())))
+        return replace(clip, conditioning=pictures)
+
+    def _tail(self) -> list[np.ndarray]:
+        """The last frames that are shown so far, as many as the next segment begins with."""
+        return list(deque(self._frames(), maxlen=self._chain.overlap_frames))
+
+    def _frames(self) -> Generator[np.ndarray]:
+        """Every frame that is finished so far."""
+        width, height = self._video.shape.width, self._video.shape.height
+        for finished in self.finished:
+            yield from lossless.read(finished.path, width, height)
+
+    def encoded(self, failure: Exception | None) -> Made:
+        """The file of what is finished; `failure` is why that is not all."""
+        whole = self._video.request
+        shape = replace(self._video.shape, num_frames=sum(each.segment.num_frames for each in self.finished))
+        notes: tuple[str, ...] = ()
+        if failure is not None:
+            error = as_worker_error(failure, self._entry.job_id, self._stop)
+            of = len(self._video.segments)
+            notes = (f"{whole.at('segments')}: {len(self.finished)} of {of} are in the file: {error}",)
+            logger.warning("video %d ends behind segment %d of %d", whole.index, len(self.finished), of)
+        check = self._stop.check if failure is None else _never
+        with self._report.stage("encode"), closing(self._frames()) as frames:
+            file = encoded(frames, whole, shape, self._folder, self._report, check)
+        segments = [each.segment for each in self.finished]
+        engine_notes = tuple(dict.fromkeys(note for segment in segments for note in segment.warnings))
+        return Made(
+            self._video,
+            Generated(shape, segments[0].parameters, (*engine_notes, *notes), self._cold_start),
+            file,
+            device.peak_bytes(),
+            segments=tuple(_results(segments, whole, file)),
+            unfinished=failure,
+        )
+
+
+def _never() -> None:
+    """What is finished is delivered, whatever ends the job."""
+
+
+def _results(segments: Sequence[Segment], request: VideoRequest, file: VideoFile) -> Iterator[dict[str, Any]]:
+    """The segments as the result has them; frames are those of the file."""
+    first = 0
+    for index, segment in enumerate(segments):
+        begins, ends = (-(-number * file.fps // request.fps) for number in (first, first + segment.num_frames))
+        yield {
+            "index": index,
+            "first_frame": begins,
+            "num_frames": (file.num_frames if index == len(segments) - 1 else ends) - begins,
+            "seed": segment.seed,
+            "prompt": segment.prompt,
+            "seam": None if segment.seam is None else round(segment.seam, 3),
+            "color_drift": round(seams.color_drift(segment.lab, segments[0].lab), 3),
+        }
+        first += segment.num_frames
