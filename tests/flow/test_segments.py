@@ -3,31 +3,172 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
+from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Runner, local_path, small
+from worker.base.errors import Cancelled, JobTimeout
+from worker.base.sigterm import ShuttingDown
+from worker.base.stop import Stop
+from worker.engine import Engine, Rendering, Video
+from worker.media.encode import encode
+from worker.media.seams import step
+
+FIVE = [{}, {"prompt": "a dog", "num_frames": 9, "seed": 5}, {}, {"transition": "cut"}, {}]
 
 
-def frames_of(video: dict[str, Any]) -> np.ndarray:
+class Watched:
+    """Notes each segment that the engine makes; before number `at` it does `what`."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[Video] = []
+        self.at: int | None = None
+        self.what: Callable[[Stop], None] = lambda stop: None
+        self._generate = engine.generate
+        monkeypatch.setattr(engine, "generate", self)
+
+    def __call__(self, video: Video, *, watcher: Any, stop: Stop) -> Rendering:
+        if len(self.made) == self.at:
+            self.what(stop)
+        self.made.append(video)
+        return self._generate(video, watcher=watcher, stop=stop)
+
+
+@pytest.fixture
+def watched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(engine, monkeypatch)
+
+
+def frames_of(video: Mapping[str, Any]) -> np.ndarray:
     """uint8 [F, H, W, 3] of the delivered file."""
     reader = imageio_ffmpeg.read_frames(str(local_path(video["video_url"])))
     width, height = next(reader)["size"]
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
-def test_segments_become_one_video(run: Runner) -> None:
-    answer = run(small(segments=[{}, {"prompt": "a dog", "num_frames": 9, "seed": 5}, {}]))
-
+def only_video(answer: Mapping[str, Any]) -> dict[str, Any]:
     (video,) = answer["videos"]
-    assert (video["num_frames"], video["fps"], video["duration_seconds"]) == (17, 16, 1.062)
+    assert video["status"] == "completed", video
+    return dict(video)
+
+
+def test_segments_become_one_video_whose_overlap_is_shown_once(run: Runner, watched: Watched) -> None:
+    video = only_video(run(small(segments=FIVE)))
+
+    assert (video["num_frames"], video["fps"], video["duration_seconds"]) == (26, 16, 1.625)
+    assert len(frames_of(video)) == 26
     assert [(each["first_frame"], each["num_frames"], each["seed"]) for each in video["segments"]] == [
         (0, 5, 1),
         (5, 8, 5),
         (13, 4, 3),
+        (17, 5, 4),
+        (22, 4, 5),
     ]
-    assert len(frames_of(video)) == 17
+    modes = [made.request.mode for made in watched.made]
+    assert modes == ["text_to_video", "image_to_video", "image_to_video", "text_to_video", "image_to_video"]
+    assert [each["seam"] is None for each in video["segments"]] == [True, False, False, False, False]
+    assert "a dog" in video["segments"][1]["prompt"]
+    assert {event.progress for event in run.reports} <= set(range(101))
+
+
+def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same_bytes(
+    make_runner: Callable[[Mapping[str, str]], Runner], watched: Watched
+) -> None:
+    whole = only_video(make_runner({})(small(segments=FIVE), job_id="whole"))
+
+    def shut_down(stop: Stop) -> None:
+        stop.request(ShuttingDown())
+
+    watched.made.clear()
+    watched.at, watched.what = 2, shut_down
+    with pytest.raises(asyncio.CancelledError):
+        make_runner({})(small(segments=FIVE), job_id="broken")
+    watched.made.clear()
+    watched.at = None
+    resumed = only_video(make_runner({})(small(segments=FIVE), job_id="broken"))
+
+    assert len(watched.made) == 3
+    assert (resumed["sha256"], resumed["segments"]) == (whole["sha256"], whole["segments"])
+
+
+@pytest.mark.parametrize("reason", [JobTimeout("too long"), Cancelled(), None], ids=["timeout", "stop", "failure"])
+def test_what_ends_a_video_behind_its_first_segment_delivers_what_is_finished(
+    run: Runner, watched: Watched, reason: JobTimeout | Cancelled | None
+) -> None:
+    def end(stop: Stop) -> None:
+        if reason is None:
+            raise RuntimeError("something unforeseen")
+        stop.request(reason)
+
+    watched.at, watched.what = 2, end
+    answer = run(small(segments=FIVE))
+
+    video = only_video(answer)
+    assert (answer["status"], len(video["segments"]), video["num_frames"]) == ("completed", 2, 13)
+    assert len(frames_of(video)) == 13
+    assert any(line.startswith("segments: 2 of 5 are in the file: ") for line in video["warnings"])
+
+
+def test_a_failure_in_the_first_segment_is_the_videos(run: Runner, watched: Watched) -> None:
+    watched.at, watched.what = 0, lambda stop: stop.request(JobTimeout("too long"))
+    answer = run(small(segments=FIVE))
+    assert (answer["status"], answer["videos"][0]["error"]["code"]) == ("failed", "timeout")
+
+
+def test_with_keyframes_each_segment_is_between_two_pictures(run: Runner, watched: Watched, picture_url: str) -> None:
+    ends = {"last_image_url": picture_url}
+    video = only_video(
+        run(small(segments=[ends, ends], continuity="keyframes", reference_image_url=picture_url, color_match=False))
+    )
+    assert video["num_frames"] == 9
+    assert [made.request.mode for made in watched.made] == ["first_last_frame"] * 2
+    first, second = (made.conditioning for made in watched.made)
+    assert first.last_image is not None
+    assert first.last_image == second.image
+
+
+def test_a_loop_ends_on_its_first_frame(run: Runner, watched: Watched) -> None:
+    video = only_video(run(small(segments=[{}, {}], loop=True, frames_zip=True)))
+    last = watched.made[-1].conditioning.last_image
+    assert (watched.made[-1].request.mode, last is None) == ("first_last_frame", False)
+    with ZipFile(local_path(video["frames_url"])) as frames, frames.open(frames.namelist()[0]) as first:
+        assert step(np.asarray(last), np.asarray(Image.open(first))) == 0
+
+
+def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
+    run: Runner, watched: Watched, httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    given = [np.full((256, 272, 3), 40 + 4 * number, np.uint8) for number in range(6)]
+    encode(given, path=tmp_path / "own.mp4", width=272, height=256, num_frames=6, fps=12, poster=None)
+    httpserver.expect_request("/own.mp4").respond_with_data((tmp_path / "own.mp4").read_bytes())
+
+    request = small(extend_video_url=httpserver.url_for("/own.mp4"), num_frames=9)
+    video = only_video(run({**request, "width": None, "height": None}))
+
+    assert (video["num_frames"], video["fps"], video["resolution"]) == (14, 12, "272x256")
+    assert [(each["first_frame"], each["num_frames"]) for each in video["segments"]] == [(6, 8)]
+    assert max(step(one, other) for one, other in zip(given, frames_of(video), strict=False)) < 3
+    image = watched.made[0].conditioning.image
+    assert image is not None
+    assert step(np.asarray(image), given[-1]) < 3
+
+
+def test_a_long_duration_is_divided(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
+    run = make_runner({"MAX_FRAMES": "9"})
+    video = only_video(run({**small(duration_seconds=1.5), "num_frames": None}))
+    assert (video["num_frames"], [each["num_frames"] for each in video["segments"]]) == (25, [9, 8, 8])
+
+
+@pytest.mark.parametrize("fields", [{"continuity": "svi"}])
+def test_what_is_not_served_is_unsupported(run: Runner, fields: dict[str, Any]) -> None:
+    answer = run(small(segments=[{}, {}], **fields))
+    error = answer["videos"][0]["error"]
+    assert (error["code"], error["path"]) == ("unsupported", next(iter(fields)))

@@ -52,6 +52,22 @@ class Provenance(TypedDict):
     instance_id: str
 
 
+class SegmentResult(TypedDict):
+    """One clip of a longer video; its frames are those of the file.
+
+    `seam` is the step from the frame before over the median step inside, by mean absolute difference; null where there
+    is nothing before. `color_drift` is the distance (CIE76) of its mean colour to that of the first segment.
+    """
+
+    index: int
+    first_frame: int
+    num_frames: int
+    seed: int
+    prompt: str
+    seam: float | None
+    color_drift: float
+
+
 class VideoResult(TypedDict):
     """One video that was delivered. `timings` are seconds by stage, `parameters` every effective value."""
 
@@ -81,6 +97,7 @@ class VideoResult(TypedDict):
     cost_usd: float | None
     provenance: Provenance | None
     cold_start: NotRequired[dict[str, float]]
+    segments: NotRequired[list[SegmentResult]]
 
 
 class VideoFailure(TypedDict):

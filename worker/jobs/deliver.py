@@ -144,6 +144,7 @@ class Deliveries:
         except Exception as failure:
             theirs = storage.video_url if isinstance(storage, PresignedStorage) else ""
             self._keep(made, Delivery(theirs, None, preview_url=preview_url), report, notes)
+            worker.segments.remove(self._job_id, request.index)
             if isinstance(failure, BlockingIOError):
                 raise UploadFailed("another worker is storing this video: send the job again") from failure
             raise

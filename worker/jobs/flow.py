@@ -144,6 +144,7 @@ class _JobRun:
         self._previews = JobPreviews(entry, worker, self._progress, stop)
         self._deliveries = Deliveries(entry, worker, channel, self._progress, stop, self._in_answer, self._previews)
         self._device_lost = False
+        self._folder = Path()
 
     async def answer(self) -> dict[str, Any]:
         """Make the videos one after the other; deliver each while the next is made."""
@@ -152,6 +153,7 @@ class _JobRun:
         self._earlier = await accept.left_by_earlier_deliveries(self._job, self._entry, self._worker, self._stop.event)
         self._stopwatch.lap("accept")
         with scratch.folder("job") as folder:
+            self._folder = folder
             for video in self._job.videos:
                 report = VideoReport(video, self._progress, self._worker.settings.gpu_hourly_usd, self._previews)
                 deliveries.append(await self._one(video, folder, report, deliveries[-1] if deliveries else None))
@@ -226,7 +228,14 @@ class _JobRun:
                 keep_ingredients=worker.marker.keeps_ingredients,
             )
             if videos[index].chain is not None:
-                return prepare_segments(videos[index], following, engine=worker.engine, one=one)
+                return prepare_segments(
+                    *(videos[index], following, self._folder),
+                    engine=worker.engine,
+                    one=one,
+                    opener=worker.opener,
+                    stop=self._stop.event,
+                    settings=worker.settings,
+                )
             return one(videos[index], following)
 
     async def _prepared(self, index: int) -> Video:

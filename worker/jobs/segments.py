@@ -25,6 +25,7 @@ from worker.delivery.journal import Entry
 from worker.delivery.segments import KeptSegments, Segment
 from worker.engine import Engine, Video, device
 from worker.jobs.make import Generated, Made, encoded
+from worker.jobs.prepare_segments import before
 from worker.jobs.report import VideoReport
 from worker.media import VideoFile, color_match, lossless, seams
 from worker.request import VideoRequest
@@ -109,13 +110,13 @@ class _Run:
 
     def _segment(self, number: int, clip: Video, path: Path) -> Segment:
         request = clip.request
-        before = self._tail()
-        tail = before if self._chain.continues(number) else []
+        shown_last = self._tail()
+        tail = shown_last if self._chain.continues(number) else []
         with self._report.rendering() as rendered:
             rendering = self._engine.generate(self._begun(number, clip, tail), watcher=self._report, stop=self._stop)
             rendered.update(rendering.seconds)
         self._cold_start = self._cold_start or rendering.cold_start
-        measured = seams.Measured(before[-1] if before else None)
+        measured = seams.Measured(shown_last[-1] if shown_last else None)
         with self._report.stage("encode"), closing(rendering.frames()) as frames:
             drawn = list(islice(frames, len(tail)))
             shown: Iterator[np.ndarray] = frames
@@ -150,13 +151,17 @@ class _Run:
     def _frames(self) -> Generator[np.ndarray]:
         """Every frame that is finished so far."""
         width, height = self._video.shape.width, self._video.shape.height
-        for finished in self.finished:
-            yield from lossless.read(finished.path, width, height)
+        given = [before(self._folder, self._video.request)] if self._chain.frames_before else []
+        for path in (*given, *(each.path for each in self.finished)):
+            yield from lossless.read(path, width, height)
 
     def encoded(self, failure: Exception | None) -> Made:
         """The file of what is finished; `failure` is why that is not all."""
         whole = self._video.request
-        shape = replace(self._video.shape, num_frames=sum(each.segment.num_frames for each in self.finished))
+        shape = replace(
+            self._video.shape,
+            num_frames=self._chain.frames_before + sum(each.segment.num_frames for each in self.finished),
+        )
         notes: tuple[str, ...] = ()
         if failure is not None:
             error = as_worker_error(failure, self._entry.job_id, self._stop)
@@ -184,7 +189,7 @@ def _never() -> None:
 
 def _results(segments: Sequence[Segment], request: VideoRequest, file: VideoFile) -> Iterator[dict[str, Any]]:
     """The segments as the result has them; frames are those of the file."""
-    first = 0
+    first = 0 if request.chain is None else request.chain.frames_before
     for index, segment in enumerate(segments):
         begins, ends = (-(-number * file.fps // request.fps) for number in (first, first + segment.num_frames))
         yield {

@@ -10,17 +10,21 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import imageio_ffmpeg
+import numpy as np
 from PIL import Image
 
 from worker.base.errors import InputInvalid
 from worker.media import sandbox
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BOUNDS = sandbox.Bounds(memory_bytes=2_000_000_000, cpu_s=300, file_bytes=0, wall_s=120.0)
 MAX_SOURCE_PIXELS = 4096 * 2304
@@ -35,6 +39,8 @@ _COLOURS = re.compile(
     r"^\[Parsed_showinfo\S* @ \S+\] color_range:\S+ color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)",
     re.MULTILINE,
 )
+_RATE = re.compile(r"^ *Stream #0:.* Video: .*, ([0-9.]+) fps,", re.MULTILINE)
+_SOUND = re.compile(r"^ *Stream #0:.* Audio: ", re.MULTILINE)
 _UNTAGGED = ("unknown", "reserved")
 _HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 # BT.2408: white of graphics and skin in daylight stand at and below 203 cd/m2. That becomes the white of BT.709, and
@@ -50,7 +56,8 @@ class SourceVideo:
     """A video file whose first frame can be decoded. `path` names the field in errors.
 
     `size` is the width and height of a frame as it is shown: upright, in square pixels. `colours` are ffmpeg filters
-    that name the colours of a file that does not; `is_hdr` is true of PQ and HLG.
+    that name the colours of a file that does not; `is_hdr` is true of PQ and HLG. `fps` is the rate that the file says,
+    0 where it says none.
     """
 
     file: Path
@@ -58,6 +65,26 @@ class SourceVideo:
     size: tuple[int, int]
     colours: str
     is_hdr: bool
+    fps: float = 0.0
+    has_sound: bool = False
+
+    def own_frames(
+        self, *, width: int, height: int, max_frames: int, stop: threading.Event | None = None
+    ) -> Generator[NDArray[np.uint8]]:
+        """The first `max_frames` of the file's own frames, uint8 [height, width, 3] RGB, cropped around the centre.
+
+        Neither resampled nor, where pixels are square, scaled. Raises InputInvalid, Cancelled.
+        """
+        filters = (
+            f"{self.colours}bwdif=mode=send_frame:deint=interlaced,scale={self.size[0]}:{self.size[1]},"
+            f"crop={width}:{height},{_TONE_MAP if self.is_hdr else ''}format=rgb24,trim=end_frame={max_frames}"
+        )
+        output = ("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")
+        with _ffmpeg(_command(self.file, self.path, filters, *output), self.file, self.path, BOUNDS, stop) as child:
+            for pixels in child.blocks(width * height * 3):
+                yield np.frombuffer(bytes(pixels), np.uint8).reshape(height, width, 3)
+            if not child.ended_well():
+                raise InputInvalid(_UNREADABLE, path=self.path)
 
     def frames(
         self,
@@ -123,7 +150,12 @@ def open_video(
     aspect = numerator / denominator if numerator and denominator else 1.0
     size = (max(1, round(width * aspect)), height)
     is_hdr = colours[3] in _HDR_TRANSFERS
-    return SourceVideo(file, path, size, _named_colours(size, colours[1], colours[2], is_hdr), is_hdr)
+    rate = _RATE.search(report)
+    return SourceVideo(
+        *(file, path, size, _named_colours(size, colours[1], colours[2], is_hdr), is_hdr),
+        fps=0.0 if rate is None else float(rate[1]),
+        has_sound=_SOUND.search(report) is not None,
+    )
 
 
 def _named_colours(size: tuple[int, int], matrix: str, primaries: str, is_hdr: bool) -> str:

@@ -82,6 +82,7 @@ class Segment:
 class Chain:
     """The clips of a longer video, and how they are joined.
 
+    `frames_before` are those of `extend_video_url`, once known.
     A segment that continues begins with the last `overlap_frames` of what is before it, which are shown once.
     """
 
@@ -91,6 +92,7 @@ class Chain:
     extend_video_url: str | None = None
     loop: bool = False
     color_match: bool = True
+    frames_before: int = 0
 
     def continues(self, number: int) -> bool:
         """Whether the segment begins with frames that are there already."""
@@ -101,9 +103,9 @@ class Chain:
 
     @property
     def num_frames(self) -> int:
-        """Of the file, without those of `extend_video_url`."""
+        """Of the file."""
         shown_before = self.overlap_frames * sum(map(self.continues, range(len(self.segments))))
-        return sum(segment.num_frames for segment in self.segments) - shown_before
+        return self.frames_before + sum(segment.num_frames for segment in self.segments) - shown_before
 
 
 @dataclass(frozen=True, slots=True)
