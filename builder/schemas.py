@@ -1,5 +1,7 @@
 """Writes docs/schemas: JSON Schema of the input, the answer and the webhooks, and the same as TypeScript types.
 
+Those are written for the client too, as TypeScript and as Python.
+
 python -m builder.schemas [--check]
 """
 
@@ -12,11 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builder.client_types import python
 from worker.base.version import VERSION
 from worker.delivery.shapes import answer_schema, webhook_schema
 from worker.request.schema import input_schema
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "schemas"
 _PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 _HEAD = (
     "// Written by `make docs` from the worker's own types. What a job sends, what it answers, what webhooks carry.\n"
@@ -24,14 +28,16 @@ _HEAD = (
 
 
 def files() -> dict[Path, str]:
-    """Every file of docs/schemas, and the text that it should have."""
+    """Every file of docs/schemas, with the client's types, and the text that it should have."""
     schemas = {"input": input_schema(), "answer": answer_schema(), "webhook": webhook_schema()}
     written = {
         FOLDER / f"{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         for name, schema in schemas.items()
     }
     written[FOLDER / "openapi.json"] = json.dumps(openapi(schemas), indent=2, ensure_ascii=False) + "\n"
-    return {**written, FOLDER / "videogen.d.ts": typescript(schemas)}
+    types = typescript(schemas)
+    written |= {FOLDER / "videogen.d.ts": types, ROOT / "client" / "typescript" / "types.d.ts": types}
+    return {**written, ROOT / "client" / "src" / "videogen_client" / "types.py": python(schemas)}
 
 
 def openapi(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def _type(schema: Mapping[str, Any], indent: str = "") -> str:
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     for union in ("anyOf", "oneOf"):
-        if union in schema:
+        if union in schema and "properties" not in schema:
             return " | ".join(dict.fromkeys(_type(each, indent) for each in schema[union]))
     if "const" in schema:
         return json.dumps(schema["const"])
@@ -136,9 +142,9 @@ def main() -> int:
     stale = [file for file, text in wanted.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
     for file in stale:
         if not check:
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(wanted[file], encoding="utf-8")
-        sys.stdout.write(f"{'out of date' if check else 'wrote'}: docs/schemas/{file.name}\n")
+        sys.stdout.write(f"{'out of date' if check else 'wrote'}: {file.relative_to(ROOT)}\n")
     return 1 if check and stale else 0
 
 

@@ -1,7 +1,18 @@
 // Written by `make docs` from the worker's own types. What a job sends, what it answers, what webhooks carry.
 
 /** One LoRA of a video request, or a pair of them: one for each expert. */
-export type LoraInput = unknown;
+export type LoraInput = {
+  /** https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras */
+  source?: string | null;
+  /** In place of source, beside low: the high-noise expert's file */
+  high?: string | null;
+  /** In place of source, beside high: the low-noise expert's file */
+  low?: string | null;
+  /** How strongly it applies; the range keeps weights finite */
+  scale?: number | null;
+  /** From the file's name where it says high or low noise, with a warning; else both */
+  expert?: "high" | "low" | "both" | null;
+};
 
 /** One video request as it is sent. */
 export type VideoInput = {

@@ -1,0 +1,298 @@
+"""Written by `make docs` from the worker's own types: what a job sends and answers, what webhooks carry."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class LoraInput(TypedDict):
+    """One LoRA of a video request, or a pair of them: one for each expert."""
+
+    # https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras
+    source: NotRequired[str | None]
+    # In place of source, beside low: the high-noise expert's file
+    high: NotRequired[str | None]
+    # In place of source, beside high: the low-noise expert's file
+    low: NotRequired[str | None]
+    # How strongly it applies; the range keeps weights finite
+    scale: NotRequired[float | None]
+    # From the file's name where it says high or low noise, with a warning; else both
+    expert: NotRequired[Literal["high", "low", "both"] | None]
+
+
+class VideoInput(TypedDict):
+    """One video request as it is sent."""
+
+    # What the video shows; 1 to 4,000 characters after trimming
+    prompt: str
+    # What to avoid; "" means none
+    negative_prompt: NotRequired[str | None]
+    # First frame: http(s) URL or data: URI; makes it image-to-video
+    reference_image_url: NotRequired[str | None]
+    # Last frame, beside reference_image_url
+    last_image_url: NotRequired[str | None]
+    # Video-to-video; not together with an image
+    reference_video_url: NotRequired[str | None]
+    # Video-to-video: how much is redrawn; 0.8 where not given
+    strength: NotRequired[float | None]
+    # Pixels; 480 where not given (5b: 704). With a picture or video: from its aspect ratio
+    height: NotRequired[int | None]
+    # Pixels; 832 where not given (5b: 1280). With a picture or video: from its aspect ratio
+    width: NotRequired[int | None]
+    # The area of 832x480, 1024x576, 1280x720; not beside height or width
+    resolution: NotRequired[Literal["480p", "580p", "720p"] | None]
+    # auto with a source, else 16:9, where not given; not beside height or width
+    aspect_ratio: NotRequired[Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21", "auto"] | None]
+    # 81 where not given (5b: 121)
+    num_frames: NotRequired[int | None]
+    # Instead of num_frames: the nearest 4k + 1 frames at fps
+    duration_seconds: NotRequired[float | None]
+    # 16 where not given; 24 for the 5b model. Another rate changes the speed
+    fps: NotRequired[int | None]
+    # Above fps: frames are interpolated along the motion, the duration stays
+    target_fps: NotRequired[int | None]
+    num_inference_steps: NotRequired[int | None]
+    # High-noise expert; 1 = no guidance
+    guidance_scale: NotRequired[float | None]
+    # Low-noise expert; guidance_scale where not given
+    guidance_scale_2: NotRequired[float | None]
+    # The model's official value where not given
+    flow_shift: NotRequired[float | None]
+    # Drawn at random where not given, or -1; always reported
+    seed: NotRequired[int | None]
+    # Videos of this request, with seeds seed, seed + 1, ...
+    num_outputs: NotRequired[int | None]
+    camera_motion: NotRequired[Literal["pan_left", "pan_right", "pan_up", "pan_down", "zoom_in", "zoom_out", "dolly_in", "dolly_out", "orbit_left", "orbit_right", "crane_up", "crane_down", "static", "handheld"] | None]
+    enhance_prompt: NotRequired[bool | None]
+    # Overrides num_inference_steps and guidance
+    quality_preset: NotRequired[Literal["draft", "standard", "high", "ultra", "turbo"] | None]
+    # With turbo; hybrid: the high-noise expert undistilled and guided, for more motion
+    turbo_variant: NotRequired[Literal["full", "hybrid"] | None]
+    # Leaves out work in steps that change little; faster, and not exact
+    step_cache: NotRequired[Literal["off", "balanced", "fast"] | None]
+    model: NotRequired[Literal["a14b", "5b"] | None]
+    loras: NotRequired["list[LoraInput] | None"]
+    # A JPEG poster beside the video
+    thumbnail: NotRequired[bool | None]
+    # Rewrite the prompt by the operator's language model
+    prompt_expansion: NotRequired[bool | None]
+    output_format: NotRequired[Literal["mp4", "webm", "gif", "webp"] | None]
+    # h264 where not given, vp9 in a WebM
+    output_codec: NotRequired[Literal["h264", "hevc", "av1", "vp9"] | None]
+    # H.264 at CRF 28, 23, 18, 12, and its equals
+    video_quality: NotRequired[Literal["low", "medium", "high", "maximum"] | None]
+    # A ZIP of the frames as PNG beside the video
+    frames_zip: NotRequired[bool | None]
+    # base64: the file is in the answer
+    response_format: NotRequired[Literal["url", "base64"] | None]
+    # A presigned PUT address of your own store for this video
+    upload_url: NotRequired[str | None]
+
+
+class FullInput(TypedDict):
+    """The whole `input` of a RunPod event, for the exported schema."""
+
+    # Part of the storage key; the RunPod job id where not given
+    job_id: NotRequired[str | None]
+    # http(s) URL that receives the events
+    webhook_url: NotRequired[str | None]
+    webhook_events: NotRequired[list[Literal["progress", "completed", "failed"]] | None]
+    job_request_params: "list[VideoInput]"
+
+
+class SingleVideoInput(TypedDict):
+    """One video request with the fields of the job beside it."""
+
+    # Part of the storage key; the RunPod job id where not given
+    job_id: NotRequired[str | None]
+    # http(s) URL that receives the events
+    webhook_url: NotRequired[str | None]
+    webhook_events: NotRequired[list[Literal["progress", "completed", "failed"]] | None]
+    # What the video shows; 1 to 4,000 characters after trimming
+    prompt: str
+    # What to avoid; "" means none
+    negative_prompt: NotRequired[str | None]
+    # First frame: http(s) URL or data: URI; makes it image-to-video
+    reference_image_url: NotRequired[str | None]
+    # Last frame, beside reference_image_url
+    last_image_url: NotRequired[str | None]
+    # Video-to-video; not together with an image
+    reference_video_url: NotRequired[str | None]
+    # Video-to-video: how much is redrawn; 0.8 where not given
+    strength: NotRequired[float | None]
+    # Pixels; 480 where not given (5b: 704). With a picture or video: from its aspect ratio
+    height: NotRequired[int | None]
+    # Pixels; 832 where not given (5b: 1280). With a picture or video: from its aspect ratio
+    width: NotRequired[int | None]
+    # The area of 832x480, 1024x576, 1280x720; not beside height or width
+    resolution: NotRequired[Literal["480p", "580p", "720p"] | None]
+    # auto with a source, else 16:9, where not given; not beside height or width
+    aspect_ratio: NotRequired[Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21", "auto"] | None]
+    # 81 where not given (5b: 121)
+    num_frames: NotRequired[int | None]
+    # Instead of num_frames: the nearest 4k + 1 frames at fps
+    duration_seconds: NotRequired[float | None]
+    # 16 where not given; 24 for the 5b model. Another rate changes the speed
+    fps: NotRequired[int | None]
+    # Above fps: frames are interpolated along the motion, the duration stays
+    target_fps: NotRequired[int | None]
+    num_inference_steps: NotRequired[int | None]
+    # High-noise expert; 1 = no guidance
+    guidance_scale: NotRequired[float | None]
+    # Low-noise expert; guidance_scale where not given
+    guidance_scale_2: NotRequired[float | None]
+    # The model's official value where not given
+    flow_shift: NotRequired[float | None]
+    # Drawn at random where not given, or -1; always reported
+    seed: NotRequired[int | None]
+    # Videos of this request, with seeds seed, seed + 1, ...
+    num_outputs: NotRequired[int | None]
+    camera_motion: NotRequired[Literal["pan_left", "pan_right", "pan_up", "pan_down", "zoom_in", "zoom_out", "dolly_in", "dolly_out", "orbit_left", "orbit_right", "crane_up", "crane_down", "static", "handheld"] | None]
+    enhance_prompt: NotRequired[bool | None]
+    # Overrides num_inference_steps and guidance
+    quality_preset: NotRequired[Literal["draft", "standard", "high", "ultra", "turbo"] | None]
+    # With turbo; hybrid: the high-noise expert undistilled and guided, for more motion
+    turbo_variant: NotRequired[Literal["full", "hybrid"] | None]
+    # Leaves out work in steps that change little; faster, and not exact
+    step_cache: NotRequired[Literal["off", "balanced", "fast"] | None]
+    model: NotRequired[Literal["a14b", "5b"] | None]
+    loras: NotRequired["list[LoraInput] | None"]
+    # A JPEG poster beside the video
+    thumbnail: NotRequired[bool | None]
+    # Rewrite the prompt by the operator's language model
+    prompt_expansion: NotRequired[bool | None]
+    output_format: NotRequired[Literal["mp4", "webm", "gif", "webp"] | None]
+    # h264 where not given, vp9 in a WebM
+    output_codec: NotRequired[Literal["h264", "hevc", "av1", "vp9"] | None]
+    # H.264 at CRF 28, 23, 18, 12, and its equals
+    video_quality: NotRequired[Literal["low", "medium", "high", "maximum"] | None]
+    # A ZIP of the frames as PNG beside the video
+    frames_zip: NotRequired[bool | None]
+    # base64: the file is in the answer
+    response_format: NotRequired[Literal["url", "base64"] | None]
+    # A presigned PUT address of your own store for this video
+    upload_url: NotRequired[str | None]
+
+
+Input = FullInput | SingleVideoInput
+
+
+class Error(TypedDict):
+    """What went wrong. `path` is the field it is about, null for none; `retryable`: the same payload may succeed."""
+
+    code: Literal["invalid_request", "unsupported", "input_blocked", "input_failed", "input_invalid", "cancelled", "internal", "encode_failed", "upload_failed", "model_unavailable", "timeout", "out_of_memory"]
+    message: str
+    path: str | None
+    retryable: bool
+
+
+class FoundProblem(TypedDict):
+    path: str | None
+    message: str
+
+
+class Provenance(TypedDict):
+    """How the file is marked as made by AI; null where AI_MARK is off. `digital_source_type` is a term of IPTC."""
+
+    digital_source_type: Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
+    c2pa: Literal["signed", "off"]
+    timestamped: bool
+    instance_id: str
+
+
+class VideoFailure(TypedDict):
+    """One video that was not made. `index` is null where no video of the job could start."""
+
+    index: int | None
+    status: Literal["failed"]
+    job_id: str
+    error: "Error"
+    problems: NotRequired["list[FoundProblem]"]
+
+
+class VideoResult(TypedDict):
+    """One video that was delivered. `timings` are seconds by stage, `parameters` every effective value."""
+
+    index: int
+    status: Literal["completed"]
+    job_id: str
+    video_url: str | None
+    thumbnail_url: str | None
+    frames_url: NotRequired[str | None]
+    video_base64: NotRequired[str]
+    duration_seconds: float
+    num_frames: int
+    resolution: str
+    fps: int
+    seed: int
+    prompt: str
+    negative_prompt: str
+    model_version: str
+    mode: Literal["text_to_video", "image_to_video", "first_last_frame", "video_to_video"]
+    parameters: dict[str, Any]
+    warnings: list[str]
+    size_bytes: int
+    sha256: str
+    timings: dict[str, float]
+    gpu: str
+    cost_usd: float | None
+    provenance: "Provenance | None"
+    cold_start: NotRequired[dict[str, float]]
+
+
+class Answer(TypedDict):
+    """What the handler returns. `error` is an `Error` as a JSON string, there where no video was delivered."""
+
+    job_id: str
+    status: Literal["completed", "partial", "failed"]
+    videos: "list[VideoResult | VideoFailure]"
+    timings: dict[str, float]
+    error: NotRequired[str]
+    problems: NotRequired["list[FoundProblem]"]
+
+
+class CompletedEvent(TypedDict):
+    """The final webhook of a video that was delivered."""
+
+    type: Literal["completed"]
+    status: Literal[True]
+    code: Literal[200]
+    message: str
+    data: "VideoResult"
+    event_id: str
+    timestamp: str
+    index: int
+    total: int
+
+
+class FailedEvent(TypedDict):
+    """The final webhook of a video, or of a job that could not start, that failed."""
+
+    type: Literal["failed"]
+    status: Literal[False]
+    code: int
+    message: str
+    data: "VideoFailure"
+    event_id: str
+    timestamp: str
+    index: int | None
+    total: int
+
+
+class ProgressEvent(TypedDict):
+    """`progress` is percent of the whole job. `step` of `steps` where they are known."""
+
+    type: Literal["progress"]
+    job_id: str
+    progress: int
+    status: Literal["queued", "loading", "generating", "encoding", "uploading"]
+    event_id: str
+    timestamp: str
+    index: int | None
+    total: int
+    step: NotRequired[int]
+    steps: NotRequired[int]
+    eta_seconds: NotRequired[float]
+    preview_url: NotRequired[str]
+    preview_step: NotRequired[int]
+
+
+Webhook = CompletedEvent | FailedEvent | ProgressEvent
