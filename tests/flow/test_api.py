@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from standardwebhooks import Webhook
 
 from tests.flow.conftest import Receiver
 from tests.flow.test_job import SECRET, probe
+from tests.kits.worker_process import become_handler, forked
 
-ROOT = Path(__file__).resolve().parents[2]
 START_WITHIN_S = 400.0
 pytestmark = pytest.mark.timeout(900)
 
@@ -31,25 +32,19 @@ def free_port() -> int:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Starts handler.py with RunPod's API in a process of its own; answers its URL."""
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[ForkServerProcess] = []
 
     def start(**environment: str) -> str:
         port = free_port()
-        log = (tmp_path / "handler.log").open("wb")
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(ROOT / "handler.py"), "--rp_serve_api", "--rp_api_port", str(port)],
-                env={**os.environ, **environment},
-                cwd=tmp_path,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        )
-        log.close()
+        variables = {**os.environ, **environment}
+        arguments = ("--rp_serve_api", "--rp_api_port", str(port))
+        target = (variables, tmp_path, tmp_path / "handler.log", False, arguments)
+        processes.append(forked().Process(target=become_handler, args=target))
+        processes[-1].start()
         url = f"http://localhost:{port}"
         deadline = time.monotonic() + START_WITHIN_S
         while time.monotonic() < deadline:
-            assert processes[-1].poll() is None, (tmp_path / "handler.log").read_text()
+            assert processes[-1].is_alive(), (tmp_path / "handler.log").read_text()
             try:
                 requests.get(url, timeout=5)
             except requests.ConnectionError:
@@ -60,14 +55,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
     yield start
     for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)  # its heartbeat too
         process.kill()
-        process.wait()
+        process.join()
 
 
 def test_the_contracts_example_through_runpods_local_api(
     serve: Callable[..., str], receiver: Receiver, picture_url: str, tmp_path: Path
 ) -> None:
-    url = serve(PRIVATE_URL_ALLOWLIST="localhost", WEBHOOK_SECRET=SECRET, PYTHONPATH=str(ROOT))
+    url = serve(PRIVATE_URL_ALLOWLIST="localhost", WEBHOOK_SECRET=SECRET)
     payload: dict[str, Any] = {
         "job_id": "abc-123",
         "webhook_url": receiver.url,
@@ -106,7 +103,7 @@ def test_the_contracts_example_through_runpods_local_api(
 
 @pytest.mark.slow
 def test_a_bad_payload_fails_the_job_with_a_json_string(serve: Callable[..., str]) -> None:
-    url = serve(PYTHONPATH=str(ROOT))
+    url = serve()
     answer = requests.post(
         f"{url}/runsync", json={"input": {"prompt": "a", "num_infrence_steps": 3}}, timeout=200
     ).json()

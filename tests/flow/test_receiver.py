@@ -71,7 +71,8 @@ class Receiver:
     def __enter__(self) -> Receiver:
         command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT / "examples"), "receiver:app", "--port", "0"]
         variables = {"WEBHOOK_SECRET": SECRET, "INBOX": str(self.inbox)}
-        with self._log.open("wb") as log:
+        self._log.write_bytes(b"")
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log)
         (port,) = self.lines(r"running on http://127\.0\.0\.1:(\d+)")
         self.url = f"http://127.0.0.1:{port}/webhook"
@@ -94,6 +95,12 @@ class Receiver:
             time.sleep(0.02)
         return found
 
+    def forget(self) -> None:
+        os.truncate(self._log, 0)
+        with sqlite3.connect(self.inbox) as table:
+            table.execute("DELETE FROM events")
+        table.close()
+
     def kept(self) -> list[tuple[str, int]]:
         with sqlite3.connect(self.inbox) as table:
             rows = table.execute("SELECT event_id, handled FROM events ORDER BY rowid").fetchall()
@@ -101,10 +108,17 @@ class Receiver:
         return rows
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    with Receiver(tmp_path_factory.mktemp("receiver")) as started:
+        yield started
+
+
 @pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    with Receiver(tmp_path) as running:
-        yield running
+def receiver(running: Receiver) -> Receiver:
+    """Shared by the tests that do not end it; knows nothing of the events of the one before."""
+    running.forget()
+    return running
 
 
 def channel(url: str, secret: str = SECRET, outbox: Outbox | None = None) -> Channel:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -67,7 +67,7 @@ class WorkerProcess:
             **platform.environment(self.worker_id),
             **(environment if environment is not None else {}),
         }
-        self.process = _forked().Process(target=_become_worker, args=(variables, home, self._log, fresh))
+        self.process = forked().Process(target=become_handler, args=(variables, home, self._log, fresh))
 
     @property
     def log(self) -> str:
@@ -123,14 +123,17 @@ class WorkerProcess:
 
 
 @functools.cache
-def _forked() -> ForkServerContext:
+def forked() -> ForkServerContext:
+    """Whose processes have torch and the like imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_IMPORTED_BEFORE))
     return context
 
 
-def _become_worker(variables: Mapping[str, str], home: Path, log: Path, fresh: bool) -> None:
-    """Runs in the new process."""
+def become_handler(
+    variables: Mapping[str, str], home: Path, log: Path, fresh: bool = False, arguments: Sequence[str] = ()
+) -> None:
+    """Runs in the new process: handler.py with these environment variables, in the folder `home`."""
     os.setsid()
     os.chdir(home)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -138,10 +141,10 @@ def _become_worker(variables: Mapping[str, str], home: Path, log: Path, fresh: b
         os.dup2(output, stream)
     os.close(output)
     if fresh:
-        os.execve(sys.executable, [sys.executable, str(HANDLER)], dict(variables))
+        os.execve(sys.executable, [sys.executable, str(HANDLER), *arguments], dict(variables))
     os.environ.clear()
     os.environ.update(variables)
     tempfile.tempdir = None
     multiprocessing.set_start_method("fork", force=True)  # Python's own default here, which the SDK relies on
-    sys.argv = [str(HANDLER)]
+    sys.argv = [str(HANDLER), *arguments]
     runpy.run_path(str(HANDLER), run_name="__main__")

@@ -22,6 +22,7 @@ def test_the_interpolation_benchmark_runs(tmp_path: Path, capsys: pytest.Capture
     assert found["costs"][0]["cpu_seconds"] > 0
 
 
+@pytest.mark.slow  # the next test encodes with the same code
 def test_the_codec_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.encode", "--codecs", "--quick", "--output", str(tmp_path)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)

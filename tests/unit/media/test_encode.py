@@ -537,6 +537,7 @@ def test_torch_is_not_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=REPOSITORY)
 
 
+@pytest.mark.slow  # four processes, each of which imports torch; test_few_frames_are_in_memory holds the bound
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.encode", "--quick", "--output", str(tmp_path)]
     answer = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True)
