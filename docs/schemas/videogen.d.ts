@@ -14,6 +14,22 @@ export type LoraInput = {
   expert?: "high" | "low" | "both" | null;
 };
 
+/** One clip of a longer video. What it leaves out comes from the request around it. */
+export type SegmentInput = {
+  prompt?: string | null;
+  num_frames?: number | null;
+  /** Instead of num_frames */
+  duration_seconds?: number | null;
+  /** The request's, and one more for each segment */
+  seed?: number | null;
+  camera_motion?: "pan_left" | "pan_right" | "pan_up" | "pan_down" | "zoom_in" | "zoom_out" | "dolly_in" | "dolly_out" | "orbit_left" | "orbit_right" | "crane_up" | "crane_down" | "static" | "handheld" | null;
+  loras?: Array<LoraInput> | null;
+  /** The picture on which it ends */
+  last_image_url?: string | null;
+  /** cut: it begins anew, from its words alone */
+  transition?: "continue" | "cut" | null;
+};
+
 /** One video request as it is sent. */
 export type VideoInput = {
   /** What the video shows; 1 to 4,000 characters after trimming */
@@ -80,6 +96,24 @@ export type VideoInput = {
   response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
+  /** Early looks at the video, told in progress events: frames side by side, or animated */
+  preview?: "off" | "strip" | "animated" | null;
+  /** Shares of the steps after which a preview is made */
+  preview_at?: Array<number> | null;
+  /** End after the last preview, without a video; a strip if preview is off */
+  preview_only?: boolean | null;
+  /** The clips of one longer video, each the continuation of the one before */
+  segments?: Array<SegmentInput> | null;
+  /** keyframes: each segment ends on its last_image_url, on which the next begins */
+  continuity?: "last_frame" | "keyframes" | "svi" | null;
+  /** Frames of a segment that begin the next */
+  overlap_frames?: 1 | 5 | 9 | null;
+  /** A video of yours that is continued, and begins the file */
+  extend_video_url?: string | null;
+  /** The end meets the beginning */
+  loop?: boolean | null;
+  /** Hold each segment's colours to the frames before it */
+  color_match?: boolean | null;
 };
 
 export type Input = {
@@ -159,6 +193,24 @@ export type Input = {
   response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
+  /** Early looks at the video, told in progress events: frames side by side, or animated */
+  preview?: "off" | "strip" | "animated" | null;
+  /** Shares of the steps after which a preview is made */
+  preview_at?: Array<number> | null;
+  /** End after the last preview, without a video; a strip if preview is off */
+  preview_only?: boolean | null;
+  /** The clips of one longer video, each the continuation of the one before */
+  segments?: Array<SegmentInput> | null;
+  /** keyframes: each segment ends on its last_image_url, on which the next begins */
+  continuity?: "last_frame" | "keyframes" | "svi" | null;
+  /** Frames of a segment that begin the next */
+  overlap_frames?: 1 | 5 | 9 | null;
+  /** A video of yours that is continued, and begins the file */
+  extend_video_url?: string | null;
+  /** The end meets the beginning */
+  loop?: boolean | null;
+  /** Hold each segment's colours to the frames before it */
+  color_match?: boolean | null;
 };
 
 /** What went wrong. `path` is the field it is about, null for none; `retryable`: the same payload may succeed. */
@@ -182,6 +234,17 @@ export type Provenance = {
   instance_id: string;
 };
 
+/** One clip of a longer video; its frames are those of the file. `seam` is the step from the frame before over the median step inside, by mean absolute difference; null where there is nothing before. `color_drift` is the distance (CIE76) of its mean colour to that of the first segment. */
+export type SegmentResult = {
+  index: number;
+  first_frame: number;
+  num_frames: number;
+  seed: number;
+  prompt: string;
+  seam: number | null;
+  color_drift: number;
+};
+
 /** One video that was not made. `index` is null where no video of the job could start. */
 export type VideoFailure = {
   index: number | null;
@@ -199,6 +262,7 @@ export type VideoResult = {
   video_url: string | null;
   thumbnail_url: string | null;
   frames_url?: string | null;
+  preview_url?: string | null;
   video_base64?: string;
   duration_seconds: number;
   num_frames: number;
@@ -218,6 +282,7 @@ export type VideoResult = {
   cost_usd: number | null;
   provenance: Provenance | null;
   cold_start?: Record<string, number>;
+  segments?: Array<SegmentResult>;
 };
 
 /** What the handler returns. `error` is an `Error` as a JSON string, there where no video was delivered. */
@@ -256,7 +321,7 @@ export type FailedEvent = {
   total: number;
 };
 
-/** `progress` is percent of the whole job. `step` of `steps` where they are known. */
+/** `progress` is percent of the whole job. `step` of `steps` where they are known; `preview_url` after a preview. */
 export type ProgressEvent = {
   type: "progress";
   job_id: string;

@@ -17,7 +17,7 @@ class Video:
     `prompt` is the text as it goes to the text encoder. `loras` are the files of the request's LoRAs in their order,
     `distilled` those of turbo, None where it needs none. `later` are texts that the job's next videos need of the same
     model: they are encoded with this one's, so that the text encoder is loaded once. `segments` are the clips of a
-    longer video, each a video of its own. `ingredients` is what the marks of its file say of the request's pictures or video.
+    longer video, each a video of its own. `ingredients` is what the marks say of the pictures or video that were sent.
     Can be pickled.
     """
 

@@ -18,6 +18,23 @@ class LoraInput(TypedDict):
     expert: NotRequired[Literal["high", "low", "both"] | None]
 
 
+class SegmentInput(TypedDict):
+    """One clip of a longer video. What it leaves out comes from the request around it."""
+
+    prompt: NotRequired[str | None]
+    num_frames: NotRequired[int | None]
+    # Instead of num_frames
+    duration_seconds: NotRequired[float | None]
+    # The request's, and one more for each segment
+    seed: NotRequired[int | None]
+    camera_motion: NotRequired[Literal["pan_left", "pan_right", "pan_up", "pan_down", "zoom_in", "zoom_out", "dolly_in", "dolly_out", "orbit_left", "orbit_right", "crane_up", "crane_down", "static", "handheld"] | None]
+    loras: NotRequired["list[LoraInput] | None"]
+    # The picture on which it ends
+    last_image_url: NotRequired[str | None]
+    # cut: it begins anew, from its words alone
+    transition: NotRequired[Literal["continue", "cut"] | None]
+
+
 class VideoInput(TypedDict):
     """One video request as it is sent."""
 
@@ -85,6 +102,24 @@ class VideoInput(TypedDict):
     response_format: NotRequired[Literal["url", "base64"] | None]
     # A presigned PUT address of your own store for this video
     upload_url: NotRequired[str | None]
+    # Early looks at the video, told in progress events: frames side by side, or animated
+    preview: NotRequired[Literal["off", "strip", "animated"] | None]
+    # Shares of the steps after which a preview is made
+    preview_at: NotRequired[list[float] | None]
+    # End after the last preview, without a video; a strip if preview is off
+    preview_only: NotRequired[bool | None]
+    # The clips of one longer video, each the continuation of the one before
+    segments: NotRequired["list[SegmentInput] | None"]
+    # keyframes: each segment ends on its last_image_url, on which the next begins
+    continuity: NotRequired[Literal["last_frame", "keyframes", "svi"] | None]
+    # Frames of a segment that begin the next
+    overlap_frames: NotRequired[Literal[1, 5, 9] | None]
+    # A video of yours that is continued, and begins the file
+    extend_video_url: NotRequired[str | None]
+    # The end meets the beginning
+    loop: NotRequired[bool | None]
+    # Hold each segment's colours to the frames before it
+    color_match: NotRequired[bool | None]
 
 
 class FullInput(TypedDict):
@@ -170,6 +205,24 @@ class SingleVideoInput(TypedDict):
     response_format: NotRequired[Literal["url", "base64"] | None]
     # A presigned PUT address of your own store for this video
     upload_url: NotRequired[str | None]
+    # Early looks at the video, told in progress events: frames side by side, or animated
+    preview: NotRequired[Literal["off", "strip", "animated"] | None]
+    # Shares of the steps after which a preview is made
+    preview_at: NotRequired[list[float] | None]
+    # End after the last preview, without a video; a strip if preview is off
+    preview_only: NotRequired[bool | None]
+    # The clips of one longer video, each the continuation of the one before
+    segments: NotRequired["list[SegmentInput] | None"]
+    # keyframes: each segment ends on its last_image_url, on which the next begins
+    continuity: NotRequired[Literal["last_frame", "keyframes", "svi"] | None]
+    # Frames of a segment that begin the next
+    overlap_frames: NotRequired[Literal[1, 5, 9] | None]
+    # A video of yours that is continued, and begins the file
+    extend_video_url: NotRequired[str | None]
+    # The end meets the beginning
+    loop: NotRequired[bool | None]
+    # Hold each segment's colours to the frames before it
+    color_match: NotRequired[bool | None]
 
 
 Input = FullInput | SingleVideoInput
@@ -198,6 +251,18 @@ class Provenance(TypedDict):
     instance_id: str
 
 
+class SegmentResult(TypedDict):
+    """One clip of a longer video; its frames are those of the file. `seam` is the step from the frame before over the median step inside, by mean absolute difference; null where there is nothing before. `color_drift` is the distance (CIE76) of its mean colour to that of the first segment."""
+
+    index: int
+    first_frame: int
+    num_frames: int
+    seed: int
+    prompt: str
+    seam: float | None
+    color_drift: float
+
+
 class VideoFailure(TypedDict):
     """One video that was not made. `index` is null where no video of the job could start."""
 
@@ -217,6 +282,7 @@ class VideoResult(TypedDict):
     video_url: str | None
     thumbnail_url: str | None
     frames_url: NotRequired[str | None]
+    preview_url: NotRequired[str | None]
     video_base64: NotRequired[str]
     duration_seconds: float
     num_frames: int
@@ -236,6 +302,7 @@ class VideoResult(TypedDict):
     cost_usd: float | None
     provenance: "Provenance | None"
     cold_start: NotRequired[dict[str, float]]
+    segments: NotRequired["list[SegmentResult]"]
 
 
 class Answer(TypedDict):
@@ -278,7 +345,7 @@ class FailedEvent(TypedDict):
 
 
 class ProgressEvent(TypedDict):
-    """`progress` is percent of the whole job. `step` of `steps` where they are known."""
+    """`progress` is percent of the whole job. `step` of `steps` where they are known; `preview_url` after a preview."""
 
     type: Literal["progress"]
     job_id: str

@@ -332,7 +332,7 @@ def test_secrets_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_secret_field_is_among_the_values_to_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
-    assert len(fields) == 6
+    assert len(fields) == 7
     values = {name: SECRET if name == "webhook_secret" else f"value-of-{name}" for name in fields}
     assert set(Settings(**values).secret_values()) == set(values.values())  # type: ignore[arg-type]
 

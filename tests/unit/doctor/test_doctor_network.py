@@ -220,7 +220,7 @@ def test_the_local_folder_is_written_and_read_and_on_the_platform_a_warning(
     monkeypatch.setenv("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1:9/job-take/$ID")
     on_platform = check(deployment(tmp_path))
     assert on_platform.status == "WARN"
-    assert "videos stay on this worker and their URLs are file://" in on_platform.found
+    assert "each travels in the answer of its job" in on_platform.found
     assert on_platform.advice == "set the four DIGITAL_OCEAN_* variables"
     assert list(tmp_path.rglob("*")) == [tmp_path / "outputs"]
 
