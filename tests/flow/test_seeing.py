@@ -590,6 +590,7 @@ def test_a_port_in_use_does_not_stop_the_worker(platform: Platform, tmp_path: Pa
             assert worker.log.count(f"METRICS_PORT {port} cannot be opened (Address already in use)") == 1
 
 
+@pytest.mark.slow  # test_an_event_that_waits_does_not_hold_up_a_worker_that_must_end, in a process
 def test_a_dead_receiver_does_not_hold_up_a_worker_that_must_end(platform: Platform, tmp_path: Path) -> None:
     """An event has 35 s, an attempt 15 s: both end with the grace, and the event waits for the next worker."""
     let_go = threading.Event()

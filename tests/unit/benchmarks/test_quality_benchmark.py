@@ -38,7 +38,7 @@ def test_scenes_are_held_out_and_the_same_for_every_run() -> None:
 def test_the_cameras_move_is_counted_where_one_was_asked() -> None:
     scenes = asked_scenes(len(MOVES), moves=True)
     assert [scene.camera for scene in scenes] == list(MOVES)
-    moving = drawn(scenes, 128)
+    moving = drawn(scenes, 64)
     assert figures(moving, None)["camera"] == 1
     turned = [replace(clip, frames=clip.frames[::-1]) for clip in moving]
     assert figures(turned, None)["camera"] == pytest.approx(

@@ -289,7 +289,8 @@ def test_other_shapes_are_refused_at_once(a14b: AutoencoderKLWan, shape: tuple[i
 
 @pytest.mark.parametrize("tiled", [False, True])
 def test_decoding_in_half_is_near_and_leaves_the_vae_as_it_is(vae: AutoencoderKLWan, tiled: bool) -> None:
-    latents = _latents(vae, height=16, width=16) if tiled else _latents(vae)
+    width = 272 // vae.config.scale_factor_spatial if tiled else 6
+    latents = _latents(vae, count=2, width=width)
     exact = _stacked(vae, latents, tiled=tiled)
     half = np.stack(list(decode.frames(vae, latents, tiled=tiled, half=True))).astype(float)
     error = float(((half - exact) ** 2).mean())
@@ -355,7 +356,9 @@ def test_the_layout_of_half_changes_no_more_than_rounding(a14b: AutoencoderKLWan
     assert off.mean() <= error.mean()
 
 
-@pytest.mark.parametrize("shape", [Shape(256, 256, 17), Shape(832, 480, 17)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [Shape(256, 256, 17), pytest.param(Shape(832, 480, 17), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("key", ["i2v", "5b"])
 def test_half_and_its_copy_fit_where_the_plan_expects_fp32(key: str, shape: Shape) -> None:
     """At 5B's smallest size the copy is more than what is saved, by less than the plan's margin for the weights."""
@@ -382,7 +385,7 @@ def _sample(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_lean_decoder_shares_the_weights_and_copies_nothing_but_the_kept_frames(vae: AutoencoderKLWan) -> None:
-    latents = _latents(vae, count=3)
+    latents = _latents(vae, count=2)
     twin = lean(vae)
     assert {id(each) for each in twin.decoder.parameters()} == {id(each) for each in vae.decoder.parameters()}
     assert torch.equal(_sample(twin, latents), _sample(vae, latents))

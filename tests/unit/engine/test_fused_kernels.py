@@ -36,6 +36,8 @@ from tests.kits.engine_kit import (
     request,
 )
 from tests.kits.videos import given
+from tests.kits.worker_process import forked
+from tests.unit.engine import crew_tokens
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, kernels
@@ -341,7 +343,12 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
 
 
-@pytest.mark.parametrize("name", PLANS)
+QUICK = ("resident", "swap", "fp8")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PLANS]
+)
 def test_every_plan_makes_the_frames_of_diffusers_blocks(
     name: str, source: demo.DemoSource, on_this_cpu: list[int]
 ) -> None:
@@ -360,7 +367,10 @@ def test_every_plan_makes_the_frames_of_diffusers_blocks(
             assert rendering.parameters["step_cache_share"] == wanted.parameters["step_cache_share"] > 0
 
 
-@pytest.mark.parametrize("name", ["resident", "swap", "group offload", "fp8"])
+@pytest.mark.parametrize(
+    "name",
+    ["resident", "group offload", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swap", "fp8"))],
+)
 def test_loras_are_in_effect_and_go_again(
     name: str, source: demo.DemoSource, on_this_cpu: list[int], tmp_path: Path
 ) -> None:
@@ -389,48 +399,14 @@ def test_loras_are_in_effect_and_go_again(
     assert (pixels(render(engine, video, conditioning)) == before).all()
 
 
-CREW = """
-import sys, torch, torch.distributed as dist, torch.multiprocessing as mp
-from types import SimpleNamespace
-from diffusers import WanTransformer3DModel
-from worker.base.settings import Settings
-from worker.engine.kernels import reference
-from worker.engine.techniques import Setup, context_parallel
-from worker.engine.techniques.fused_kernels import FusedKernels
-from worker.request.plan import MemoryPlan
-
-def work(rank, port):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    made = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
-        text_dim=16, freq_dim=16, ffn_dim=32, num_layers=3).eval()
-    setup = Setup(Settings(), torch.device("cpu"), torch.float32, 2)
-    technique = FusedKernels(setup, reference)
-    technique.prepare(made, MemoryPlan("fp32", "resident", "resident", False, 0, 0, ()))
-    given = dict(hidden_states=torch.randn(1, 4, 4, 6, 6), timestep=torch.tensor([500.0]),
-        encoder_hidden_states=torch.randn(1, 8, 16), return_dict=False)
-    with torch.no_grad():
-        alone = made(**given)[0]
-        context_parallel.enable(made, 2)
-        run = SimpleNamespace(experts=(made,), parameters={})
-        with technique.applied(run):
-            shared = made(**given)[0]
-    assert run.parameters["fused_kernels"] == "on", run.parameters
-    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-5)
-    dist.destroy_process_group()
-
-if __name__ == "__main__":
-    mp.start_processes(work, (int(sys.argv[1]),), nprocs=2, start_method="fork")  # which need not import torch again
-    print("the same")
-"""
-
-
 @pytest.mark.timeout(480)
-def test_two_processes_that_share_the_tokens_compute_the_same(tmp_path: Path, unused_tcp_port: int) -> None:
-    script = tmp_path / "crew.py"
-    script.write_text(CREW)
-    assert "the same" in in_a_new_process(str(script), str(unused_tcp_port))
+def test_two_processes_that_share_the_tokens_compute_the_same(unused_tcp_port: int) -> None:
+    crew = [forked().Process(target=crew_tokens.work, args=(rank, unused_tcp_port)) for rank in range(2)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+    assert [process.exitcode for process in crew] == [0, 0]
 
 
 def in_a_new_process(*arguments: str, **environment: str) -> str:

@@ -131,8 +131,16 @@ def whole() -> dict[str, np.ndarray]:
     return frames
 
 
-@pytest.mark.parametrize("name", ["resident", "text encoder offloaded", "swap"])
-@pytest.mark.parametrize("mode", ["text", "image", "video"])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        *(("text", name) for name in ("resident", "text encoder offloaded", "swap")),
+        ("image", "resident"),
+        pytest.param("image", "swap", marks=pytest.mark.slow),
+        pytest.param("video", "resident", marks=pytest.mark.slow),
+        pytest.param("video", "text encoder offloaded", marks=pytest.mark.slow),
+    ],
+)
 def test_the_first_steps_run_while_the_low_noise_expert_is_read(
     name: str, mode: str, whole: dict[str, np.ndarray], engines: list[Engine]
 ) -> None:
@@ -203,8 +211,14 @@ def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_ste
     assert making.end().failure is None
 
 
-@pytest.mark.parametrize("below", ["text encoder offloaded", "swap", "group offload", "sequential"])
-@pytest.mark.parametrize("arriving", [True, False])
+@pytest.mark.parametrize(
+    ("below", "arriving"),
+    [
+        *((name, True) for name in ("text encoder offloaded", "swap", "group offload", "sequential")),
+        ("swap", False),
+        pytest.param("group offload", False, marks=pytest.mark.slow),
+    ],
+)
 def test_out_of_memory_reads_nothing_again(
     below: str, arriving: bool, whole: dict[str, np.ndarray], engines: list[Engine]
 ) -> None:

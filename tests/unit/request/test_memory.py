@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ shapes = st.builds(
 vrams = st.integers(4 * GIB, 200 * GIB)
 capabilities = st.sampled_from([(8, 0), AMPERE, ADA, (9, 0), (12, 0)])
 offloads = st.sampled_from([None, True, False])
+EXAMPLES = hypothesis.settings(max_examples=30)  # each makes many plans
 settings_values = st.builds(
     lambda cpu, sequential, tiling, quantization: Settings(
         enable_cpu_offload=cpu,
@@ -58,6 +60,7 @@ def planned(
         return refusal
 
 
+@EXAMPLES
 @given(vrams, capabilities, specs, settings_values, shapes)
 def test_a_plan_stays_within_the_budget_and_a_refusal_names_what_fits(vram, capability, spec, settings, shape):
     gpu = Gpu("some", vram, capability)
@@ -80,6 +83,7 @@ def test_a_plan_stays_within_the_budget_and_a_refusal_names_what_fits(vram, capa
             assert Planner(gpu, settings).plan(spec, offer).estimated_peak_bytes <= gpu.budget_bytes
 
 
+@EXAMPLES
 @given(vrams, vrams, capabilities, specs, shapes)
 def test_more_vram_never_gives_a_worse_precision_nor_within_it_a_slower_residency(one, other, capability, spec, shape):
     less, more = sorted((one, other))
@@ -90,6 +94,7 @@ def test_more_vram_never_gives_a_worse_precision_nor_within_it_a_slower_residenc
     assert rank[1] <= rank[0]
 
 
+@EXAMPLES
 @given(vrams, vrams, capabilities, specs)
 def test_more_vram_never_slows_the_standard_request_down(one, other, capability, spec):
     less, more = sorted((one, other))
@@ -99,6 +104,7 @@ def test_more_vram_never_slows_the_standard_request_down(one, other, capability,
     assert SLOWNESS.index(large.residency) <= SLOWNESS.index(small.residency)
 
 
+@EXAMPLES
 @given(specs, shapes, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), capabilities)
 def test_a_larger_request_never_has_a_smaller_estimate(spec, shape, wider, higher, longer, capability):
     larger = Shape(shape.width + 32 * wider, shape.height + 32 * higher, shape.num_frames + 4 * longer, shape.loras)
@@ -108,6 +114,7 @@ def test_a_larger_request_never_has_a_smaller_estimate(spec, shape, wider, highe
         assert rung.peak_bytes(size, dataclasses.replace(shape, loras=shape.loras + 1)) >= rung.peak_bytes(size, shape)
 
 
+@EXAMPLES
 @given(vrams, capabilities, specs, settings_values, shapes)
 def test_each_lower_plan_needs_less_and_the_ladder_ends(vram, capability, spec, settings, shape):
     gpu = Gpu("some", vram, capability)
@@ -123,6 +130,7 @@ def test_each_lower_plan_needs_less_and_the_ladder_ends(vram, capability, spec, 
     pytest.fail("lower never ended")
 
 
+@EXAMPLES
 @given(vrams, capabilities, specs, settings_values)
 def test_the_largest_request_fits_and_respects_the_limits(vram, capability, spec, settings):
     gpu = Gpu("some", vram, capability)

@@ -17,7 +17,7 @@ from worker.weights.tensors import reading
 from worker.weights.tensors.headers import stored_tensors
 from worker.weights.tensors.reading import Target, read
 
-SHAPES = {"a": (37, 11), "b": (3,), "c": (), "d": (0, 5), "e": (64, 64), "f": (1,)}
+SHAPES = {"a": (37, 11), "b": (3,), "c": (), "d": (0, 5), "e": (24, 24), "f": (1,)}
 
 
 @pytest.fixture
