@@ -97,10 +97,12 @@ STAGES = (
 )
 
 
-def campaign(times: int, home: Path, *, lanes: int = 2, seed: int | None = None) -> list[Kill]:
-    """`times` kills of each stage, the stages shared out among `lanes` that run side by side."""
+def campaign(
+    times: int, home: Path, *, lanes: int = 2, seed: int | None = None, stages: Sequence[Stage] = STAGES
+) -> list[Kill]:
+    """`times` kills of each of `stages`, which are shared out among `lanes` that run side by side."""
     source = random.Random(seed)
-    jobs = [(stage, source.randrange(VIDEOS), random.Random(source.random())) for stage in STAGES for _ in range(times)]
+    jobs = [(stage, source.randrange(VIDEOS), random.Random(source.random())) for stage in stages for _ in range(times)]
     source.shuffle(jobs)
     with ThreadPoolExecutor(lanes) as pool:
         parts = [pool.submit(_lane, jobs[lane::lanes], home / f"lane-{lane}") for lane in range(lanes)]

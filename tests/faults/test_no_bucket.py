@@ -24,9 +24,9 @@ def frames_of(content: bytes, path: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_twenty_jobs_of_all_sizes_lose_nothing(tmp_path: Path) -> None:
-    """Half of the files are larger than they may be. Two jobs are delivered again."""
+@pytest.mark.timeout(900)
+def test_jobs_of_all_sizes_lose_nothing(tmp_path: Path) -> None:
+    """Some files are larger than they may be. One job is delivered again."""
     sizes = random.Random(7)
     payloads: list[dict[str, Any]] = [
         small(
@@ -37,11 +37,11 @@ def test_twenty_jobs_of_all_sizes_lose_nothing(tmp_path: Path) -> None:
             num_frames=sizes.choice((5, 9, 13, 17)),
             output_format="mp4",
         )
-        for number in range(20)
+        for number in range(6)
     ]
     with Platform() as platform, WorkerProcess(platform, tmp_path, {"INLINE_MAX_BYTES": str(LIMIT)}) as worker:
         jobs = [platform.submit(payload, job_id=f"job-{number}") for number, payload in enumerate(payloads)]
-        answers = [platform.wait_result(job, 1500)["output"] for job in jobs]
+        answers = [platform.wait_result(job, 600)["output"] for job in jobs]
         again = platform.wait_result(platform.submit(payloads[0], job_id="job-0"), 600)["output"]
         log = worker.log
     assert "no bucket is configured" in log
@@ -54,7 +54,7 @@ def test_twenty_jobs_of_all_sizes_lose_nothing(tmp_path: Path) -> None:
         assert frames_of(content, tmp_path / "played.mp4") == payload["num_frames"] == video["num_frames"]
         fitted += any("encoded again" in line for line in video["warnings"])
     assert again["videos"] == answers[0]["videos"]
-    assert 5 <= fitted <= 21
+    assert 1 <= fitted <= 6
 
 
 @pytest.mark.slow
