@@ -21,7 +21,7 @@ from worker.base.sigterm import Shutdown
 from worker.base.stop import Stop
 from worker.base.timing import ColdStart
 from worker.delivery import journal, spool, storage
-from worker.delivery.segments import KeptSegments
+from worker.delivery.kept_segments import KeptSegments
 from worker.delivery.webhooks import outbox
 from worker.engine import Engine, build
 from worker.engine.device import crew_size, detect, planner_for

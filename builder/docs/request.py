@@ -9,7 +9,7 @@ from typing import Any
 from builder.docs.markdown import page, table
 from builder.docs.readme import SENT, camera_motions, presets
 from worker.request import foreign
-from worker.request.payload import LoraInput, VideoInput
+from worker.request.payload import LoraInput, SegmentInput, VideoInput
 from worker.request.schema import input_schema
 
 # What the schema itself leaves unsaid.
@@ -151,6 +151,9 @@ def render() -> str:
         "## A LoRA",
         _fields(definitions[LoraInput.__name__]["properties"], required=()),
         _LORA,
+        "## A segment",
+        "One clip of a [video longer than one](longer-clips.md).",
+        _fields(definitions[SegmentInput.__name__]["properties"], required=()),
         "## Quality presets",
         "A preset overrules `num_inference_steps`, `guidance_scale` and `guidance_scale_2` beside it.",
         presets(),

@@ -20,7 +20,7 @@ from worker.base import folders, settings
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
 from worker.delivery import journal, spool, storage
-from worker.delivery.segments import KeptSegments
+from worker.delivery.kept_segments import KeptSegments
 from worker.delivery.webhooks import outbox
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.engine import Engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,9 +87,11 @@ def add_to(parser: argparse.ArgumentParser, *, prompt_required: bool) -> None:
             options |= {"action": "append", "type": lora, "metavar": "SOURCE[:SCALE[:EXPERT]]"}
         elif field == "preview_at":
             options |= {"type": shares, "metavar": "SHARE[,SHARE]"}
+        elif field == "segments":
+            options |= {"type": objects, "metavar": "JSON"}
         elif get_origin(kind) is Literal:
             choices = get_args(kind)
-            options |= {"type": one_of(choices), "metavar": "NAME", "help": f"{text}: {', '.join(choices)}"}
+            options |= {"type": one_of(choices), "metavar": "NAME", "help": f"{text}: {', '.join(map(str, choices))}"}
         else:
             options |= {"type": _READERS[kind], "metavar": _metavar(field, kind)}
         group.add_argument(*names, required=field == "prompt" and prompt_required, **options)
@@ -118,6 +121,14 @@ def shares(text: str) -> list[float]:
     return [number(part) for part in text.split(",")]
 
 
+def objects(text: str) -> list[Any]:
+    """A list of objects, written as JSON."""
+    with suppress(ValueError):
+        if isinstance(value := json.loads(text), list):
+            return value
+    raise argparse.ArgumentTypeError('write a list as JSON, such as \'[{"prompt": "..."}, {"num_frames": 49}]\'')
+
+
 _READERS: Mapping[type, Callable[[str], Any]] = {int: whole, float: number, str: str}
 
 
@@ -135,13 +146,14 @@ def seconds(text: str) -> float:
     return value
 
 
-def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """A type of argparse for one of `names`."""
+def one_of(values: Sequence[str | int]) -> Callable[[str], str | int]:
+    """A type of argparse for one of `values`."""
+    named = {str(value): value for value in values}
 
-    def choose(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{did_you_mean(text, names)}")
-        return text
+    def choose(text: str) -> str | int:
+        if text not in named:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(named)}{did_you_mean(text, named)}")
+        return named[text]
 
     return choose
 

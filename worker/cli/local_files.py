@@ -17,7 +17,7 @@ from worker.cli.failures import usage
 from worker.cli.flags import FLAGS, is_file
 
 IMAGES = ("reference_image_url", "last_image_url")
-VIDEO = "reference_video_url"
+VIDEOS = ("reference_video_url", "extend_video_url")
 
 
 def filled(fields: Mapping[str, Any], *, serve: Callable[[Path], str] | None) -> dict[str, Any]:
@@ -26,11 +26,12 @@ def filled(fields: Mapping[str, Any], *, serve: Callable[[Path], str] | None) ->
     for name in IMAGES:
         if (source := payload.get(name)) is not None and is_file(source):
             payload[name] = _encoded(name, _existing(name, source))
-    if (source := payload.get(VIDEO)) is not None and is_file(source):
-        file = _existing(VIDEO, source)
-        if serve is None:
-            raise usage(f"{FLAGS[VIDEO][0]}: an endpoint cannot read {source}: put the video behind an http(s) URL")
-        payload[VIDEO] = serve(file)
+    for name in VIDEOS:
+        if (source := payload.get(name)) is not None and is_file(source):
+            file = _existing(name, source)
+            if serve is None:
+                raise usage(f"{FLAGS[name][0]}: an endpoint cannot read {source}: put the video behind an http(s) URL")
+            payload[name] = serve(file)
     return payload
 
 

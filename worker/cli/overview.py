@@ -48,8 +48,8 @@ class Overview:
         rows = [
             (
                 "video",
-                f"{video.mode}, {video.width}x{video.height}, {video.num_frames} frames at {video.fps} fps "
-                f"({video.num_frames / video.fps:.2f} s)",
+                f"{video.mode}, {video.width}x{video.height}, {video.total_frames} frames at {video.fps} fps "
+                f"({video.total_frames / video.fps:.2f} s)",
             ),
             ("model", f"{self.spec.version}, {video.num_inference_steps} steps, {guidance}, seed {video.seed}"),
             ("prompt", self.prompt),
@@ -72,7 +72,7 @@ class Overview:
             "mode": video.mode,
             "model_version": self.spec.version,
             "resolution": f"{video.width}x{video.height}",
-            "num_frames": video.num_frames,
+            "num_frames": video.total_frames,
             "fps": video.fps,
             "num_inference_steps": video.num_inference_steps,
             "seed": video.seed,

@@ -22,7 +22,7 @@ from PIL import Image
 from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop, as_worker_error
 from worker.delivery.journal import Entry
-from worker.delivery.segments import KeptSegments, Segment
+from worker.delivery.kept_segments import KeptSegments, Segment
 from worker.engine import Engine, Video, device
 from worker.jobs.make import Generated, Made, encoded
 from worker.jobs.prepare_segments import before

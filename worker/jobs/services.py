@@ -9,7 +9,7 @@ from worker.base import metrics
 from worker.base.settings import Settings
 from worker.base.sigterm import Shutdown
 from worker.delivery.journal import Journal
-from worker.delivery.segments import KeptSegments
+from worker.delivery.kept_segments import KeptSegments
 from worker.delivery.spool import Spool
 from worker.delivery.storage import Storage
 from worker.delivery.storage.presigned import PresignedStorage

@@ -174,9 +174,11 @@ def _frames(video: VideoInput | SegmentInput, spec: ModelSpec, fps: int, limits:
         problems.refuse("duration_seconds", "cannot stand beside num_frames; send one of the two")
     wanted = video.duration_seconds * fps
     frames = round((min(wanted, 1e9) - 1) / stride) * stride + 1
-    in_one = isinstance(video, SegmentInput) or bool(video.segments) or video.reference_video_url is not None
+    # Only a whole video can be longer than one clip; within one, a limit that is no 4k + 1 is lowered to one.
+    whole = isinstance(video, VideoInput) and not video.segments and video.reference_video_url is None
+    in_one = not whole or wanted <= limits.max_frames
     longest = most if in_one else (max(most, limits.max_total_frames) - 1) // stride * stride + 1
-    if (wanted > max(limits.max_frames, longest) and frames > longest) or frames < MIN_FRAMES:
+    if (wanted > limits.max_frames and frames > longest) or frames < MIN_FRAMES:
         if problems.none_in("fps"):
             problems.refuse(
                 "duration_seconds",

@@ -61,6 +61,12 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "frames_zip": ([], True),
     "response_format": (["base64"], "base64"),
     "upload_url": (["https://example.com/put"], "https://example.com/put"),
+    "segments": (['[{"num_frames": 9}, {}]'], [{"num_frames": 9}, {}]),
+    "continuity": (["keyframes"], "keyframes"),
+    "overlap_frames": (["5"], 5),
+    "extend_video_url": (["https://example.com/d.mp4"], "https://example.com/d.mp4"),
+    "loop": ([], True),
+    "color_match": ([], False),
 }
 
 

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from worker.base import timing
 from worker.base.errors import Cancelled, InvalidRequest, JobTimeout, Problem
 from worker.base.timing import Stopwatch
 from worker.delivery.storage.base import Delivery
-from worker.engine import Rendering, Video
-from worker.engine.denoise import Denoised
+from worker.engine import Video
 from worker.jobs import answers
-from worker.jobs.make import Made
+from worker.jobs.make import Generated, Made
 from worker.media import VideoFile
 from worker.request import CATALOGUE, VideoRequest, choose
 from worker.request.parse import parse
@@ -55,20 +53,15 @@ def request_of(**fields: object) -> VideoRequest:
 def result_of(request: VideoRequest, **changes: Any) -> dict[str, Any]:
     """`changes` are of the video that was made, the delivery, its cost, and what the engine reports."""
     cost_usd, delivery = changes.pop("cost_usd", None), changes.pop("delivery", None)
-    denoised = Denoised(
-        latents=torch.zeros(0),
-        seconds={"text": 0.5, "generate": 1.5},
-        warnings=("from the engine",),
-        parameters=changes.pop("parameters", {"flow_shift": 12.0, "scheduler": "UniPC"}),
-    )
+    parameters = changes.pop("parameters", {"flow_shift": 12.0, "scheduler": "UniPC"})
     file = changes.pop("file", video_file())
     spec = choose(CATALOGUE, request)
     video = Video(request, spec, PLAN, "a cat, cinematic")
     shape = changes.pop("shape", Shape(832, 480, 81))
-    rendering = Rendering(lambda: (_ for _ in ()), shape, denoised, 0.25, changes.pop("cold_start", None))
+    generated = Generated(shape, parameters, ("from the engine",), changes.pop("cold_start", None))
     assert not changes
     return answers.video_result(
-        Made(video, rendering, file, None),
+        Made(video, generated, file, None),
         Delivery("https://cdn.test/0.mp4", "https://cdn.test/0.jpg") if delivery is None else delivery,
         job_id="abc-123",
         timings={"generate": 1.5, "total": 2.0},

@@ -47,16 +47,31 @@ def test_seconds_are_the_nearest_number_of_frames(fields: dict[str, object], fra
     assert videos_of(**fields)[0].num_frames == frames
 
 
-@pytest.mark.parametrize("seconds", [0.18, 10.2, 1e300])
-def test_seconds_that_one_clip_does_not_hold_are_refused(seconds: float) -> None:
-    message = problems_of(duration_seconds=seconds)["duration_seconds"]
-    assert message.startswith("must be 0.31 to 10.06, not ")
-    assert message.endswith("one clip has 5 to 161 frames, at 16 fps")
+@pytest.mark.parametrize(
+    ("seconds", "fields", "most", "holds"),
+    [
+        (0.18, {}, "10.06", "one clip has 5 to 161 frames, at 16 fps"),
+        (
+            10.2,
+            {"reference_video_url": "https://example.com/a.mp4"},
+            "10.06",
+            "one clip has 5 to 161 frames, at 16 fps",
+        ),
+        (62.5, {}, "62.31", "one video has 5 to 997 frames, at 16 fps"),
+        (1e300, {}, "62.31", "one video has 5 to 997 frames, at 16 fps"),
+    ],
+)
+def test_seconds_that_cannot_be_made_are_refused(
+    seconds: float, fields: dict[str, object], most: str, holds: str
+) -> None:
+    message = problems_of(duration_seconds=seconds, **fields)["duration_seconds"]
+    assert message.startswith(f"must be 0.31 to {most}, not ")
+    assert message.endswith(holds)
 
 
 def test_a_lower_limit_of_frames_bounds_the_seconds_too() -> None:
     assert videos_of(Limits(max_frames=80), duration_seconds=5)[0].num_frames == 77
-    assert problems_of(Limits(max_frames=79), duration_seconds=5).keys() == {"duration_seconds"}
+    assert problems_of(Limits(max_frames=79, max_total_frames=79), duration_seconds=5).keys() == {"duration_seconds"}
 
 
 def test_seconds_and_frames_exclude_each_other() -> None:

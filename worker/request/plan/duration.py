@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from worker.request.catalogue import CATALOGUE, ModelSpec
 from worker.request.plan import Gpu, MemoryPlan, ModelSize, Shape, size_of
 from worker.request.plan import peak as sizes
+from worker.request.segments import clips
 from worker.request.values import VideoRequest
 
 TEXT_TOKENS = 512
@@ -116,7 +117,21 @@ def cost_usd(seconds: Span, gpu_hourly_usd: float) -> Span:
 
 
 def of_request(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPlan) -> Estimate | None:
-    """The estimate for a request whose size is settled; None for a GPU of unknown speed, and for the demo model."""
+    """The estimate for a request whose size is settled; None for a GPU of unknown speed, and for the demo model.
+
+    That of several segments is their sum.
+    """
+    parts = [_of_clip(clip, spec, gpu, plan) for clip in clips(request)]
+    made = [part for part in parts if part is not None]
+    if len(made) < len(parts):
+        return None
+    stages = {name: sum((part.stages[name] for part in made), Span(0.0, 0.0)) for name in made[0].stages}
+    return Estimate(
+        gpu.name, sum(part.forwards for part in made), sum(part.tflop for part in made), stages, made[0].load
+    )
+
+
+def _of_clip(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPlan) -> Estimate | None:
     peak = peak_flops(gpu.name)
     if peak is None or not is_published(spec) or request.width is None or request.height is None:
         return None
