@@ -17,6 +17,7 @@ from worker.engine import Video
 from worker.jobs import answers
 from worker.jobs.make import Generated, Made
 from worker.media import VideoFile
+from worker.media.marks.provenance import Provenance
 from worker.request import CATALOGUE, VideoRequest, choose
 from worker.request.parse import parse
 from worker.request.plan import MemoryPlan, Shape
@@ -42,6 +43,7 @@ def video_file(**changes: Any) -> VideoFile:
         "fps": 16,
         "size_bytes": 1234,
         "sha256": "ab" * 32,
+        "provenance": Provenance("trainedAlgorithmicMedia", "xmp:iid:1", signed=True, timestamped=True),
     }
     return VideoFile(**{**values, **changes})
 
@@ -90,6 +92,13 @@ def test_size_and_frames_are_those_of_the_file_and_the_parameters_say_what_was_g
     file = video_file(width=640, height=624, num_frames=13, fps=25)
     result = result_of(request, file=file, shape=Shape(640, 624, 5))
     check_snapshot("result_image", result)
+
+
+def test_a_file_without_marks_says_so_and_what_went_wrong_with_them_is_a_warning() -> None:
+    assert result_of(request_of(), file=video_file(provenance=None))["provenance"] is None
+    noted = Provenance("trainedAlgorithmicMedia", "xmp:iid:1", notes=("provenance: not signed",))
+    result = result_of(request_of(), file=video_file(provenance=noted))
+    assert (result["provenance"]["c2pa"], result["warnings"][-1]) == ("off", "provenance: not signed")
 
 
 def test_no_local_path_and_no_url_of_the_request_leaves() -> None:
