@@ -3,8 +3,8 @@
     python -m benchmarks.marks
     python -m benchmarks.marks --videos 200
 
-The second signs as many videos, each with a picture of its own, and verifies them against the root of the authority that
-it makes for itself. A local RFC 3161 authority (`openssl ts`) gives the time stamps.
+The second signs as many videos, each with a picture of its own, and verifies them against the root of the authority
+that it makes for itself. A local RFC 3161 authority (`openssl ts`) gives the time stamps.
 """
 
 from __future__ import annotations

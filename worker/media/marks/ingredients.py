@@ -1,7 +1,7 @@
 """What goes into a video of the caller's, as the C2PA manifest of the video keeps it.
 
 A picture's or video's own manifest says who made it and how: it travels on, as an ingredient. The file is read while it
-is at hand, long before the video exists. It is a stranger's, so a bounded process does it (`read_ingredient.py`).
+is available, long before the video exists. It is a stranger's, so a bounded process does it (`read_ingredient.py`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ OFFLINE = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
 }
-# How files begin that may hold a manifest; the library wants to be told what it reads.
+# How files begin that may hold a manifest; the library wants the name of what it reads.
 _BEGINNINGS = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
     (0, b"\x89PNG", "image/png"),
