@@ -12,6 +12,7 @@ import pytest
 from tests.flow.conftest import Runner, local_path, small
 from tests.kits.c2pa_kit import Authority
 from tests.unit.media.test_marks import shown
+from worker.delivery.storage.base import FRAMES_SUFFIX, POSTER_SUFFIX, PREVIEW_SUFFIX
 from worker.media import FORMATS
 from worker.media.marks import reading
 
@@ -19,6 +20,7 @@ ROOT = Authority()
 SIGNER = ROOT.issue()
 KEY = {"C2PA_CERT_CHAIN": SIGNER.chain, "C2PA_PRIVATE_KEY": SIGNER.key}
 SECRET = "Zanzibar-4711"
+BESIDE = (POSTER_SUFFIX, FRAMES_SUFFIX, PREVIEW_SUFFIX)
 Make = Callable[[dict[str, str]], Runner]
 
 
@@ -37,9 +39,9 @@ def stored(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_file_that_leaves_is_marked(make_runner: Make, tmp_path: Path, name: str) -> None:
     runner = make_runner({**KEY, "OUTPUT_DIR": str(tmp_path / "outputs")})
-    result = made(runner, output_format=name, frames_zip=True)
+    result = made(runner, output_format=name, frames_zip=True, preview="strip")
     files = stored(tmp_path)
-    assert {path.suffix for path in files} == {FORMATS[name].suffix, ".jpg", ".zip"}
+    assert {path.name for path in files} == {f"0{suffix}" for suffix in (FORMATS[name].suffix, *BESIDE)}
     for path in files:
         signed = path.suffix not in (".webm", ".zip")
         assert reading.read(path, trust_anchors=ROOT.root).state == ("trusted" if signed else "tagged"), path.name
@@ -62,6 +64,13 @@ def test_marks_change_no_frame(make_runner: Make, tmp_path: Path) -> None:
         assert origin == ("off", "signed", None)[number]
     assert reading.read(local_path(result["video_url"])).state == "unmarked"
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_preview_alone_is_marked_and_its_result_says_how(make_runner: Make, tmp_path: Path) -> None:
+    result = made(make_runner({**KEY, "OUTPUT_DIR": str(tmp_path / "outputs")}), preview="strip", preview_only=True)
+    marks = reading.read(local_path(result["preview_url"]), trust_anchors=ROOT.root)
+    assert (marks.state, marks.model) == ("trusted", result["model_version"])
+    assert result["provenance"]["instance_id"] == marks.instance_id
 
 
 def test_a_picture_of_the_callers_makes_a_composite(make_runner: Make, tmp_path: Path, picture_url: str) -> None:

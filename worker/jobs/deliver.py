@@ -157,7 +157,7 @@ class Deliveries:
             preview, notes = self._previews.finished(request)
         if preview is None:
             raise UploadFailed("no preview was stored: " + ("; ".join(notes) or "none was made"))
-        file = replace(made.file, size_bytes=preview.size_bytes, sha256=preview.sha256)
+        file = replace(made.file, size_bytes=preview.size_bytes, sha256=preview.sha256, provenance=preview.provenance)
         delivery = Delivery("", None, preview_url=preview.url)
         result = self._result(replace(made, file=file), delivery, report, notes)
         gone = self._entry.finished.get(request.index)
@@ -221,7 +221,7 @@ class Deliveries:
 
     def _marked(self, made: Made, report: VideoReport) -> Made:
         video = made.video
-        origin = Origin(video.spec.version, video.request.mode != "text_to_video", video.ingredients)
+        origin = Origin(video.spec.version, video.request.shows_sources, video.ingredients)
         with report.lapped("encode"):
             return replace(made, file=self._worker.marker.mark(made.file, origin))
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport, job_answered, job_left, job_refused
 from worker.jobs.services import Services
 from worker.jobs.tidy import give_back_memory, tidy
+from worker.media.marks.ingredients import Ingredients
 from worker.net.language_model import LanguageModel
 from worker.request import Job, VideoRequest
 from worker.request.contact import contact
@@ -217,6 +219,7 @@ class _JobRun:
         worker, videos = self._worker, self._job.videos
         following = [video for video in videos[index + 1 :] if video.index not in self._earlier]
         with timing.timed(index, "inputs"):
+            ingredients = Ingredients(wanted=worker.marker.keeps_ingredients, stop=self._stop.event)
             one = partial(
                 prepare.prepare,
                 engine=worker.engine,
@@ -225,18 +228,21 @@ class _JobRun:
                 stop=self._stop.event,
                 writer=LanguageModel.from_settings(worker.settings),
                 max_pixels=worker.settings.max_pixels,
-                keep_ingredients=worker.marker.keeps_ingredients,
+                seen=ingredients.add,
             )
-            if videos[index].chain is not None:
-                return prepare_segments(
+            if videos[index].chain is None:
+                video = one(videos[index], following)
+            else:
+                video = prepare_segments(
                     *(videos[index], following, self._folder),
                     engine=worker.engine,
                     one=one,
                     opener=worker.opener,
                     stop=self._stop.event,
                     settings=worker.settings,
+                    seen=ingredients.add,
                 )
-            return one(videos[index], following)
+            return replace(video, ingredients=ingredients.archives)
 
     async def _prepared(self, index: int) -> Video:
         if index not in self._preparing:

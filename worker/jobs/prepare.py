@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from worker.base.errors import InputInvalid, InvalidRequest
 from worker.engine import Conditioning, Engine, Video
 from worker.jobs import expand
 from worker.media import formats, inputs
 from worker.media.decode_video import SourceVideo
-from worker.media.marks.ingredients import Ingredients
 from worker.net import Opener
 from worker.net.language_model import LanguageModel
 from worker.request import ModelSpec, VideoRequest, choose, prompt
 from worker.request.payload import MIN_FRAMES
 from worker.weights.loras import LoraStore
 
+Seen = Callable[[bytes | Path], None]
 # Of a source's pixels; a crop of more than this is reported.
 MAX_SILENT_CROP = 0.05
 
@@ -32,11 +33,11 @@ def prepare(
     stop: threading.Event,
     max_pixels: int,
     writer: LanguageModel | None = None,
-    keep_ingredients: bool = False,
+    seen: Seen | None = None,
 ) -> Video:
     """The video that `request` asks for, ready to be made. `following` are the job's next requests: the texts of those
     that the same model serves are encoded with its own. `writer` expands prompts.
-    `keep_ingredients`: what the request points to is kept for the marks of the file.
+    `seen` is called with each picture and video that the request points to.
 
     Blocks while it fetches and decodes. Raises Unsupported and InvalidRequest for what this worker does not serve or
     its GPU cannot hold, what `worker.media.inputs` raises, and what the LoRA store raises.
@@ -46,19 +47,16 @@ def prepare(
     expand.check(request, writer)
     request = replace(request, warnings=(*request.warnings, *formats.notes(request)))
     later = _texts(request, following)
-    ingredients = Ingredients(wanted=keep_ingredients, stop=stop)
     if request.reference_video_url is not None:
         path = request.at("reference_video_url")
-        with inputs.fetch_video(
-            request.reference_video_url, opener=opener, path=path, stop=stop, seen=ingredients.add
-        ) as source:
+        with inputs.fetch_video(request.reference_video_url, opener=opener, path=path, stop=stop, seen=seen) as source:
             request = _sized(request, {"reference_video_url": source.size}, spec, max_pixels)
             request = expand.expanded(request, None, writer, stop)
             video, conditioning = _of_video(source, request, engine, stop)
     else:
         given = {field: getattr(request, field) for field in ("reference_image_url", "last_image_url")}
         images = {
-            field: inputs.load_image(url, opener=opener, path=request.at(field), stop=stop, seen=ingredients.add)
+            field: inputs.load_image(url, opener=opener, path=request.at(field), stop=stop, seen=seen)
             for field, url in given.items()
             if url is not None
         }
@@ -71,14 +69,7 @@ def prepare(
     distilled = None
     if request.quality_preset == "turbo" and video.spec.distilled:
         distilled = loras.fetch_distilled(video.spec.distilled, path=request.at("quality_preset"), stop=stop)
-    return replace(
-        video,
-        conditioning=conditioning,
-        loras=files,
-        distilled=distilled,
-        later=later,
-        ingredients=ingredients.archives,
-    )
+    return replace(video, conditioning=conditioning, loras=files, distilled=distilled, later=later)
 
 
 def _sized(

@@ -10,6 +10,7 @@ from pathlib import Path
 from worker.base.errors import InputInvalid, InvalidRequest, Unsupported
 from worker.base.settings import Settings
 from worker.engine import Engine, Video
+from worker.jobs.prepare import Seen
 from worker.media import inputs, lossless
 from worker.media.decode_video import SourceVideo
 from worker.net import Opener
@@ -31,6 +32,7 @@ def prepare_segments(
     opener: Opener,
     stop: threading.Event,
     settings: Settings,
+    seen: Seen | None = None,
 ) -> Video:
     """The video that `request` asks for, its `segments` ready to be made one after the other.
 
@@ -51,7 +53,7 @@ def prepare_segments(
         spec = choose(engine.catalogue, clip)  # refuses before anything is fetched
     if chain.extend_video_url is not None:
         path = request.at("extend_video_url")
-        with inputs.fetch_video(chain.extend_video_url, opener=opener, path=path, stop=stop) as source:
+        with inputs.fetch_video(chain.extend_video_url, opener=opener, path=path, stop=stop, seen=seen) as source:
             request = _extending(source, request, chain, spec, folder, stop, settings)
     wanted = clips(request)
     segments: list[Video] = []

@@ -22,7 +22,8 @@ from worker.delivery.storage import video_key
 from worker.engine import Preview
 from worker.jobs.progress import Progress
 from worker.jobs.services import Services
-from worker.request import VideoRequest
+from worker.media.marks.provenance import Origin, Provenance
+from worker.request import VideoRequest, choose
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Stored:
     url: str
     size_bytes: int
     sha256: str
+    provenance: Provenance | None
 
 
 class JobPreviews:
@@ -83,13 +85,16 @@ class JobPreviews:
         self._progress.preview(request.index, stored.url, preview.step)
 
     def _store(self, request: VideoRequest, preview: Preview) -> Stored:
-        content = preview.webp()
+        worker = self._worker
+        origin = Origin(choose(worker.engine.catalogue, request).version, request.shows_sources)
         key = video_key(self._entry.job_id, request.index, self._entry.accepted_on)
         with scratch.folder("job") as folder:
             path = folder / "preview.webp"
-            path.write_bytes(content)
-            url = self._worker.storage.store_preview(path, key, stop=Deadline.after(STORING_S, self._stop.event))
-        settings = self._worker.settings
+            path.write_bytes(preview.webp())
+            provenance = worker.marker.mark_preview(path, origin)
+            content = path.read_bytes()
+            url = worker.storage.store_preview(path, key, stop=Deadline.after(STORING_S, self._stop.event))
+        settings = worker.settings
         if settings.on_platform and not settings.storage_is_remote:  # nobody else can read the worker's own disk
             url = f"data:image/webp;base64,{base64.b64encode(content).decode('ascii')}"
-        return Stored(url, len(content), hashlib.sha256(content).hexdigest())
+        return Stored(url, len(content), hashlib.sha256(content).hexdigest(), provenance)

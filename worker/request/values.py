@@ -152,6 +152,14 @@ class VideoRequest:
     around: str | None = None
 
     @property
+    def shows_sources(self) -> bool:
+        """Whether a picture or video of the caller's goes in."""
+        urls = [self.reference_image_url, self.last_image_url, self.reference_video_url]
+        if self.chain is not None:
+            urls += [self.chain.extend_video_url, *(segment.last_image_url for segment in self.chain.segments)]
+        return any(url is not None for url in urls)
+
+    @property
     def total_frames(self) -> int:
         """Generated frames of the file."""
         return self.num_frames if self.chain is None else self.chain.num_frames

@@ -80,6 +80,13 @@ def test_no_name_of_the_callers_file_is_kept(tmp_path: Path, theirs: Path) -> No
     assert b"anna" not in path.read_bytes()
 
 
+def test_a_picture_that_is_sent_twice_is_one_ingredient(theirs: Path) -> None:
+    ingredients = Ingredients(wanted=True)
+    ingredients.add(theirs.read_bytes())
+    ingredients.add(theirs)
+    assert len(ingredients.archives) == 1
+
+
 def test_nothing_is_read_where_nothing_is_signed(theirs: Path) -> None:
     ingredients = Ingredients(wanted=False)
     ingredients.add(theirs)

@@ -6,6 +6,7 @@ is available, long before the video exists. It is a stranger's, so a bounded pro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
@@ -28,7 +29,7 @@ BOUNDS = sandbox.Bounds(memory_bytes=2_000_000_000, cpu_s=30, file_bytes=MAX_BYT
 
 
 class Ingredients:
-    """Collects what goes into one video; `archives` are in the order in which it was added.
+    """Collects what goes into one video, each file once; `archives` are in the order in which it was added.
 
     Where not `wanted` it does nothing. Each has `max_bytes` at most. Of a file that cannot be read it keeps nothing,
     b"", with a line in the log.
@@ -39,6 +40,7 @@ class Ingredients:
         self._stop = stop
         self._bounds = replace(BOUNDS, file_bytes=max_bytes)
         self._archives: list[bytes] = []
+        self._known: set[str] = set()
 
     @property
     def archives(self) -> tuple[bytes, ...]:
@@ -46,8 +48,10 @@ class Ingredients:
 
     def add(self, source: bytes | Path) -> None:
         """Blocks, for about a third of a second. Raises Cancelled."""
-        if not self._wanted:
+        digest = _digest(source) if self._wanted else ""
+        if not self._wanted or digest in self._known:
             return
+        self._known.add(digest)
         number = len(self._archives)
         try:
             with tempfile.TemporaryFile() if isinstance(source, bytes) else source.open("rb") as file:
@@ -59,6 +63,13 @@ class Ingredients:
             archive = b""
             logger.warning("what a reference file says of its origin could not be read (%s)", type(failure).__name__)
         self._archives.append(archive)
+
+
+def _digest(source: bytes | Path) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(file: IO[bytes], number: int, bounds: sandbox.Bounds, stop: threading.Event | None) -> bytes:

@@ -94,6 +94,13 @@ class Marker:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return replace(video, size_bytes=file.tell(), sha256=digest, provenance=provenance)
 
+    def mark_preview(self, path: Path, origin: Origin) -> Provenance | None:
+        """Mark a preview, a WebP, in place; None where marks are off. Raises EncodeFailed.
+
+        It is signed without a time stamp: it is shown at once, and must stay small.
+        """
+        return replace(self, tsa_url=None).mark_file(path, "image/webp", origin) if self.is_on else None
+
     def mark_file(self, path: Path, content_type: str, origin: Origin) -> Provenance:
         """Mark one file in place. Raises EncodeFailed."""
         stamp = secrets.token_hex(4)
