@@ -75,6 +75,7 @@ bench: setup-dev     ## the benchmarks that a CPU can run
 	@$(BIN)/python -m benchmarks.encode --presets
 	@$(BIN)/python -m benchmarks.encode --codecs
 	@$(BIN)/python -m benchmarks.interpolate
+	@$(BIN)/python -m benchmarks.marks
 	@$(BIN)/python -m benchmarks.lora
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.load
