@@ -71,7 +71,8 @@ def _is_video(video: object) -> bool:
         return False
     if video.get("status") == "completed":
         poster = video.get("thumbnail_url")
-        return isinstance(video.get("video_url"), str) and (poster is None or isinstance(poster, str))
+        shown = video.get("video_url") or video.get("preview_url")  # with preview_only there is no video
+        return isinstance(shown, str) and (poster is None or isinstance(poster, str))
     return isinstance(video.get("error"), dict)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from worker.jobs.services import Services
 
 _STATE = "command-line"
-_FILES = ("video_url", "thumbnail_url", "frames_url")
+_FILES = ("video_url", "thumbnail_url", "frames_url", "preview_url")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -155,7 +155,12 @@ def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None
         video["warnings"] = [flags.in_flags(warning) for warning in video["warnings"]]
         files = {name: _path_of(video[name]) for name in _FILES if video.get(name) is not None}
         if out is not None:
-            place = out.place(answer["job_id"], index, len(answer["videos"]), files["video_url"].suffix)
+            place = out.place(
+                answer["job_id"],
+                index,
+                len(answer["videos"]),
+                files["video_url"].suffix if "video_url" in files else out.suffix,
+            )
             files = _copied(files, place, force=out.force)
         paths += files.values()
         shown.append({**video, **{name: _relative(path) for name, path in files.items()}})
@@ -167,7 +172,7 @@ def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None
 
 
 def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> dict[str, Path]:
-    targets = dict(zip(_FILES, (place.video, place.poster, place.frames), strict=True))
+    targets = dict(zip(_FILES, (place.video, place.poster, place.frames, place.preview), strict=True))
     for name, source in files.items():
         try:
             places.copy(source, targets[name], force=force)
@@ -175,7 +180,7 @@ def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> d
             reason = failure.strerror or str(failure)
             raise CommandFailed(
                 f"error: --out: {targets[name]} could not be written: {reason}\n"
-                f"the video is there: {files['video_url']}"
+                f"the video is there: {files.get('video_url', source)}"
             ) from failure
     return {name: targets[name] for name in files}
 

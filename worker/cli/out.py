@@ -18,11 +18,12 @@ from worker.request.payload import OutputFormat
 SUFFIXES = tuple(f".{name}" for name in get_args(OutputFormat))
 POSTER_SUFFIX = ".jpg"
 FRAMES_SUFFIX = ".zip"
+PREVIEW_SUFFIX = ".preview.webp"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one video, its poster and its frames go."""
+    """Where one video, its poster, its frames and its preview go."""
 
     video: Path
 
@@ -33,6 +34,10 @@ class Place:
     @property
     def frames(self) -> Path:
         return self.video.with_suffix(FRAMES_SUFFIX)
+
+    @property
+    def preview(self) -> Path:
+        return self.video.with_suffix(PREVIEW_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,11 @@ class Out:
         if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
             raise usage(f"--out: nothing may be written into {folder}")
         return cls(path, is_folder, force)
+
+    @property
+    def suffix(self) -> str:
+        """That of a video's name, where it may have any."""
+        return SUFFIXES[0] if self.is_folder else self.path.suffix
 
     def place(self, job_id: str, index: int, count: int, suffix: str) -> Place:
         """The place of video `index` of `count`, a file with `suffix`."""

@@ -175,21 +175,27 @@ class _Following:
         for index, video in enumerate(answer["videos"]):
             if video["status"] != "completed":
                 continue
-            suffix = places.suffix_of(video["video_url"])
+            is_video = video["video_url"] is not None
+            url = video["video_url"] if is_video else video["preview_url"]
+            suffix = places.suffix_of(url) if is_video else self._out.suffix
             place = self._out.place(self._job.job_id, index, len(answer["videos"]), suffix)
             bar.show("downloading", 0)
             on_bytes = partial(_draw_bytes, bar, video.get("size_bytes"))
             try:
                 download.fetch(
-                    video["video_url"],
-                    place.video,
+                    url,
+                    place.video if is_video else place.preview,
                     sha256=video.get("sha256"),
                     force=self._out.force,
                     on_bytes=on_bytes,
                 )
                 places_by_index[index] = place
-                for name, beside in (("thumbnail_url", place.poster), ("frames_url", place.frames)):
-                    if video.get(name) is not None:
+                for name, beside in (
+                    ("thumbnail_url", place.poster),
+                    ("frames_url", place.frames),
+                    ("preview_url", place.preview),
+                ):
+                    if is_video and video.get(name) is not None:
                         download.fetch(video[name], beside, sha256=None, force=True)
             except CommandFailed as failure:
                 problems.append(f"video {index}: {failure}")
@@ -197,7 +203,7 @@ class _Following:
 
     def _conclude(self, answer: dict[str, Any], files: Mapping[int, places.Place], problems: list[str]) -> int:
         if self._as_json:
-            paths = [str(files[index].video) if index in files else None for index in range(len(answer["videos"]))]
+            paths = [_path(video, files.get(index)) for index, video in enumerate(answer["videos"])]
             terminal.show([json.dumps({**answer, "files": paths, "problems": problems}, ensure_ascii=False)])
         else:
             self._summarise(answer, files)
@@ -212,11 +218,21 @@ class _Following:
         for index, video in enumerate(answer["videos"]):
             poster = str(files[index].poster) if index in files and video.get("thumbnail_url") is not None else None
             here = {"video_url": str(files[index].video), "thumbnail_url": poster} if index in files else {}
+            if index in files and video.get("preview_url") is not None:
+                here["preview_url"] = str(files[index].preview)
+            if video.get("video_url") is None:
+                here["video_url"] = None
             shown.append({**video, **here})
         try:
             terminal.summarise({**answer, "videos": shown})
         except (KeyError, TypeError, ValueError):  # an endpoint of another version
             terminal.show(str(place.video) for place in files.values())
+
+
+def _path(video: Mapping[str, Any], place: places.Place | None) -> str | None:
+    if place is None:
+        return None
+    return str(place.preview if video["video_url"] is None else place.video)
 
 
 def _draw_bytes(bar: terminal.Bar, size_bytes: object, fetched: int) -> None:

@@ -37,6 +37,7 @@ class Bar:
     def __init__(self, status: str = "queued") -> None:
         self._status = status
         self._step = ""
+        self._preview: str | None = None
         self._stopping = False
         # When this status began and at how many percent, then the same of the last change.
         self._since: tuple[float, float] = (_now(), 0)
@@ -59,6 +60,9 @@ class Bar:
         return self
 
     def __call__(self, event: ProgressEvent) -> None:
+        if event.preview_url is not None and event.preview_url != self._preview and not self._bar.disable:
+            self._preview = event.preview_url
+            BesideBar().write(f"  preview    {event.preview_url}\n")
         self.show(event.status, event.progress, step=event.step, steps=event.steps)
 
     def show(
@@ -169,7 +173,8 @@ def _completed(video: Mapping[str, Any]) -> list[str]:
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in video["timings"].items())
     poster, cost = video["thumbnail_url"], video.get("cost_usd")
     return [
-        f"  video {video['index']}   {video['video_url']}",
+        f"  video {video['index']}   {video['video_url'] or 'none, preview_only'}",
+        *([f"  preview   {video['preview_url']}"] if video.get("preview_url") is not None else []),
         *([f"  poster    {poster}"] if poster is not None else []),
         f"  what      {video['resolution']}, {video['num_frames']} frames at {video['fps']} fps "
         f"({video['duration_seconds']:.2f} s), {video['size_bytes'] / 1e6:.2f} MB",

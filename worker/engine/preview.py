@@ -32,14 +32,14 @@ class Preview:
     latents: torch.Tensor = field(repr=False)
     arrived: torch.cuda.Event | None = field(repr=False)
 
-    def webp(self) -> bytes:
-        """The file. Blocks until the copy has arrived; raises EncodeFailed."""
+    def webp(self, most_bytes: int) -> bytes:
+        """The file. Blocks until the copy has arrived; raises EncodeFailed where it cannot be as small."""
         if self.arrived is not None:
             self.arrived.synchronize()
         frames = self.colours.frames(self.latents)
-        return (
-            preview.animated(frames, self.fps / _FRAMES_OF_LATENT) if self.kind == "animated" else preview.strip(frames)
-        )
+        if self.kind == "animated":
+            return preview.animated(frames, self.fps / _FRAMES_OF_LATENT, most_bytes)
+        return preview.strip(frames, most_bytes)
 
 
 def copied(estimate: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:

@@ -158,7 +158,6 @@ _VIDEO = (
     _of(None, "upscale upscaling enable_upscaling upscaler super_resolution sr_ratio upscaling_scale"),
     _of(None, "reverse reverse_video loop_video single_frame motion_strength motion_bucket_id motion_score"),
     _of(None, "scheduler sampler sampler_name sample_solver solver boundary_ratio boundary clip_skip"),
-    _of(None, "preview preview_at preview_only"),
     _of(None, "workflow", "This worker runs no ComfyUI workflow: send prompt and the fields of the request"),
     _of(None, "extra_params extra_body extra_args", "Send the fields themselves"),
 )

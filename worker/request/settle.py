@@ -105,7 +105,7 @@ def settle(
         step_cache=video.step_cache,
         loras=loras_of(video.loras, spec, problems),
         output=_output(video, fps, total, problems),
-        preview=_previews(video, problems),
+        preview=_previews(video, chain is not None, problems),
         chain=chain,
         warnings=tuple(dict.fromkeys(problems.warnings)),
     )
@@ -231,11 +231,13 @@ def _output(video: VideoInput, fps: int, frames: int, problems: Problems) -> Out
     )
 
 
-def _previews(video: VideoInput, problems: Problems) -> Previews:
+def _previews(video: VideoInput, in_segments: bool, problems: Problems) -> Previews:
     """When and how previews are made; warns of what has no effect."""
     kind = "strip" if video.preview_only and video.preview == "off" else video.preview
     if kind == "off" and "preview_at" in video.model_fields_set:
         problems.warn("preview_at", "ignored, it is for preview")
+    if video.preview_only and in_segments:
+        problems.refuse("preview_only", "is for one clip: ask for previews of the first segment by itself")
     if video.preview_only:
         for field in ("target_fps", "frames_zip", "response_format", "upload_url"):
             if field in video.model_fields_set:
