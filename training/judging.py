@@ -45,6 +45,16 @@ def judge(frames: np.ndarray) -> Verdict:
     return Verdict(colour, _motion(_track(masks[colour])), _shape(masks[colour]))
 
 
+def place(frames: np.ndarray) -> tuple[float, float] | None:
+    """Where the object is on average over frames uint8 [F, H, W, 3]: right and down, in units of the shorter side."""
+    masks = _masks(frames.astype(np.float32) / 255)
+    mask = masks[max(masks, key=lambda name: int(masks[name].sum()))]
+    if mask.mean() < _LEAST_SHARE:
+        return None
+    right, down = _track(mask).mean(0)
+    return float(right), float(down)
+
+
 def camera(frames: np.ndarray) -> str | None:
     """The camera's move over frames uint8 [F, H, W, 3]: pan_left and so on, zoom_in, zoom_out or static.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from worker.engine.preview_map import ColourMap
-from worker.media import preview
+from worker.media import preview_file
 from worker.request.payload import PreviewKind
 
 _FRAMES_OF_LATENT = 4
@@ -38,8 +38,8 @@ class Preview:
             self.arrived.synchronize()
         frames = self.colours.frames(self.latents)
         if self.kind == "animated":
-            return preview.animated(frames, self.fps / _FRAMES_OF_LATENT, most_bytes)
-        return preview.strip(frames, most_bytes)
+            return preview_file.animated(frames, self.fps / _FRAMES_OF_LATENT, most_bytes)
+        return preview_file.strip(frames, most_bytes)
 
 
 def copied(estimate: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLIPS, CLIP_FRAMES, CLIP_SIDE = 24, 5, 128
+CLIPS, CLIP_FRAMES, CLIP_SIDE = 16, 5, 128
 # Of four clips one is not fitted to: the others' map is judged by it.
 _JUDGED_EVERY = 4
 _FOLDER = "previews"

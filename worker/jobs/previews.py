@@ -23,7 +23,7 @@ from worker.engine import Preview
 from worker.jobs.progress import Progress
 from worker.jobs.services import Services
 from worker.media.marks.provenance import Origin, Provenance
-from worker.media.preview import MAX_BYTES
+from worker.media.preview_file import MAX_BYTES
 from worker.request import VideoRequest, choose
 
 logger = logging.getLogger(__name__)

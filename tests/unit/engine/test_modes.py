@@ -33,6 +33,7 @@ class Pipeline:
         )
         self.called_with: dict[str, Any] = {}
         self._execution_device = CPU
+        self.for_estimates = ()
 
     def __call__(self, **arguments: Any) -> tuple[torch.Tensor]:
         self.called_with = arguments
@@ -65,7 +66,7 @@ def sampling(**changes: Any) -> Sampling:
         "negative_prompt_embeds": None,
         "generator": torch.Generator("cpu").manual_seed(3),
         "strength": 0.5,
-        "on_step": lambda *_: None,
+        "on_step": lambda *_: True,
     }
     return Sampling(**{**given, **changes})
 

@@ -15,6 +15,7 @@ from worker.request.parse import DEFAULT_LIMITS, draw_seed, parse
 from worker.request.payload import MAX_LORAS, MAX_SEED, JobInput, LoraInput, VideoInput
 from worker.request.problems import MAX_NAMED_PROBLEMS
 from worker.request.settle import HYBRID, PRESETS
+from worker.request.values import Previews
 
 CAMERA_MOTIONS = [
     *("pan_left", "pan_right", "pan_up", "pan_down"),
@@ -107,6 +108,7 @@ def test_every_default_is_that_of_the_contract() -> None:
         "area": 832 * 480,
         "prompt_expansion": False,
         "output": Output("mp4", "h264", "high", None, False, True, False, None),
+        "preview": Previews("off", (0.15, 0.35, 0.6), only=False),
     }
 
 

@@ -175,7 +175,16 @@ OUTPUT = {
     "thumbnail": "thumbnail",
     "upload_url": "upload_url",
 }
-READ_AWAY = {"resolution", "aspect_ratio", "response_format", "duration_seconds", "num_outputs"}
+READ_AWAY = {
+    "resolution",
+    "aspect_ratio",
+    "response_format",
+    "duration_seconds",
+    "num_outputs",
+    "preview",
+    "preview_at",
+    "preview_only",
+}
 
 
 def test_defaults_are_those_of_the_parser() -> None:
@@ -202,7 +211,7 @@ def test_defaults_are_those_of_the_parser() -> None:
 
 
 def test_every_setting_of_a_video_is_a_field_of_the_schema() -> None:
-    derived = {"index", "path", "mode", "warnings", "area", "output"}
+    derived = {"index", "path", "mode", "warnings", "area", "output", "preview"}
     fields = set(VideoRequest.__dataclass_fields__) - derived
     assert fields | OUTPUT.keys() | READ_AWAY == VideoInput.model_fields.keys()
     assert {*OUTPUT.values(), "inline"} == Output.__dataclass_fields__.keys()

@@ -74,7 +74,6 @@ _CACHE_CONTROL = {
     "public-read": "public, max-age=31536000, immutable",
     "private": "private, max-age=31536000, immutable",
 }
-_OVERWRITTEN = "no-cache"
 
 
 class SpacesStorage:
@@ -299,7 +298,7 @@ class SpacesStorage:
             "ACL": self._acl,
             "ContentType": item.content_type,
             "ContentDisposition": "inline",
-            "CacheControl": _OVERWRITTEN if item.key.endswith(PREVIEW_SUFFIX) else _CACHE_CONTROL[self._acl],
+            "CacheControl": "no-cache" if item.key.endswith(PREVIEW_SUFFIX) else _CACHE_CONTROL[self._acl],
             "Metadata": {"sha256": item.sha256},
         }
 
