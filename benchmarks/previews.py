@@ -52,7 +52,7 @@ class Watcher:
 
     def loading(self, fraction: float) -> None: ...
 
-    def generating(self, fraction: float) -> None:
+    def generating(self, fraction: float) -> None:  # noqa: ARG002
         self.steps.append(time.perf_counter())
 
     def preview(self, preview: Preview) -> None:

@@ -26,7 +26,7 @@ export type SegmentInput = {
   loras?: Array<LoraInput> | null;
   /** The picture on which it ends */
   last_image_url?: string | null;
-  /** cut: it begins anew, from its words alone */
+  /** cut: it begins afresh, from its words alone */
   transition?: "continue" | "cut" | null;
 };
 
@@ -96,7 +96,7 @@ export type VideoInput = {
   response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
-  /** Early looks at the video, told in progress events: frames side by side, or animated */
+  /** Early looks at the video, in progress events: frames side by side, or animated */
   preview?: "off" | "strip" | "animated" | null;
   /** Shares of the steps after which a preview is made */
   preview_at?: Array<number> | null;
@@ -193,7 +193,7 @@ export type Input = {
   response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
-  /** Early looks at the video, told in progress events: frames side by side, or animated */
+  /** Early looks at the video, in progress events: frames side by side, or animated */
   preview?: "off" | "strip" | "animated" | null;
   /** Shares of the steps after which a preview is made */
   preview_at?: Array<number> | null;

@@ -1,7 +1,18 @@
 // Written by `make docs` from the worker's own types. What a job sends, what it answers, what webhooks carry.
 
 /** One LoRA of a video request, or a pair of them: one for each expert. */
-export type LoraInput = unknown;
+export type LoraInput = {
+  /** https URL, hub repo/file, or a file name in MODEL_CACHE_DIR/loras */
+  source?: string | null;
+  /** In place of source, beside low: the high-noise expert's file */
+  high?: string | null;
+  /** In place of source, beside high: the low-noise expert's file */
+  low?: string | null;
+  /** How strongly it applies; the range keeps weights finite */
+  scale?: number | null;
+  /** From the file's name where it says high or low noise, with a warning; else both */
+  expert?: "high" | "low" | "both" | null;
+};
 
 /** One clip of a longer video. What it leaves out comes from the request around it. */
 export type SegmentInput = {
@@ -15,7 +26,7 @@ export type SegmentInput = {
   loras?: Array<LoraInput> | null;
   /** The picture on which it ends */
   last_image_url?: string | null;
-  /** cut: it begins anew, from its words alone */
+  /** cut: it begins afresh, from its words alone */
   transition?: "continue" | "cut" | null;
 };
 
@@ -85,6 +96,12 @@ export type VideoInput = {
   response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
+  /** Early looks at the video, in progress events: frames side by side, or animated */
+  preview?: "off" | "strip" | "animated" | null;
+  /** Shares of the steps after which a preview is made */
+  preview_at?: Array<number> | null;
+  /** End after the last preview, without a video; a strip if preview is off */
+  preview_only?: boolean | null;
   /** The clips of one longer video, each the continuation of the one before */
   segments?: Array<SegmentInput> | null;
   /** keyframes: each segment ends on its last_image_url, on which the next begins */
@@ -176,6 +193,12 @@ export type Input = {
   response_format?: "url" | "base64" | null;
   /** A presigned PUT address of your own store for this video */
   upload_url?: string | null;
+  /** Early looks at the video, in progress events: frames side by side, or animated */
+  preview?: "off" | "strip" | "animated" | null;
+  /** Shares of the steps after which a preview is made */
+  preview_at?: Array<number> | null;
+  /** End after the last preview, without a video; a strip if preview is off */
+  preview_only?: boolean | null;
   /** The clips of one longer video, each the continuation of the one before */
   segments?: Array<SegmentInput> | null;
   /** keyframes: each segment ends on its last_image_url, on which the next begins */
@@ -201,6 +224,14 @@ export type Error = {
 export type FoundProblem = {
   path: string | null;
   message: string;
+};
+
+/** How the file is marked as made by AI; null where AI_MARK is off. `digital_source_type` is a term of IPTC. */
+export type Provenance = {
+  digital_source_type: "trainedAlgorithmicMedia" | "compositeWithTrainedAlgorithmicMedia";
+  c2pa: "signed" | "off";
+  timestamped: boolean;
+  instance_id: string;
 };
 
 /** One clip of a longer video; its frames are those of the file. `seam` is the step from the frame before over the median step inside, by mean absolute difference; null where there is nothing before. `color_drift` is the distance (CIE76) of its mean colour to that of the first segment. */
@@ -231,6 +262,7 @@ export type VideoResult = {
   video_url: string | null;
   thumbnail_url: string | null;
   frames_url?: string | null;
+  preview_url?: string | null;
   video_base64?: string;
   duration_seconds: number;
   num_frames: number;
@@ -248,6 +280,7 @@ export type VideoResult = {
   timings: Record<string, number>;
   gpu: string;
   cost_usd: number | null;
+  provenance: Provenance | null;
   cold_start?: Record<string, number>;
   segments?: Array<SegmentResult>;
 };
@@ -288,7 +321,7 @@ export type FailedEvent = {
   total: number;
 };
 
-/** `progress` is percent of the whole job. `step` of `steps` where they are known. */
+/** `progress` is percent of the whole job. `step` of `steps` where they are known; `preview_url` after a preview. */
 export type ProgressEvent = {
   type: "progress";
   job_id: string;

@@ -1,4 +1,4 @@
-"""The previews of a job on their way: each is made into a file, stored and told, beside the steps of its video.
+"""The previews of a job on their way: each is made into a file, stored and reported, beside the steps of its video.
 
 One thread does so, one preview after the other; the engine's thread only hands them over. A preview that fails is a
 line in the warnings of its video.

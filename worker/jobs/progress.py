@@ -77,7 +77,7 @@ class Progress:
                     self._send(event)
 
     def preview(self, index: int, url: str, step: int) -> None:
-        """Video `index` has a new preview, of `step`: told at once, and in every later event of the video."""
+        """Video `index` has a new preview, of `step`: reported at once, and in every later event of the video."""
         with self._lock:
             if self._final[index]:
                 return

@@ -148,7 +148,7 @@ class SegmentInput(Sent):
     camera_motion: CameraMotion | None = None
     loras: list[LoraInput] | None = Field(None, max_length=MAX_LORAS)
     last_image_url: Url | None = Field(None, description="The picture on which it ends")
-    transition: Literal["continue", "cut"] = Field("continue", description="cut: it begins anew, from its words alone")
+    transition: Literal["continue", "cut"] = Field("continue", description="cut: it begins afresh, from its words alone")
 
     _frames = field_validator("num_frames")(_within_max_frames)
 
@@ -241,7 +241,7 @@ class VideoInput(Sent):
     response_format: Literal["url", "base64"] = Field("url", description="base64: the file is in the answer")
     upload_url: Url | None = Field(None, description="A presigned PUT address of your own store for this video")
     preview: PreviewKind = Field(
-        "off", description="Early looks at the video, told in progress events: frames side by side, or animated"
+        "off", description="Early looks at the video, in progress events: frames side by side, or animated"
     )
     preview_at: list[Share] = Field(
         default_factory=lambda: list(PREVIEW_AT),

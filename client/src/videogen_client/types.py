@@ -31,7 +31,7 @@ class SegmentInput(TypedDict):
     loras: NotRequired["list[LoraInput] | None"]
     # The picture on which it ends
     last_image_url: NotRequired[str | None]
-    # cut: it begins anew, from its words alone
+    # cut: it begins afresh, from its words alone
     transition: NotRequired[Literal["continue", "cut"] | None]
 
 
@@ -102,7 +102,7 @@ class VideoInput(TypedDict):
     response_format: NotRequired[Literal["url", "base64"] | None]
     # A presigned PUT address of your own store for this video
     upload_url: NotRequired[str | None]
-    # Early looks at the video, told in progress events: frames side by side, or animated
+    # Early looks at the video, in progress events: frames side by side, or animated
     preview: NotRequired[Literal["off", "strip", "animated"] | None]
     # Shares of the steps after which a preview is made
     preview_at: NotRequired[list[float] | None]
@@ -205,7 +205,7 @@ class SingleVideoInput(TypedDict):
     response_format: NotRequired[Literal["url", "base64"] | None]
     # A presigned PUT address of your own store for this video
     upload_url: NotRequired[str | None]
-    # Early looks at the video, told in progress events: frames side by side, or animated
+    # Early looks at the video, in progress events: frames side by side, or animated
     preview: NotRequired[Literal["off", "strip", "animated"] | None]
     # Shares of the steps after which a preview is made
     preview_at: NotRequired[list[float] | None]
