@@ -91,7 +91,7 @@ class JobPreviews:
         key = video_key(self._entry.job_id, request.index, self._entry.accepted_on)
         with scratch.folder("job") as folder:
             path = folder / "preview.webp"
-            path.write_bytes(preview.webp(MAX_BYTES - worker.marker.most_bytes()))
+            path.write_bytes(preview.webp(MAX_BYTES - worker.marker.unstamped().most_bytes()))
             provenance = worker.marker.mark_preview(path, origin)
             content = path.read_bytes()
             url = worker.storage.store_preview(path, key, stop=Deadline.after(STORING_S, self._stop.event))

@@ -186,10 +186,13 @@ def test_marks_that_are_off_leave_every_byte(tmp_path: Path) -> None:
 
 
 def test_a_time_stamp_says_when_a_file_was_signed(tmp_path: Path) -> None:
+    video = encoded(tmp_path, Output())
+    unmarked = video.size_bytes
     with ROOT.time_stamps() as url:
-        video = Marker(key=KEY, tsa_url=url).mark(encoded(tmp_path, Output()), ORIGIN)
+        video = Marker(key=KEY, tsa_url=url).mark(video, ORIGIN)
     assert video.provenance is not None
     assert video.provenance.timestamped
+    assert video.size_bytes - unmarked < Marker(key=KEY, tsa_url=url).most_bytes()
     for path in files_of(video)[:2]:
         marks = reading.read(path, trust_anchors=ROOT.root)
         assert (marks.state, marks.signed_at is not None) == ("trusted", True)

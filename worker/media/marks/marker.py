@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TSA_LIMIT_S = 5.0
-# Of metadata, and of a manifest with its time stamp: three times what was measured.
-METADATA_BYTES, MANIFEST_BYTES = 6_000, 40_000
+# Of metadata, a manifest without its certificates, and a time stamp with its own: twice what was measured, or more.
+METADATA_BYTES, MANIFEST_BYTES, STAMP_BYTES = 4_000, 6_000, 24_000
 # c2pa-rs knows no Matroska, and puts files of its own beside the frames of a ZIP.
 UNSIGNED = frozenset({"video/webm", "application/zip"})
 _UNSTAMPED = "provenance: signed without a time stamp, the time stamp authority sent none in time (C2PA_TSA_URL)"
@@ -72,9 +72,14 @@ class Marker:
 
     def most_bytes(self, ingredients: Sequence[bytes] = ()) -> int:
         """By how much a file grows at most."""
-        if not self.is_on:
-            return 0
-        return METADATA_BYTES + (0 if self.key is None else MANIFEST_BYTES + sum(map(len, ingredients)))
+        if self.key is None or not self.is_on:
+            return METADATA_BYTES if self.is_on else 0
+        signed = METADATA_BYTES + MANIFEST_BYTES + len(self.key.chain) + sum(map(len, ingredients))
+        return signed if self.tsa_url is None else signed + STAMP_BYTES
+
+    def unstamped(self) -> Marker:
+        """The same without time stamps, for what must be small or is made often."""
+        return replace(self, tsa_url=None)
 
     def mark(self, video: VideoFile, origin: Origin) -> VideoFile:
         """The video with all of its files marked in place: size and digest are those of the marked file.
@@ -86,7 +91,7 @@ class Marker:
             return video
         provenance = self.mark_file(video.path, video.format.content_type, origin)
         # One that was silent once is not waited for again: what is beside the video is signed without it.
-        beside = self if provenance.timestamped else replace(self, tsa_url=None)
+        beside = self if provenance.timestamped else self.unstamped()
         for path, content_type in ((video.poster, "image/jpeg"), (video.frames, "application/zip")):
             if path is not None:
                 beside.mark_file(path, content_type, Origin(origin.model, origin.composite, origin.ingredients))
@@ -99,7 +104,7 @@ class Marker:
 
         It is signed without a time stamp: it is shown at once, and must stay small.
         """
-        return replace(self, tsa_url=None).mark_file(path, "image/webp", origin) if self.is_on else None
+        return self.unstamped().mark_file(path, "image/webp", origin) if self.is_on else None
 
     def mark_file(self, path: Path, content_type: str, origin: Origin) -> Provenance:
         """Mark one file in place. Raises EncodeFailed."""
