@@ -37,11 +37,11 @@ MODEL = "wan2.2-t2v-a14b"
 
 
 def clip(seed: int = 0, width: int = WIDTH, height: int = HEIGHT, count: int = FRAMES) -> Iterator[np.ndarray]:
-    """A moving gradient; each `seed` begins elsewhere."""
+    """Moving bands of few colours, which a GIF takes quickly; each `seed` begins elsewhere."""
     rows, columns = np.mgrid[0:height, 0:width]
     for number in range(count):
         waves = [rows + number * 3 + seed, columns - number * 2, rows + columns]
-        yield (np.stack(waves, axis=2) % 256).astype(np.uint8)
+        yield (np.stack(waves, axis=2) % 256 // 64 * 64).astype(np.uint8)
 
 
 def costs(folder: Path, marker: Marker, path: Path, content_type: str) -> tuple[int, float]:
