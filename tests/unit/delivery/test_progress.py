@@ -236,3 +236,45 @@ def test_a_failing_post_does_not_end_the_sender() -> None:
         time.sleep(0.01)
     sender.close(wait_s=20)
     assert sent.is_set()
+
+
+def test_a_new_preview_is_told_at_once_and_in_every_later_event_of_its_video() -> None:
+    progress, seen, clock = make(2)
+    progress.stage(0, "generating", 0.5, step=5, steps=10)
+    progress.stage(0, "generating", 0.6, step=6, steps=10)
+    progress.preview(0, "https://example.com/0.preview.webp", 6)
+    assert seen[1:] == [
+        ProgressEvent(
+            28, "generating", 0, 6, 10, None, preview_url="https://example.com/0.preview.webp", preview_step=6
+        )
+    ]
+    clock.now += 100
+    progress.stage(0, "generating", 1.0)
+    progress.stage(1, "generating", 0.0)
+    assert seen[-1].preview_step == 6
+    progress.finished(0)
+    progress.preview(0, "https://example.com/0.preview.webp", 7)
+    clock.now += 100
+    progress.stage(1, "generating", 0.9)
+    assert [event.preview_step for event in seen] == [None, 6, 6, None]
+
+
+def test_a_new_preview_does_not_wait_for_the_pause_between_two_sends() -> None:
+    sent: list[ProgressEvent] = []
+    arrived = threading.Semaphore(0)
+
+    def post(event: ProgressEvent) -> None:
+        sent.append(event)
+        arrived.release()
+
+    sender = ProgressSender(post, every_s=60.0)
+    for event in (
+        ProgressEvent(1, "generating", 0),
+        ProgressEvent(2, "generating", 0, preview_url="u", preview_step=3),
+        ProgressEvent(3, "generating", 0, preview_url="u", preview_step=4),
+    ):
+        sender.offer(event)
+        assert arrived.acquire(timeout=10)
+    sender.offer(ProgressEvent(4, "generating", 0, preview_url="u", preview_step=4))
+    sender.close(wait_s=0)
+    assert [event.progress for event in sent] == [1, 2, 3]

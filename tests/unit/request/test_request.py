@@ -818,3 +818,46 @@ def test_contact_of_an_empty_choice_is_nothing() -> None:
 def test_what_cannot_be_written_as_json_has_no_digest(payload: object) -> None:
     found = contact(payload, default_job_id="rp-1")
     assert (found.job_id, found.digest) == ("rp-1", None)
+
+
+# --- previews
+
+
+@pytest.mark.parametrize(
+    ("fields", "preview"),
+    [
+        ({}, Previews()),
+        ({"preview": "animated"}, Previews("animated")),
+        ({"preview": "strip", "preview_at": [0.5, 0.1, 0.5]}, Previews("strip", (0.1, 0.5))),
+        ({"preview_only": True}, Previews("strip", only=True)),
+        ({"preview": "animated", "preview_only": True}, Previews("animated", only=True)),
+        (
+            {"preview": "strip", "preview_at": [0.01, 0.2, 0.3, 0.4, 0.99]},
+            Previews("strip", (0.01, 0.2, 0.3, 0.4, 0.99)),
+        ),
+    ],
+)
+def test_previews_that_are_asked_for(fields: dict[str, object], preview: Previews) -> None:
+    assert (video_of(**fields).preview, video_of(**fields).warnings) == (preview, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"preview": "gif"}, "preview"),
+        ({"preview_at": []}, "preview_at"),
+        ({"preview_at": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, "preview_at"),
+        ({"preview_at": [0]}, "preview_at[0]"),
+        ({"preview_at": [0.1, 1]}, "preview_at[1]"),
+        ({"preview_only": True, "segments": [{"prompt": "a"}, {"prompt": "b"}]}, "preview_only"),
+    ],
+)
+def test_previews_that_cannot_be(fields: dict[str, object], path: str) -> None:
+    assert [each.removeprefix("job_request_params[0].") for each in video_problems(**fields) if each] == [path]
+
+
+def test_what_has_no_effect_beside_previews_is_said() -> None:
+    assert "ignored, it is for preview" in video_of(preview_at=[0.5]).warnings[0]
+    ignored = video_of(preview_only=True, target_fps=32, response_format="base64").warnings
+    assert len(ignored) == 2
+    assert all("preview_only makes no video" in line for line in ignored)

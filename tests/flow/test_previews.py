@@ -1,0 +1,93 @@
+"""Previews through whole jobs: told at once, stored under one name, and the end of a video where that is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.flow.conftest import Receiver, Runner, local_path, small
+from worker.base.errors import UploadFailed
+from worker.delivery.storage.local import LocalStorage
+from worker.engine.preview_map import fit
+
+
+@pytest.fixture(autouse=True)
+def coarse_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engine.preview_map.fit", partial(fit, clips=4, side=32))
+
+
+def told(receiver: Receiver) -> list[int]:
+    """The step of each preview that was told, once."""
+    return list(
+        dict.fromkeys(event["preview_step"] for event in receiver.of_type("progress") if "preview_step" in event)
+    )
+
+
+def test_each_preview_is_told_at_once_and_stored_under_one_name(run: Runner, receiver: Receiver) -> None:
+    plain = run(small(num_inference_steps=4), job_id="plain")["videos"][0]
+    asked = small(num_inference_steps=4, preview="animated", preview_at=[0.25, 0.75], webhook_url=receiver.url)
+    video = run(asked, job_id="shown")["videos"][0]
+    assert video["status"] == "completed", video
+    path = local_path(video["preview_url"])
+    assert path == local_path(video["video_url"]).with_name("0.preview.webp")
+    assert path.stat().st_size <= 64_000
+    with Image.open(path) as picture:
+        assert (picture.format, picture.n_frames) == ("WEBP", 2)
+    assert told(receiver)[-1] == 3
+    events = [event for event in run.reports if event.preview_step is not None]
+    assert {event.preview_url for event in events} == {video["preview_url"]}
+    assert events[0].preview_step == 1
+    assert (video["parameters"]["preview"], video["parameters"]["preview_at"]) == ("animated", [0.25, 0.75])
+    assert "preview_url" not in plain
+
+
+def test_preview_only_has_a_preview_and_no_video_and_is_not_made_again(
+    run: Runner, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = small(num_inference_steps=10, preview_only=True, preview_at=[0.2], webhook_url=receiver.url)
+    answer = run(asked)
+    video = answer["videos"][0]
+    assert (answer["status"], video["status"], video["video_url"]) == ("completed", "completed", None)
+    assert (video["seed"], video["num_frames"], video["resolution"]) == (1, 5, "256x256")
+    content = local_path(video["preview_url"]).read_bytes()
+    assert (video["size_bytes"], video["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    (final,) = receiver.of_type("completed")
+    assert final["data"]["preview_url"] == video["preview_url"]
+    monkeypatch.setattr(run.worker.engine, "generate", None)
+    assert run(asked)["videos"][0]["preview_url"] == video["preview_url"]
+
+
+def test_a_preview_that_is_gone_is_made_again(run: Runner) -> None:
+    asked = small(preview_only=True, preview_at=[0.5])
+    path = local_path(run(asked)["videos"][0]["preview_url"])
+    path.unlink()
+    assert local_path(run(asked)["videos"][0]["preview_url"]).exists()
+
+
+def fails(*_: Any, **__: Any) -> str:
+    raise UploadFailed("the storage is down")
+
+
+def test_a_preview_that_fails_is_a_warning_of_its_video(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStorage, "store_preview", fails)
+    video = run(small(preview="strip", preview_at=[0.5]))["videos"][0]
+    assert video["status"] == "completed"
+    assert "preview: that of step 1 failed: the storage is down" in video["warnings"]
+    assert video["preview_url"] is None
+
+
+def test_preview_only_without_its_preview_has_failed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStorage, "store_preview", fails)
+    (video,) = run(small(preview_only=True, preview_at=[0.5]))["videos"]
+    assert video["error"]["code"] == "upload_failed"
+
+
+def test_on_the_platform_without_a_bucket_a_preview_is_in_its_own_url(make_runner: Any, tmp_path: Path) -> None:
+    run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job", "OUTPUT_DIR": str(tmp_path)})
+    (video,) = run(small(preview_only=True, preview_at=[0.5]))["videos"]
+    assert video["preview_url"].startswith("data:image/webp;base64,")
