@@ -6,9 +6,10 @@
 
 Instead of playing a script it can give the jobs to a `Platform`, where a real worker takes them. Requests without the
 right key are refused with 401, those for another endpoint with 404, as RunPod does. `refuse` holds what the next
-requests of a verb (`run`, `status`, `cancel`) are answered instead: a status, or None to cut the connection. `files`
+requests of a verb (`run`, `status`, `cancel`) are answered instead: a status, or None to cut the connection. `lose` is
+how many of the next requests of a verb are carried out, and their answers lost. `files`
 are served under `/files/`, with ranges; `file_faults` says what the next requests for one get instead: ("status", 503),
-or ("cut", 1000) for a line that breaks after so many bytes.
+("cut", 1000) for a line that breaks after so many bytes, or ("wrong", 0) for other bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tests.kits.platform_double import Platform
 
@@ -64,6 +65,7 @@ class Seen:
 class EndpointDouble:
     platform: Platform | None = None
     refuse: dict[str, list[int | None]] = field(default_factory=dict)
+    lose: dict[str, int] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     file_faults: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
@@ -85,7 +87,7 @@ class EndpointDouble:
     def file_url(self, name: str) -> str:
         return f"{self.url.removesuffix('/v2')}/files/{name}"
 
-    def __enter__(self) -> EndpointDouble:
+    def __enter__(self) -> Self:
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.double = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v2"
@@ -107,6 +109,13 @@ class EndpointDouble:
         if self.platform is not None:
             self.platform.submit(payload, job_id)
         return {"id": job_id, "status": "IN_QUEUE"}
+
+    def carry_out(self, verb: str, job_id: str | None, body: Any) -> State | None:
+        """None for a job that the endpoint does not know."""
+        if verb == "run":
+            return self.run(body["input"])
+        assert job_id is not None
+        return self.status(job_id) if verb == "status" else self.cancel(job_id)
 
     def status(self, job_id: str) -> State | None:
         self.on_status(len(self.requests("status")))
@@ -169,12 +178,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, {})
         elif endpoint_id != ENDPOINT_ID:
             self._answer(404, {"title": "Not Found"})
-        elif verb == "run":
-            assert body is not None
-            self._answer(200, double.run(body["input"]))
         else:
-            assert job_id is not None
-            self._answer(200, double.status(job_id) if verb == "status" else double.cancel(job_id))
+            found = double.carry_out(verb, job_id, body)
+            if double.lose.get(verb, 0) > 0:
+                double.lose[verb] -= 1
+                self._cut()
+            else:
+                self._answer(404 if found is None else 200, {} if found is None else found)
 
     def _file(self, name: str) -> None:
         double = self.server.double
@@ -193,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
+        if kind == "wrong":
+            content = bytes(255 - byte for byte in content)
         if kind == "cut":
             self.wfile.write(content[start : start + number])
             self.close_connection = True

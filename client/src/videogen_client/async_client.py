@@ -127,11 +127,11 @@ class AsyncClient:
                 async for piece in response.aiter_bytes():
                     body.add(piece)
                 return body.reply(response)
-        except httpx.HTTPError as failure:
+        except (httpx.HTTPError, httpx.InvalidURL) as failure:
             raise transport.Passing(Reply(0)) from failure
 
     async def _fetch(self, step: Fetch) -> Fetched:
-        limits = transport.timeouts(self._core.timing, self._core.timing.stall_s)
+        limits = transport.stall(self._core.timing, step)
         try:
             async with self._http.stream(
                 "GET", step.url, headers=transport.range_of(step), timeout=limits, follow_redirects=True

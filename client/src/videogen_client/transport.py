@@ -59,6 +59,11 @@ def timeouts(timing: Timing, wait_s: float) -> httpx.Timeout:
     return httpx.Timeout(wait_s, connect=min(timing.request_s, wait_s))
 
 
+def stall(timing: Timing, step: Fetch) -> httpx.Timeout:
+    """Of each read of a download."""
+    return timeouts(timing, min(timing.stall_s, max(0.01, step.deadline - time.monotonic())))
+
+
 def request_of(step: Send) -> dict[str, Any]:
     return {"method": step.method, "url": step.url, "headers": step.headers, "content": step.body}
 

@@ -1,0 +1,116 @@
+"""The client against an endpoint that fails at random: is a video paid for twice, is one lost, is a file wrong?
+
+    python -m benchmarks.client --runs 300
+
+Requests are refused, cut off or carried out with their answers lost, the endpoint forgets its jobs, the caller runs out
+of time, files break off and arrive with wrong bytes. A caller does what the errors say: where one is `retryable` it
+calls again, under the same `job_id`. The worker is a double with a journal, which counts what it makes. Exits 1 where
+a video was made twice or lost, or a file has not the worker's bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "client" / "src"))
+
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
+from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID
+from tests.kits.paid_endpoint import PaidEndpoint
+from videogen_client import Client, Timing, VideoGenError
+from videogen_client.types import Answer, Input
+
+TIMING = Timing(poll_s=0.002, request_s=5, retry_s=5, attempts=4, first_wait_s=0.001, longest_wait_s=0.005, stall_s=5)
+CALLS = 25  # of a caller who does what the errors say, before it counts as lost
+
+
+@dataclass
+class Figures:
+    """`requests` and `calls` are how many it took; `faults` how many were met."""
+
+    runs: int = 0
+    faults: int = 0
+    requests: int = 0
+    calls: int = 0
+    paid_twice: int = 0
+    lost: int = 0
+    wrong_files: int = 0
+    seconds: float = 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        return self.paid_twice == self.lost == self.wrong_files == 0
+
+
+def measure(runs: int, seed: int, folder: Path) -> Figures:
+    """`folder` takes the files."""
+    dice, figures, began = random.Random(seed), Figures(runs=runs), time.monotonic()
+    for number in range(runs):
+        with PaidEndpoint() as endpoint, Client(ENDPOINT_ID, API_KEY, base_url=endpoint.url, timing=TIMING) as client:
+            figures.faults += _plan(endpoint, dice, f"job-{number}")
+            payload: Input = {"prompt": "a cat", "job_id": f"job-{number}"}
+            content = _delivered(client, endpoint, payload, folder / f"{number}.mp4", dice, figures)
+            figures.lost += content is None
+            figures.wrong_files += content is not None and content != endpoint.files[f"job-{number}.mp4"]
+            figures.paid_twice += sum(endpoint.paid.values()) > 1
+            figures.requests += len(endpoint.seen)
+    figures.seconds = round(time.monotonic() - began, 1)
+    return figures
+
+
+def _plan(endpoint: PaidEndpoint, dice: random.Random, job_id: str) -> int:
+    """Faults for each kind of request; returns how many."""
+    for verb in ("run", "status"):
+        endpoint.refuse[verb] = [dice.choice([None, 429, 500, 502, 503]) for _ in range(dice.randrange(9))]
+        endpoint.lose[verb] = dice.randrange(6)
+    kinds = ["cut", "cut", "cut", "status", "wrong"]
+    faults = [(kind := dice.choice(kinds), 503 if kind == "status" else dice.randrange(9000)) for _ in range(8)]
+    endpoint.file_faults[f"{job_id}.mp4"] = faults[: dice.randrange(9)]
+    planned = sum(len(each) for each in endpoint.refuse.values()) + sum(endpoint.lose.values())
+    return planned + len(endpoint.file_faults[f"{job_id}.mp4"])
+
+
+def _delivered(
+    client: Client, endpoint: PaidEndpoint, payload: Input, path: Path, dice: random.Random, figures: Figures
+) -> bytes | None:
+    """The bytes that arrived; None where the caller stopped before."""
+    answer: Answer | None = None
+    for _ in range(CALLS):
+        figures.calls += 1
+        if dice.random() < 0.15:
+            endpoint.forget()
+        try:
+            if answer is None:
+                answer = client.generate(payload, timeout_s=dice.choice([0.02, 5.0, 5.0]))
+            return client.download(answer["videos"][0], path).read_bytes()
+        except VideoGenError as failure:
+            if not failure.retryable:
+                return None
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.client", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(chosen.runs, chosen.seed, Path(folder))
+    report = {"machine": reporting.machine("httpx", "stamina"), "seed": chosen.seed, **asdict(figures)}
+    text = json.dumps(report, indent=2) + "\n"
+    (RESULTS / f"client-{datetime.now(UTC):%Y-%m-%d}.json").write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0 if figures.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

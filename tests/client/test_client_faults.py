@@ -1,0 +1,16 @@
+"""A sample of `python -m benchmarks.client`: random faults on every request, and endpoints that forget their jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import client as benchmark
+
+
+@pytest.mark.parametrize("runs", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_nothing_is_paid_twice_and_nothing_lost(runs: int, tmp_path: Path) -> None:
+    figures = benchmark.measure(runs, runs, tmp_path)
+    assert figures.is_clean, figures
+    assert figures.faults > figures.runs

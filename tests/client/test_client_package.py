@@ -1,0 +1,75 @@
+"""The package itself: small, light, on its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "client" / "src"
+PROBE = """
+import json, sys, time
+before = time.process_time()
+import videogen_client
+print(json.dumps([time.process_time() - before, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+HEAVY = {"torch", "numpy", "diffusers", "transformers", "runpod", "pydantic", "requests", "boto3", "fastapi", "worker"}
+
+
+def probe() -> tuple[float, set[str]]:
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=SOURCE, check=True, capture_output=True, text=True)
+    seconds, modules = json.loads(done.stdout)
+    return seconds, set(modules)
+
+
+def test_importing_it_is_cheap() -> None:
+    """0.3 s of CPU alone; a busy machine has slower seconds."""
+    found = [probe() for _ in range(3)]
+    assert min(seconds for seconds, _ in found) < 0.6
+    assert found[0][1] & HEAVY == set()
+
+
+def test_it_imports_what_it_declares_and_nothing_of_the_worker() -> None:
+    project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {requirement.partition(">")[0] for requirement in project["dependencies"]}
+    imported = set()
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).partition(".")[0])
+    assert imported - set(sys.stdlib_module_names) == declared
+
+
+@pytest.mark.slow
+def test_the_wheel_is_small(tmp_path: Path) -> None:
+    source = tmp_path / "client"
+    for path in (ROOT / "client").rglob("*"):
+        if path.is_file() and path.suffix in (".py", ".toml", ".md", ".typed"):
+            target = source / path.relative_to(ROOT / "client")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path / "out"),
+        str(source),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    (wheel,) = (tmp_path / "out").iterdir()
+    assert wheel.stat().st_size < 200_000
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"videogen_client/__init__.py", "videogen_client/types.py", "videogen_client/py.typed"} <= names
+    assert not any(name.startswith(("worker", "tests")) for name in names)
