@@ -1,14 +1,15 @@
-"""Makes videos with a crew of two and with one process, saves both to the file of the first argument, ends the crew.
+"""Makes videos with a crew of two and with one process, saves both, ends the crew.
 
-A process of its own, for the same reason as `crew_dies`. Prints as JSON what the engine said of itself.
+For a process of its own, for the same reason as `crew_dies`. Writes as JSON what the engine said of itself.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ def frames(engine: Engine, video: VideoRequest) -> np.ndarray:
     return np.stack(list(render(engine, video, lambda: None, Stop()).frames()))
 
 
-def main() -> None:
+def make(saved: Path, said: Path, variables: Mapping[str, str]) -> None:
+    os.environ.update(variables)
     worker = start.build_worker(settings.load())
     alone = Engine(demo.DemoSource(heads=2), demo.catalogue(), planner_for(settings.Settings(gpus=1)))
     videos = {
@@ -78,7 +80,7 @@ def main() -> None:
     cached = render(worker.engine, request(step_cache="fast"), lambda: None, Stop())
     worker.engine._work._crew.disband()  # type: ignore[attr-defined]  # a worker ends its crew by ending itself
     dist.destroy_process_group()
-    np.savez(sys.argv[1], **{f"{name}/{by}": array for name, pair in made.items() for by, array in enumerate(pair)})
+    np.savez(saved, **{f"{name}/{by}": array for name, pair in made.items() for by, array in enumerate(pair)})
     report = {
         "gpu": worker.engine.gpu,
         "stopped": stopped,
@@ -86,8 +88,4 @@ def main() -> None:
         "warnings": cached.warnings,
         "children": len([each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())]),
     }
-    print(json.dumps(report), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    said.write_text(json.dumps(report))

@@ -15,10 +15,13 @@ import psutil
 import pytest
 import torch
 
+from tests.flow import crew_frames
+from tests.kits.worker_process import forked
 from worker.engine.distributed import CrewLost, follower
 from worker.engine.distributed.leader import Leader
 
 ROOT = Path(__file__).parents[2]
+CREW = {"GPUS": "2", "MODEL_PROFILE": "demo", "PRELOAD": "none"}
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -27,24 +30,26 @@ def followers() -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def script(path: Path) -> subprocess.CompletedProcess[str]:
     """Run a file in a process of its own: a crew is made once in the life of a worker, and torch keeps traces of it."""
-    variables = {**os.environ, "GPUS": "2", "MODEL_PROFILE": "demo", "PRELOAD": "none", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(path), *arguments]
+    variables = {**os.environ, **CREW, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(path)]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=500)
 
 
 def test_two_processes_make_the_frames_of_one(tmp_path: Path) -> None:
-    saved = tmp_path / "frames.npz"
-    found = script(Path(__file__).with_name("crew_frames.py"), str(saved))
-    assert found.returncode == 0, found.stderr
+    saved, said = tmp_path / "frames.npz", tmp_path / "said.json"
+    process = forked().Process(target=crew_frames.make, args=(saved, said, {**os.environ, **CREW}))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     made = np.load(saved)
     for name in ("text", "image", "another seed", "after a stop"):
         shared, alone = (made[f"{name}/{by}"].astype(int) for by in (0, 1))
         assert np.abs(shared - alone).max() <= 1, name
         assert alone.std() > 1
     assert np.abs(made["text/1"].astype(int) - made["another seed/1"]).max() > 1
-    report = json.loads(found.stdout.splitlines()[-1])
+    report = json.loads(said.read_text())
     assert (report["gpu"], report["stopped"], report["children"]) == ("2 x cpu", True, 0)
     assert (report["parameters"]["context_parallel"], report["parameters"]["step_cache"]) == (2, "off")
     assert "several GPUs" in report["warnings"][0]

@@ -92,6 +92,7 @@ def test_a_healthy_deployment_has_no_failure(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+@pytest.mark.slow  # test_checks has each failure alone
 def test_many_failures_at_once_each_have_their_line_and_their_advice(tmp_path: Path) -> None:
     status, output, _ = doctor(
         tmp_path,

@@ -134,7 +134,9 @@ def counted_parts(key: str, shape: Shape) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("shape", [Shape(832, 480, 81), Shape(1280, 704, 81)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [Shape(832, 480, 81), pytest.param(Shape(1280, 704, 81), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("key", KEYS)
 def test_whole_plans_are_never_below_the_sum_of_their_parts_nor_10_percent_above(key, shape):
     size, part = SIZES[key], counted_parts(key, shape)
