@@ -148,7 +148,9 @@ class SegmentInput(Sent):
     camera_motion: CameraMotion | None = None
     loras: list[LoraInput] | None = Field(None, max_length=MAX_LORAS)
     last_image_url: Url | None = Field(None, description="The picture on which it ends")
-    transition: Literal["continue", "cut"] = Field("continue", description="cut: it begins afresh, from its words alone")
+    transition: Literal["continue", "cut"] = Field(
+        "continue", description="cut: it begins afresh, from its words alone"
+    )
 
     _frames = field_validator("num_frames")(_within_max_frames)
 

@@ -93,7 +93,7 @@ def test_each_file_of_each_format_is_marked_and_shows_the_same(tmp_path: Path, o
         "digital_source_type": "trainedAlgorithmicMedia",
         "c2pa": "signed" if signed and output.format != "webm" else "off",
         "timestamped": False,
-        "instance_id": ORIGIN.instance_id,
+        "instance_id": ORIGIN.of_file(video.sha256).instance_id,
     }
 
 

@@ -49,14 +49,16 @@ def test_a_signature_by_somebody_else_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_everything_that_the_claim_says_is_read(tmp_path: Path) -> None:
-    video = Marker(key=KEY, producer="ACME").mark(encoded(tmp_path, Output()), ORIGIN)
+    unmarked = encoded(tmp_path, Output())
+    instance_id = ORIGIN.of_file(unmarked.sha256).instance_id
+    video = Marker(key=KEY, producer="ACME").mark(unmarked, ORIGIN)
     marks = reading.read(video.path)
     assert (marks.signer, marks.issuer, marks.signed_at) == ("Test Signer", "Videos Ltd", None)
-    assert (marks.model, marks.instance_id, marks.ingredients) == (ORIGIN.model, ORIGIN.instance_id, 0)
+    assert (marks.model, marks.instance_id, marks.ingredients) == (ORIGIN.model, instance_id, 0)
     assert marks.software is not None
     assert marks.software.startswith("VideoGen-RunPod ")
     assert marks.aigc is not None
-    assert marks.aigc["ProduceID"] in ORIGIN.instance_id
+    assert marks.aigc["ProduceID"] in instance_id
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "txt"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.base.errors import EncodeFailed, SettingsError
+from worker.base.files import sha256_of
 from worker.base.settings import Settings
 from worker.media.encode import VideoFile
 from worker.media.marks.metadata import embed
@@ -94,7 +95,7 @@ class Marker:
         beside = self if provenance.timestamped else self.unstamped()
         for path, content_type in ((video.poster, "image/jpeg"), (video.frames, "application/zip")):
             if path is not None:
-                beside.mark_file(path, content_type, Origin(origin.model, origin.composite, origin.ingredients))
+                beside.mark_file(path, content_type, origin)
         with video.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return replace(video, size_bytes=file.tell(), sha256=digest, provenance=provenance)
@@ -110,8 +111,9 @@ class Marker:
         """Mark one file in place. Raises EncodeFailed."""
         stamp = secrets.token_hex(4)
         tagged, signed = (path.with_name(f".{path.name}.{stamp}.{step}") for step in ("tagged", "signed"))
-        provenance = Provenance(origin.digital_source_type, origin.instance_id)
         try:
+            origin = origin.of_file(sha256_of(path))
+            provenance = Provenance(origin.digital_source_type, origin.instance_id)
             embed(path, tagged, content_type, origin, self.producer)
             if self.key is not None and content_type not in UNSIGNED:
                 provenance = self._sign(self.key, tagged, signed, content_type, origin, provenance)

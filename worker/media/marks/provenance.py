@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -21,13 +21,18 @@ class Origin:
     """Where a file comes from. Nothing in it is the caller's: neither prompt nor job id.
 
     `model` is the result's `model_version`. `composite`: a picture or video of the caller's went in. `ingredients` are
-    those, each as `worker.media.marks.ingredients` keeps it.
+    those, each as `worker.media.marks.ingredients` keeps it. `instance_id` is that of one file, see `of_file`.
     """
 
     model: str
     composite: bool = False
     ingredients: tuple[bytes, ...] = ()
-    instance_id: str = field(default_factory=lambda: f"xmp:iid:{uuid.uuid4()}")
+    instance_id: str = ""
+
+    def of_file(self, sha256: str) -> Origin:
+        """That of the file that has this digest before it is marked. The same bytes are marked alike, so that a job that
+        is made again gives the same file."""
+        return replace(self, instance_id=f"xmp:iid:{uuid.uuid5(uuid.NAMESPACE_OID, sha256)}")
 
     @property
     def digital_source_type(self) -> DigitalSourceType:
