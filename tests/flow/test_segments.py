@@ -161,14 +161,22 @@ def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
     assert step(np.asarray(image), given[-1]) < 3
 
 
+def test_several_frames_of_a_segment_begin_the_next(run: Runner, watched: Watched) -> None:
+    video = only_video(run(small(segments=[{}, {}], num_frames=9, overlap_frames=5)))
+    assert [(each["first_frame"], each["num_frames"]) for each in video["segments"]] == [(0, 9), (9, 4)]
+    known = watched.made[1].conditioning
+    assert known.video is not None
+    assert (len(known.video), known.video[0] == known.image) == (5, True)
+
+
 def test_a_long_duration_is_divided(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
     run = make_runner({"MAX_FRAMES": "9"})
     video = only_video(run({**small(duration_seconds=1.5), "num_frames": None}))
     assert (video["num_frames"], [each["num_frames"] for each in video["segments"]]) == (25, [9, 8, 8])
 
 
-@pytest.mark.parametrize("fields", [{"continuity": "svi"}])
+@pytest.mark.parametrize("fields", [{"continuity": "svi"}, {"overlap_frames": 5, "model": "5b", "num_frames": 9}])
 def test_what_is_not_served_is_unsupported(run: Runner, fields: dict[str, Any]) -> None:
-    answer = run(small(segments=[{}, {}], **fields))
+    answer = run(small(**{"segments": [{}, {}], **fields}))
     error = answer["videos"][0]["error"]
     assert (error["code"], error["path"]) == ("unsupported", next(iter(fields)))

@@ -47,8 +47,8 @@ def prepare_segments(
             "svi needs LoRAs that this worker does not have: send last_frame or keyframes",
             path=request.at("continuity"),
         )
-    if chain.overlap_frames > 1:
-        raise Unsupported("this worker serves 1: leave it out", path=request.at("overlap_frames"))
+    if chain.overlap_frames > 1 and request.model == "5b":
+        raise Unsupported("5b begins a clip with one picture: send 1", path=request.at("overlap_frames"))
     for clip in clips(request):
         spec = choose(engine.catalogue, clip)  # refuses before anything is fetched
     if chain.extend_video_url is not None:
@@ -97,6 +97,9 @@ def _extending(
     most = settings.max_total_frames - chain.num_frames
     frames = source.own_frames(width=width, height=height, max_frames=most + 1, stop=stop)
     count = lossless.write(frames, before(folder, request))
+    if count < chain.overlap_frames:
+        message = f"the video has {count} frames: send one with at least the {chain.overlap_frames} of overlap_frames"
+        raise InputInvalid(message, path=source.path)
     if count > most:
         message = f"has more than {most} frames, with which the video has more than {settings.max_total_frames}"
         raise InvalidRequest(f"{message} (MAX_TOTAL_FRAMES): send a shorter one", path=source.path)

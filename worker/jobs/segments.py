@@ -139,7 +139,8 @@ class _Run:
         """The segment with the pictures that other segments give it."""
         pictures = clip.conditioning
         if tail and pictures.image is None:
-            pictures = replace(pictures, image=Image.fromarray(tail[0]))
+            known = [Image.fromarray(frame) for frame in tail]
+            pictures = replace(pictures, image=known[0], video=known if len(known) > 1 else None)
         if self._chain.loop and number == len(self._video.segments) - 1:
             pictures = replace(pictures, last_image=Image.fromarray(next(self._frames())))
         return replace(clip, conditioning=pictures)

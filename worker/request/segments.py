@@ -162,7 +162,7 @@ def _conflicts_of(number: int, video: VideoInput, chain: Chain, problems: Proble
         own.refuse("last_image_url", "cannot stand beside loop, by which the video ends on its first frame")
     elif chain.continuity == "keyframes" and not chain.ends_on_picture(number):
         own.refuse("last_image_url", "is missing: with continuity keyframes each segment ends on one")
-    if segment.num_frames <= chain.overlap_frames and chain.continues(number):
+    if segment.num_frames <= chain.overlap_frames:
         own.refuse("num_frames", f"must be more than the {chain.overlap_frames} of overlap_frames")
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+from diffusers.utils.torch_utils import randn_tensor
 
+from worker.engine.modes.known_frames import condition
 from worker.request import Mode
 
 if TYPE_CHECKING:
@@ -140,7 +142,23 @@ class TextPipeline(_OurRun, WanPipeline):  # type: ignore[misc]
 
 
 class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
-    """Diffusers' image-to-video pipeline, guided where an expert asks for it."""
+    """Diffusers' image-to-video pipeline, guided where an expert asks for it.
+
+    `known` are the first frames, where there are more of them than the picture.
+    """
+
+    known: Sequence[Image] = ()
+
+    def prepare_latents(self, image: torch.Tensor, batch_size: int, *sizes: Any, **more: Any) -> Any:
+        """Noise and condition. Diffusers passes its arguments by place, `last_image` at the end."""
+        if not self.known:
+            return super().prepare_latents(image, batch_size, *sizes, **more)
+        channels, height, width, num_frames, dtype, device, generator, _, last_image = sizes
+        scale = self.vae_scale_factor_spatial
+        latent_frames = (num_frames - 1) // self.vae_scale_factor_temporal + 1
+        shape = (batch_size, channels, latent_frames, height // scale, width // scale)
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        return noise, condition(self.vae, self.known, last_image, num_frames, device, dtype)
 
     _callback_tensor_inputs: ClassVar = [
         *WanImageToVideoPipeline._callback_tensor_inputs,
@@ -158,7 +176,8 @@ class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
 class Conditioning:
     """What the request pointed to, fetched and decoded.
 
-    image, last_image: RGB, already at the size of the frame. video: RGB frames at the request's fps and size.
+    image, last_image: RGB, already at the size of the frame. video: RGB frames at the request's fps and size; beside
+    `image` the first ones, 4k + 1 and `image` among them.
     """
 
     image: Image | None = None

@@ -1,0 +1,177 @@
+"""Videos of several segments on the demo model: how they join, what memory they take, and what a kill costs.
+
+    python -m benchmarks.long [--only joins memory kills] [--prompts 20] [--steps 12] [--output FOLDER]
+
+`joins`: held-out scenes of four segments, each made with and without `color_match`; does the object that was asked for
+go on in its direction in every segment (`training.judging`), the seams, the drift of colour. `memory`: the peak of a
+process that makes 12 segments against that of one that makes 2. `kills`: kill -9 in a segment of five, ten times; the
+next worker's file has the bytes of the one that nobody killed. Every job is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+
+from benchmarks.quality_cases import asked_scenes
+from benchmarks.reporting import RESULTS
+from training import scenes as writing
+from training.judging import judge
+
+SEGMENTS = 4
+DIRECTIONS = ("left", "right", "up", "down")
+FIVE = 5
+KILLS = 10
+SMALL = {"prompt": "a red ball moves right over rippling water", "seed": 1, "enhance_prompt": False}
+TINY = {**SMALL, "num_frames": 5, "num_inference_steps": 1, "guidance_scale": 1.0}
+
+
+def job(payloads: list[dict[str, Any]], job_id: str) -> dict[str, Any]:
+    """The answer to a job on the demo model in this process, and the most memory that it took."""
+    from worker import start
+    from worker.base import settings
+    from worker.jobs import flow
+
+    settings.quiet_imports()
+    worker = start.build_worker(settings.load())
+    event = {"id": job_id, "input": {"job_request_params": payloads}}
+    answer = asyncio.run(flow.run(event, worker, lambda _: None))
+    return {**answer, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def started(payloads: list[dict[str, Any]], folder: Path, job_id: str = "long") -> subprocess.Popen[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "OMP_NUM_THREADS")},
+        **{"MODEL_PROFILE": "demo", "STATE_DIR": str(folder / "state"), "OUTPUT_DIR": str(folder / "out")},
+    }
+    command = [sys.executable, "-m", "benchmarks.long", "--job", json.dumps(payloads), "--job-id", job_id]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def answered(payloads: list[dict[str, Any]], folder: Path, job_id: str = "long") -> dict[str, Any]:
+    said = started(payloads, folder, job_id).communicate()[0]
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
+    if answer["status"] != "completed":
+        raise RuntimeError(f"the job {answer['status']}: {answer.get('error')}")
+    return answer
+
+
+def frames_of(video: dict[str, Any]) -> np.ndarray:
+    reader = imageio_ffmpeg.read_frames(video["video_url"].removeprefix("file://"))
+    width, height = next(reader)["size"]
+    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+
+
+def joins(prompts: int, steps: int, folder: Path) -> dict[str, Any]:
+    """What a person sees of the joins: shares of segments and of videos, seams, drift of colour."""
+    scenes = [scene for scene in asked_scenes(prompts * 4) if scene.motion in DIRECTIONS][:prompts]
+    payloads: list[dict[str, Any]] = [
+        {
+            "prompt": writing.sentence(scene, np.random.default_rng(seed)),
+            "seed": seed,
+            "enhance_prompt": False,
+            "num_inference_steps": steps,
+            "segments": [{}] * SEGMENTS,
+            "color_match": matched,
+        }
+        for seed, scene in enumerate(scenes)
+        for matched in (True, False)
+    ]
+    videos = [video for at in range(0, len(payloads), 8) for video in _made(payloads[at : at + 8], folder, at)]
+    found: dict[str, Any] = {"prompts": len(scenes), "steps": steps}
+    for name, own in (("matched", videos[::2]), ("unmatched", videos[1::2])):
+        seams = [each["seam"] for video in own for each in video["segments"][1:] if each["seam"] is not None]
+        right = [
+            judge(_segment(video, number)).motion == scene.motion
+            for video, scene in zip(own, scenes, strict=True)
+            for number in range(SEGMENTS)
+        ]
+        found[name] = {
+            "goes_on": float(np.mean(right)),
+            "goes_on_by_segment": [float(np.mean(right[number::SEGMENTS])) for number in range(SEGMENTS)],
+            "seam_median": float(np.median(seams)),
+            "seam_worst": float(np.max(seams)),
+            "drift_last_segment": float(np.median([video["segments"][-1]["color_drift"] for video in own])),
+        }
+    return found
+
+
+def _made(payloads: list[dict[str, Any]], folder: Path, number: int) -> list[dict[str, Any]]:
+    videos: list[dict[str, Any]] = answered(payloads, folder, f"joins-{number}")["videos"]
+    return videos
+
+
+def _segment(video: dict[str, Any], number: int) -> np.ndarray:
+    """The frames of a segment, and the one before it, with which it begins."""
+    segment = video["segments"][number]
+    first = max(0, segment["first_frame"] - 1)
+    return frames_of(video)[first : segment["first_frame"] + segment["num_frames"]]
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    peaks = {
+        count: answered([{**SMALL, "num_inference_steps": 1, "segments": [{}] * count}], folder, f"m{count}")
+        for count in (2, 12)
+    }
+    few, many = (peaks[count]["peak_bytes"] for count in (2, 12))
+    return {"segments_2_bytes": few, "segments_12_bytes": many, "ratio": many / few}
+
+
+def kills(count: int, folder: Path) -> dict[str, Any]:
+    """How many of `count` killed jobs end with the file that an undisturbed one has."""
+    payloads = [{**TINY, "segments": [{}] * FIVE}]
+    whole = answered(payloads, folder, "whole")["videos"][0]["sha256"]
+    same = []
+    for number in range(count):
+        at = 1 + number % (FIVE - 1)
+        process = started(payloads, folder, f"kill-{number}")
+        while len(list((folder / "state" / "segments").glob(f"*kill-{number}-*.json"))) < at and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        same.append(answered(payloads, folder, f"kill-{number}")["videos"][0]["sha256"] == whole)
+    return {"kills": count, "same_bytes": sum(same)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("joins", "memory", "kills"), default=("joins", "memory", "kills"))
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--job-id", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.job is not None:
+        print(json.dumps(job(json.loads(chosen.job), chosen.job_id)))
+        return 0
+    target = chosen.output / f"long-{datetime.now(UTC):%Y-%m-%d}.json"
+    found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
+    with tempfile.TemporaryDirectory() as name:
+        for part in chosen.only:
+            folder = Path(name) / part
+            if part == "joins":
+                found[part] = joins(chosen.prompts, chosen.steps, folder)
+            else:
+                found[part] = memory(folder) if part == "memory" else kills(chosen.kills, folder)
+            target.write_text(json.dumps(found, indent=1) + "\n")
+            print(part, json.dumps(found[part], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
