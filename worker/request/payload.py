@@ -104,7 +104,15 @@ class Sent(BaseModel):
         return sent
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+def _share(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"must be above 0 and below 1, not {shown(value)}")
+    return value
+
+
+Share = Annotated[
+    float, AfterValidator(_share), Field(json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1})
+]
 
 
 class LoraInput(Sent):
