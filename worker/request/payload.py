@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
