@@ -270,6 +270,23 @@ def test_what_is_no_answer_of_an_endpoint_says_so(body: bytes, connect: Callable
             client.result("job-1")
 
 
+def test_a_local_worker_is_asked_by_post_and_runs_the_job_then(connect: Callable[..., Any]) -> None:
+    done = json.dumps({"id": "test-1", "status": "COMPLETED", "output": answer_of({"status": "completed"})})
+    gone = json.dumps({"id": "test-1", "status": "FAILED", "error": "Job ID not found"})
+    sent = b'{"id": "test-1", "status": "IN_PROGRESS"}'
+    replies = [sent, gone.encode(), sent, done.encode(), gone.encode()]
+    with Server(lambda connection, _: connection.sendall(response(replies.pop(0)))) as server:
+        local = connect(base_url=server.url(""))
+        assert local.generate(PAYLOAD)["status"] == "completed"
+        with pytest.raises(JobNotFound):
+            local.status("test-1")
+        with pytest.raises(CancelRefused):
+            local.cancel("test-1")
+    heads = [request.partition(b" HTTP")[0] for request in server.requests]
+    assert heads == [b"POST /run", b"POST /status/test-1", b"POST /run", *[b"POST /status/test-1"] * 2]
+    assert b"authorization" not in server.requests[0].lower()
+
+
 @pytest.mark.parametrize("output", [None, "done", {"videos": 3}, {"videos": [4]}, {"videos": []}], ids=str)
 def test_a_job_of_another_worker_says_so(output: object, to_scripted: Any, scripted: Scripted) -> None:
     scripted.plays(completed(output))

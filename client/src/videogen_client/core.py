@@ -132,10 +132,10 @@ class Core:
         reply: Reply = yield replace(send, wait_s=timeout_s, within_s=timeout_s) if self.is_local else send
         if reply.status in _NOT_FOUND:
             raise _not_found(job)
-        state = state_of(_content_of(reply), job)
-        if self.is_local and state.error is not None and state.error.message == "Job ID not found":
+        content = _content_of(reply)
+        if self.is_local and content.get("error") == "Job ID not found":
             raise _not_found(job)
-        return state
+        return state_of(content, job)
 
     def follow(self, job: Job, timeout_s: float) -> Steps[Mapping[str, Any]]:
         """The answer of the job. On the way a `Progress` each time that another one was reported."""
