@@ -86,6 +86,7 @@ bench: setup-dev     ## the benchmarks that a CPU can run
 bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but the soak
 	@$(BIN)/python -m benchmarks.webhooks --events 500
 	@$(BIN)/python -m benchmarks.uploads --count 200
+	@$(BIN)/python -m benchmarks.client --runs 300
 	@$(BIN)/python -m benchmarks.kills --times 10
 	@$(BIN)/python -m benchmarks.hostile_images --count 20000
 	@$(BIN)/python -m benchmarks.hostile_loras --count 10000

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKED = ("README.md", "docs", "handler.py", "worker", "builder", "benchmarks", "training", "examples")
+CHECKED = ("README.md", "docs", "handler.py", "worker", "builder", "benchmarks", "training", "examples", "client")
 # A regular expression of whole words, without regard to case -> what to write.
 WORDS: Mapping[str, str] = {
     "told|tells|telling": "reported, sent, logged, says",
