@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -103,6 +104,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a line for each retry
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(chosen.runs, chosen.seed, Path(folder))
     report = {"machine": reporting.machine("httpx", "stamina"), "seed": chosen.seed, **asdict(figures)}
