@@ -26,7 +26,7 @@ export type SegmentInput = {
   loras?: Array<LoraInput> | null;
   /** The picture on which it ends */
   last_image_url?: string | null;
-  /** cut: it begins from its words alone */
+  /** cut: it begins afresh, from its words alone */
   transition?: "continue" | "cut" | null;
 };
 

@@ -31,7 +31,7 @@ class SegmentInput(TypedDict):
     loras: NotRequired["list[LoraInput] | None"]
     # The picture on which it ends
     last_image_url: NotRequired[str | None]
-    # cut: it begins from its words alone
+    # cut: it begins afresh, from its words alone
     transition: NotRequired[Literal["continue", "cut"] | None]
 
 

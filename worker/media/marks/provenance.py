@@ -30,8 +30,7 @@ class Origin:
     instance_id: str = ""
 
     def of_file(self, sha256: str) -> Origin:
-        """That of the file that has this digest before it is marked. The same bytes are marked alike, so that a job that
-        is made again gives the same file."""
+        """That of the file with this digest before it is marked: the same bytes are marked alike, made again or not."""
         return replace(self, instance_id=f"xmp:iid:{uuid.uuid5(uuid.NAMESPACE_OID, sha256)}")
 
     @property
