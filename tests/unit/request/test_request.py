@@ -109,6 +109,8 @@ def test_every_default_is_that_of_the_contract() -> None:
         "prompt_expansion": False,
         "output": Output("mp4", "h264", "high", None, False, True, False, None),
         "preview": Previews("off", (0.15, 0.35, 0.6), only=False),
+        "chain": None,
+        "around": None,
     }
 
 
