@@ -61,6 +61,9 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "frames_zip": ([], True),
     "response_format": (["base64"], "base64"),
     "upload_url": (["https://example.com/put"], "https://example.com/put"),
+    "preview": (["strip"], "strip"),
+    "preview_at": (["0.2,0.5"], [0.2, 0.5]),
+    "preview_only": ([], True),
     "segments": (['[{"num_frames": 9}, {}]'], [{"num_frames": 9}, {}]),
     "continuity": (["keyframes"], "keyframes"),
     "overlap_frames": (["5"], 5),
@@ -150,9 +153,9 @@ def test_a_lora_is_read(text: str, entry: dict[str, Any]) -> None:
         ("doctor --jsno", "no flag --jsno; did you mean --json?"),
         (
             "plan --gpu L40S",
-            "no command 'plan'; the commands are generate, submit, doctor, plans, schema; did you mean",
+            "no command 'plan'; the commands are generate, submit, doctor, verify, plans, schema; did you mean",
         ),
-        ("paint", "no command 'paint'; the commands are generate, submit, doctor, plans, schema\n"),
+        ("paint", "no command 'paint'; the commands are generate, submit, doctor, verify, plans, schema\n"),
         ("--gpu L40S", "no command '--gpu'; the commands are generate, "),
     ],
 )
@@ -276,7 +279,7 @@ def test_the_examples_of_the_help_are_read(capsys: pytest.CaptureFixture[str]) -
     parser = build_parser()
     for line in lines:
         words = shlex.split(line)
-        assert parser.parse_args(words[1:]).command in ("generate", "submit", "doctor", "plans", "schema")
+        assert parser.parse_args(words[1:]).command in ("generate", "submit", "doctor", "verify", "plans", "schema")
 
 
 @pytest.mark.parametrize("of", ["input", "answer", "webhook"])

@@ -41,8 +41,8 @@ def section(page: str, heading: str) -> str:
 
 
 def row_of(page: str, name: str) -> list[str]:
-    """The cells of the one row of a table whose first cell is `name`."""
-    (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    """The cells of the first row of a table whose first cell is `name`."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
