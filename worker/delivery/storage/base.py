@@ -210,7 +210,7 @@ def links(key: str, files: Files, url: Callable[[str], str]) -> Delivery:
 def with_links(result: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
     """`result` with the URLs of `delivery`, as far as it has them: there may be no video, and no new preview."""
     urls: dict[str, str | None] = {"thumbnail_url": delivery.thumbnail_url}
-    if result["video_url"] is not None:
+    if suffix_of(result) != PREVIEW_SUFFIX:
         urls["video_url"] = delivery.video_url
     if "frames_url" in result:
         urls["frames_url"] = delivery.frames_url
