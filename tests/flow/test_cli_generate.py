@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import pytest
@@ -196,7 +197,7 @@ def test_what_the_output_folder_does_not_take_is_kept_for_the_next_run(
     generate: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as full:
-        full.setattr(storage.local.LocalStorage, "store", lambda *_: (_ for _ in ()).throw(UploadFailed("disk full")))
+        full.setattr(storage.local.LocalStorage, "store", Mock(side_effect=UploadFailed("disk full")))
         done = generate()
     assert done.status == 1
     assert done.err.startswith("error: disk full\nthe video is kept in ")
@@ -204,8 +205,8 @@ def test_what_the_output_folder_does_not_take_is_kept_for_the_next_run(
     stored = threading.Event()
     put = storage.local.LocalStorage.store
 
-    def store(self: Any, *arguments: Any) -> Any:
-        answer = put(self, *arguments)
+    def store(self: Any, *arguments: Any, **options: Any) -> Any:
+        answer = put(self, *arguments, **options)
         if len(outputs()) == 2:
             stored.set()
         return answer

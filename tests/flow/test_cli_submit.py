@@ -487,4 +487,4 @@ def test_the_real_handler_makes_what_is_fetched(
         assert platform.progress[endpoint.requests("status")[-1].job_id or ""]
         refused = send("--prompt", "a cat", *small, "--image", "http://10.0.0.1/a.png")
         assert refused.status == 1
-        assert "input_blocked: reference_image_url: this URL may not be fetched" in refused.out
+        assert "input_blocked: reference_image_url: this URL may not be fetched" in refused.err
