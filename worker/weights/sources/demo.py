@@ -106,10 +106,12 @@ def build(spec: ModelSpec, folder: Path, *, blocks: int = 1, heads: int = 1) -> 
         torch.manual_seed(_SEED)
         tokenizer = _tokenizer()
         vae = _vae(spec)
+        # Before the experts: the A14B models share it, as they do the VAE, whichever of them is loaded first.
+        text_encoder = _text_encoder(len(tokenizer))
         experts = [_transformer(spec, vae, blocks, heads) for _ in range(1 if spec.boundary_ratio is None else 2)]
         parts: dict[str, Any] = {
             "tokenizer": tokenizer,
-            "text_encoder": _text_encoder(len(tokenizer)),
+            "text_encoder": text_encoder,
             "vae": vae,
             "scheduler": UniPCMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
