@@ -28,7 +28,7 @@ _OF_A_JOB = (
     Mutant(
         "a reference video's odd frames",
         "worker/jobs/prepare.py",
-        "count = (len(frames) - 1) // stride * stride + 1",
+        "count = (len(frames) - 1) // video.spec.frame_stride * video.spec.frame_stride + 1",
         "count = len(frames)",
         "tests/flow/test_modes.py -k resampled",
     ),
@@ -42,7 +42,7 @@ _OF_A_JOB = (
     Mutant(
         "a video that is gone counts as stored",
         "worker/jobs/accept.py",
-        'if not storage.holds(key, sha256=result["sha256"]):',
+        'if not storage.holds(key + suffix_of(result), sha256=result["sha256"], stop=stop):',
         "if False:",
         "tests/unit/jobs",
     ),
@@ -138,10 +138,10 @@ _OF_DELIVERY = (
     ),
     Mutant(
         "a receiver that answers again is not forgiven",
-        _OUTBOX,
-        "self._rests.pop(_receiver(letter), None)",
+        "worker/delivery/webhooks/outbox.py",
+        "self._rests.forgive(letter.url)",
         "pass",
-        _TEST_OUTBOX,
+        "tests/unit/delivery/test_outbox.py",
     ),
     Mutant(
         "a redirect counts as delivered",

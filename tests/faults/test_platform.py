@@ -77,6 +77,11 @@ def stored(url: str) -> bytes:
     return Path(url2pathname(url.removeprefix("file://"))).read_bytes()
 
 
+def without_files(videos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The videos of an answer as the events have them: without a bucket the files themselves are in the answer."""
+    return [{name: value for name, value in video.items() if name != "video_base64"} for video in videos]
+
+
 def test_an_answer_reaches_the_platform_in_the_contracts_shape(site: Site) -> None:
     job_id = site.platform.submit(site.job(small(num_frames=33), small(seed=2)))
     result = site.platform.wait_result(job_id)
@@ -142,7 +147,7 @@ def test_an_answer_that_the_platform_loses_is_found_by_webhook_file_and_journal(
         site.worker.wait_until(lambda: site.worker.log.count(given_up) == 2)
     assert job_id not in site.platform.results
     site.platform.submit(payload, job_id)
-    assert site.platform.wait_result(job_id)["output"]["videos"] == [event["data"]]
+    assert without_files(site.platform.wait_result(job_id)["output"]["videos"]) == [event["data"]]
     assert lines_of(site.worker, job_id).count("video 0: text_to_video") == 1
     assert len(site.finals(job_id)) == 1
 
@@ -207,8 +212,9 @@ def test_sigterm_leaves_a_long_job_to_another_worker_behind_its_last_finished_vi
         assert platform.wait_result(waiting)["output"]["status"] == "completed"
         assert "video 0: text_to_video" not in lines_of(worker, job_id)
     assert answer["status"] == "completed"
-    assert answer["videos"][0] == told["data"]
-    assert [event["data"] for event in finals(receiver, job_id)] == answer["videos"]
+    videos = without_files(answer["videos"])
+    assert videos[0] == told["data"]
+    assert [event["data"] for event in finals(receiver, job_id)] == videos
 
 
 def test_sigterm_lets_a_job_finish_that_fits_into_the_grace(platform: Platform, tmp_path: Path) -> None:

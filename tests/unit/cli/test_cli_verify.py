@@ -62,7 +62,8 @@ def test_the_exit_status_says_what_was_found(capsys: Capture, tmp_path: Path, fi
 def test_json_has_every_value(capsys: Capture, signed: Path) -> None:
     done = command(capsys, "verify", str(signed), "--json")
     values = json.loads(done.out)
-    assert (values["state"], values["signer"], values["instance_id"]) == ("signed", "Test Signer", ORIGIN.instance_id)
+    assert (values["state"], values["signer"]) == ("signed", "Test Signer")
+    assert values["instance_id"].startswith("xmp:iid:")
 
 
 @pytest.mark.parametrize(

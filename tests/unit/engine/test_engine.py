@@ -213,6 +213,8 @@ def test_every_mode_of_the_contract_is_registered() -> None:
 class Called:
     """In the place of a pipeline: keeps what it is called with."""
 
+    for_estimates = ()
+
     def __call__(self, **arguments: Any) -> tuple[torch.Tensor]:
         self.arguments = arguments
         return (torch.zeros(1),)
@@ -220,7 +222,7 @@ class Called:
 
 def test_the_first_image_begins_the_video_and_the_last_one_ends_it() -> None:
     class Nothing:
-        def arguments(self) -> dict[str, Any]:
+        def arguments(self, tensors: Any) -> dict[str, Any]:
             return {}
 
     pipeline: Any = Called()
