@@ -231,9 +231,9 @@ def test_each_second_is_told_of_the_stage_that_took_it(
         time.sleep(delays["text"] / 2)  # the prompt and the negative prompt
         return embeds(*arguments, **more)
 
-    def slow_store(self: LocalStorage, video: VideoFile, key: str) -> Delivery:
+    def slow_store(self: LocalStorage, video: VideoFile, key: str, **more: Any) -> Delivery:
         time.sleep(delays["upload"])
-        return store(self, video, key)
+        return store(self, video, key, **more)
 
     monkeypatch.setattr(TextEmbeddings, "embeds", slow_text)
     monkeypatch.setattr(LocalStorage, "store", slow_store)
@@ -418,7 +418,7 @@ def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
 ) -> None:
     """They are sent and stored outside of any job, from the threads of `tidy`.
 
-    By the next worker: this one tries the event beside the second job, and then leaves its receiver alone for 5 s.
+    This worker tries the event beside the second job; then every worker leaves its receiver alone for 5 s.
     """
     run = make_runner({})
     httpserver.expect_ordered_request("/late", method="POST").respond_with_data(status=503)
@@ -444,6 +444,10 @@ def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
     httpserver.expect_request("/late").respond_with_data("ok")
     written.truncate(0)
     written.seek(0)
+    state_dir = run.worker.settings.state_dir
+    assert state_dir is not None
+    for rest in (state_dir / "outbox-rests").iterdir():
+        rest.unlink()
     asyncio.run(tidy.tidy(make_runner({}).worker))
     found = lines(written.getvalue())
     (told,) = [line for line in found if "kept in the outbox: delivered" in line["message"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-import imageio_ffmpeg
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,9 +49,8 @@ def watched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def frames_of(video: Mapping[str, Any]) -> np.ndarray:
     """uint8 [F, H, W, 3] of the delivered file."""
-    reader = imageio_ffmpeg.read_frames(str(local_path(video["video_url"])))
-    width, height = next(reader)["size"]
-    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+    with av.open(str(local_path(video["video_url"]))) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def only_video(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class Deliveries:
     def _marked(self, made: Made, report: VideoReport) -> Made:
         video = made.video
         origin = Origin(video.spec.version, video.request.shows_sources, video.ingredients)
-        with report.lapped("encode"):
+        with report.lapped("upload"):  # beside the next video, as the upload is
             return replace(made, file=self._worker.marker.mark(made.file, origin))
 
     def _with_file(self, result: Outcome, storage: Storage, read: Callable[[], bytes] | None = None) -> Outcome:
