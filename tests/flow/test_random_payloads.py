@@ -118,6 +118,19 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "frames_zip": st.booleans(),
     "response_format": st.sampled_from(["url", "base64", "file"]),
     "upload_url": URLS,
+    "preview": st.sampled_from(["off", "strip", "animated", "on"]),
+    "preview_at": st.lists(st.sampled_from([0, 0.1, 0.5, 0.99, 1]), max_size=6),
+    "preview_only": st.booleans(),
+    "segments": st.lists(
+        st.fixed_dictionaries({}, optional={"prompt": TEXTS, "num_frames": st.sampled_from([4, 5, 9]), "seed": NUMBERS})
+        | JSON,
+        max_size=3,
+    ),
+    "continuity": st.sampled_from(["last_frame", "keyframes", "svi", "none"]),
+    "overlap_frames": st.sampled_from([0, 1, 5, 9]),
+    "extend_video_url": URLS,
+    "loop": st.booleans(),
+    "color_match": st.booleans(),
 }
 SLIPS = ["num_infrence_steps", "promt", "Seed", "webhook", "job_request_param", "prompt_id", "image_url", "", "\ud800"]
 
