@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -19,6 +19,7 @@ from worker.base.errors import Cancelled, JobTimeout
 from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop
 from worker.engine import Engine, Rendering, Video
+from worker.media import lossless
 from worker.media.encode import encode
 from worker.media.seams import step
 
@@ -76,6 +77,19 @@ def test_segments_become_one_video_whose_overlap_is_shown_once(run: Runner, watc
     assert [each["seam"] is None for each in video["segments"]] == [True, False, False, False, False]
     assert "a dog" in video["segments"][1]["prompt"]
     assert {event.progress for event in run.reports} <= set(range(101))
+
+
+def test_the_end_of_a_video_is_read_from_its_last_segment_alone(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, files = lossless.read, []
+
+    def counted(path: Path, width: int, height: int) -> Generator[np.ndarray]:
+        files.append(path.name)
+        return read(path, width, height)
+
+    monkeypatch.setattr(lossless, "read", counted)
+    only_video(run(small(segments=FIVE)))
+    # Each before the next segment, and all of them for the file.
+    assert files == [f"0-{number}.frames" for number in (0, 1, 2, 3, *range(5))]
 
 
 def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same_bytes(

@@ -147,14 +147,23 @@ class _Run:
 
     def _tail(self) -> list[np.ndarray]:
         """The last frames that are shown so far, as many as the next segment begins with."""
-        return list(deque(self._frames(), maxlen=self._chain.overlap_frames))
+        tail: list[np.ndarray] = []
+        for path in reversed(self._files()):
+            if len(tail) < self._chain.overlap_frames:
+                tail[:0] = deque(self._read(path), maxlen=self._chain.overlap_frames - len(tail))
+        return tail
 
     def _frames(self) -> Generator[np.ndarray]:
         """Every frame that is finished so far."""
-        width, height = self._video.shape.width, self._video.shape.height
+        for path in self._files():
+            yield from self._read(path)
+
+    def _files(self) -> list[Path]:
         given = [before(self._folder, self._video.request)] if self._chain.frames_before else []
-        for path in (*given, *(each.path for each in self.finished)):
-            yield from lossless.read(path, width, height)
+        return [*given, *(each.path for each in self.finished)]
+
+    def _read(self, path: Path) -> Generator[np.ndarray]:
+        return lossless.read(path, self._video.shape.width, self._video.shape.height)
 
     def encoded(self, failure: Exception | None) -> Made:
         """The file of what is finished; `failure` is why that is not all."""
