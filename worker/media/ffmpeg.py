@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import imageio_ffmpeg
 import numpy as np
+import psutil
 
 from worker.base.errors import EncodeFailed
 
@@ -41,7 +42,11 @@ _LOG_LINE_BYTES = 500
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long an ffmpeg that takes no frame, or does not end, is waited for; and one that was to end at once."""
+    """How long an ffmpeg that takes no frame, or does not end, is waited for while it computes nothing either; and one
+    that was to end at once.
+
+    A GIF is computed when its last frame is known, which may take minutes.
+    """
 
     stall_s: float = 120.0
     exit_s: float = 5.0
@@ -103,6 +108,8 @@ class Ffmpeg:
             )
         except OSError as failure:
             raise EncodeFailed("the video encoder could not be started; try again") from failure
+        # When it last took a frame or was seen to have computed, and its seconds of CPU time by then.
+        self._worked = (time.monotonic(), 0.0)
         self._queue: queue.Queue[Frame | None] = queue.Queue(QUEUE_FRAMES)
         self._pipe_broke = threading.Event()
         self._last_lines: deque[str] = deque(maxlen=_LOG_LINES)
@@ -113,26 +120,26 @@ class Ffmpeg:
 
     def put(self, frame: Frame | None, *, while_waiting: Callable[[], None]) -> None:
         """Queue a frame, or None for the end of input."""
-        deadline = time.monotonic() + self._waits.stall_s
+        self._worked = (time.monotonic(), self._computed_s())
         while not self._pipe_broke.is_set():
             try:
                 self._queue.put(frame, timeout=_POLL_S)
                 return
             except queue.Full:
                 while_waiting()
-                self._check_stall(deadline)
+                self._check_stall()
         raise self._death()
 
     def finish(self, *, while_waiting: Callable[[], None]) -> None:
         self.put(None, while_waiting=while_waiting)
-        deadline = time.monotonic() + self._waits.stall_s
+        self._worked = (time.monotonic(), self._computed_s())
         while True:
             try:
                 returncode = self._process.wait(_POLL_S)
                 break
             except subprocess.TimeoutExpired:
                 while_waiting()
-                self._check_stall(deadline)
+                self._check_stall()
         self._writer.join(self._waits.exit_s)
         if returncode != 0 or self._pipe_broke.is_set() or self._writer.is_alive():
             raise self._death()
@@ -168,9 +175,20 @@ class Ffmpeg:
         while line := stderr.readline(_LOG_LINE_BYTES):
             self._last_lines.append(line.decode("utf-8", "replace").rstrip())
 
-    def _check_stall(self, deadline: float) -> None:
-        if time.monotonic() > deadline:
-            self._log_last_lines(f"takes nothing for {self._waits.stall_s:.0f} s")
+    def _computed_s(self) -> float:
+        """Seconds of CPU time so far; 0 for a process that has ended."""
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
+    def _check_stall(self) -> None:
+        since, before_s = self._worked
+        if (computed_s := self._computed_s()) > before_s:
+            self._worked = (time.monotonic(), computed_s)
+        elif time.monotonic() - since > self._waits.stall_s:
+            self._log_last_lines(f"takes nothing and computes nothing for {self._waits.stall_s:.0f} s")
             raise EncodeFailed("the video encoder stopped responding; try again")
 
     def _death(self) -> EncodeFailed:

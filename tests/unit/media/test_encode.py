@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import psutil
 import pytest
@@ -101,16 +101,6 @@ def test_format_and_colour_tags(out: Path) -> None:
         assert (context.color_primaries, context.color_trc, context.colorspace) == (bt709, bt709, bt709)
         assert context.color_range == tv
         assert (frame.colorspace, frame.color_range) == (bt709, tv)
-
-
-def test_index_is_at_the_front(out: Path) -> None:
-    content = _run(_moving(5), out / "0.mp4").path.read_bytes()
-    boxes, position = [], 0
-    while position < len(content):
-        size, name = struct.unpack(">I4s", content[position : position + 8])
-        boxes.append(name)
-        position += size
-    assert boxes.index(b"moov") < boxes.index(b"mdat")
 
 
 def test_x264_ran_at_crf_18(out: Path) -> None:
@@ -364,6 +354,14 @@ def test_a_hanging_ffmpeg_is_killed(tmp_path: Path, out: Path, body: str) -> Non
     ffmpeg = script(tmp_path, body)
     failure = _fails(frames, out, width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=waits)
     assert ("its input closed" if "<&-" in body else "stopped responding") in str(failure)
+
+
+def test_an_ffmpeg_that_computes_is_waited_for(tmp_path: Path, out: Path) -> None:
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    ffmpeg = script(tmp_path, f'i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done; exec {real} "$@"')
+    frames = _moving(20, width=BIG, height=BIG)
+    video = _run(frames, out / "0.mp4", width=BIG, height=BIG, num_frames=20, ffmpeg=ffmpeg, waits=Waits(0.2, 5.0))
+    assert video.num_frames == 20
 
 
 @pytest.mark.parametrize("at", [0, 1, 7, 20])
