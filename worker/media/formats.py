@@ -43,6 +43,10 @@ class Codec:
     options: tuple[str, ...]
     quality: Mapping[VideoQuality, tuple[str, ...]]
 
+    def arguments(self, threads: int) -> list[str]:
+        """ffmpeg's choice of the encoder, with its options."""
+        return ["-c:v", self.encoder, *(option.format(threads=threads) for option in self.options)]
+
 
 MP4 = Format("mp4", ".mp4", "video/mp4", ("-movflags", "+faststart", "-f", "mp4"))
 WEBM = Format("webm", ".webm", "video/webm", ("-cues_to_front", "1", "-f", "webm"))
@@ -53,10 +57,8 @@ WEBP = Format("webp", ".webp", "image/webp", ("-loop", "0", "-f", "webp"))
 FORMATS: Mapping[OutputFormat, Format] = {each.name: each for each in (MP4, WEBM, GIF, WEBP)}
 
 # The tags must be set on the frames: as output options ffmpeg ignores -color_primaries and -color_trc.
-_BT709 = (
-    "scale=flags=accurate_rnd:out_color_matrix=bt709:out_range=tv,format=yuv420p,"
-    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-)
+BT709_TAGS = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+_BT709 = f"scale=flags=accurate_rnd:out_color_matrix=bt709:out_range=tv,format=yuv420p,{BT709_TAGS}"
 
 
 def _graded(*, low: str, medium: str, high: str, maximum: str) -> Mapping[VideoQuality, str]:
@@ -144,10 +146,8 @@ def check(output: Output, *, path: str) -> None:
 def arguments(output: Output, threads: int) -> list[str]:
     """ffmpeg's arguments between its input, RGB frames, and the name of the file."""
     codec = CODECS[output.codec]
-    options = (option.format(threads=threads) for option in codec.options)
     return [
-        *("-an", "-vf", codec.filters[output.quality], "-c:v", codec.encoder),
-        *options,
+        *("-an", "-vf", codec.filters[output.quality], *codec.arguments(threads)),
         *codec.quality[output.quality],
         *("-fps_mode", "passthrough", *FORMATS[output.format].muxer),
     ]

@@ -21,6 +21,7 @@ from worker.base.errors import Cancelled, EncodeFailed
 from worker.base.stop import Flag
 from worker.media import ffmpeg
 from worker.media.encode import VideoFile
+from worker.media.formats import BT709_TAGS, CODECS
 from worker.request.payload import OutputCodec
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,8 @@ _EVEN = 2
 # Bytes of a container without pictures, of a frame in it, and the bits that a codec needs for a pixel of noise.
 _CONTAINER_BYTES, _FRAME_BYTES, _PIXEL_BITS = 5000, 30, 0.02
 _PIXEL_BITS_OF = {"gif": 12.0, "webp": 4.0}
-_CODECS = {
-    "h264": ("-c:v", "libx264", "-preset", "medium"),
-    "hevc": ("-c:v", "libx265", "-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error"),
-    "av1": ("-c:v", "libsvtav1", "-preset", "8"),
-    "vp9": ("-c:v", "libvpx-vp9", "-deadline", "good", "-cpu-used", "4", "-row-mt", "1"),
-}
+# They have no bit rate: only a smaller picture makes their files smaller.
+_BY_SIZE = frozenset(_PIXEL_BITS_OF)
 
 
 def least_bytes(codec: OutputCodec, width: int, height: int, num_frames: int) -> int:
@@ -56,7 +53,7 @@ def encode_to_fit(
     Blocks. Raises EncodeFailed where that cannot be reached or ffmpeg fails, Cancelled on `stop`.
     """
     aim_bytes, share = _AIM * max_bytes, 1.0
-    if codec not in _CODECS:
+    if codec in _BY_SIZE:
         share = _next_share(share, video.size_bytes, max_bytes)
     for number in range(ATTEMPTS):
         width, height = (max(_EVEN, round(side * share / _EVEN) * _EVEN) for side in (video.width, video.height))
@@ -67,7 +64,7 @@ def encode_to_fit(
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             logger.info("encoded again to fit: %d bytes became %d", video.size_bytes, size_bytes)
             return replace(video, path=path, width=width, height=height, size_bytes=size_bytes, sha256=digest)
-        if codec in _CODECS and number % 2 == 0:
+        if codec not in _BY_SIZE and number % 2 == 0:
             aim_bytes *= _AIM * max_bytes / size_bytes
         else:
             share = _next_share(share, size_bytes, max_bytes)
@@ -78,24 +75,20 @@ def _next_share(share: float, size_bytes: int, max_bytes: int) -> float:
     return max(LEAST_SHARE, share * math.sqrt(max_bytes / size_bytes) * _AIM)
 
 
-def _command(video: VideoFile, path: Path, codec: OutputCodec, width: int, height: int, bits: int) -> list[str]:
-    scale = f"scale={width}:{height}:flags=lanczos"
-    if codec == "gif":
-        form = ["-filter_complex", f"{scale},split[a][b];[a]palettegen[p];[b][p]paletteuse", "-loop", "0"]
-    elif codec == "webp":
-        form = ["-vf", scale, "-c:v", "libwebp_anim", "-quality", "50", "-loop", "0"]
+def _command(video: VideoFile, path: Path, name: OutputCodec, width: int, height: int, bits: int) -> list[str]:
+    codec, filters = CODECS[name], f"scale={width}:{height}:flags=lanczos"
+    if name in _BY_SIZE:
+        filters += f",{codec.filters['low']}"
+        rate = list(codec.quality["low"])
     else:
-        rate = str(bits)
-        # As `worker.media.encode` tags its own.
-        tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-        form = ["-vf", f"{scale},format=yuv420p,{tags}", *_CODECS[codec], "-b:v", rate]
-        form += ["-maxrate", rate, "-bufsize", rate] if codec in ("h264", "hevc") else []
-        form += ["-movflags", "+faststart"] if path.suffix == ".mp4" else []
+        filters += f",format=yuv420p,{BT709_TAGS}"
+        rate = ["-b:v", str(bits)]
+        rate += ["-maxrate", str(bits), "-bufsize", str(bits)] if name in ("h264", "hevc") else []
     return [
         str(ffmpeg.program()),
         *("-hide_banner", "-nostats", "-loglevel", "error", "-y", "-nostdin", "-i", f"file:{video.path}", "-an"),
-        *form,
-        *("-fps_mode", "passthrough", f"file:{path}"),
+        *("-vf", filters, *codec.arguments(ffmpeg.threads()), *rate),
+        *("-fps_mode", "passthrough", *video.format.muxer, f"file:{path}"),
     ]
 
 

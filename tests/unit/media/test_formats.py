@@ -91,7 +91,7 @@ def test_the_duration_of_a_video_is_that_of_its_frames(
             assert stream.duration * stream.time_base == Fraction(7, fps)
 
 
-@pytest.mark.parametrize("codec", ["hevc", "av1"])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
 def test_the_index_of_an_mp4_is_at_the_front(tmp_path: Path, codec: OutputCodec) -> None:
     content = made(tmp_path, Output(codec=codec)).path.read_bytes()
     boxes, position = [], 0
