@@ -111,7 +111,7 @@ def test_the_metrics_of_real_jobs(
     assert value(sample, "videogen_videos_total", **failed) == 1
     seen = {"inputs": 3, "load": 2, "text": 2, "generate": 2, "encode": 2, "upload": 2, "webhook": 3}
     assert {stage: value(sample, "videogen_stage_seconds_count", stage=stage) for stage in seen} == seen
-    for stage in ("generate", "encode"):  # the upload of a result has the marks too
+    for stage in ("generate", "encode", "upload"):
         seconds = sum(video["timings"][stage] for video in (first, second))
         assert value(sample, "videogen_stage_seconds_sum", stage=stage) == pytest.approx(seconds, rel=0.05, abs=0.01)
     assert value(sample, "videogen_webhook_attempts_total", event="final", result="delivered") == 3

@@ -125,9 +125,10 @@ def took(index: int | None, stage: str, seconds: float, **figures: object) -> No
 
 
 @contextmanager
-def timed(index: int | None, stage: str, **figures: object) -> Iterator[None]:
+def timed(index: int | None, stage: str, **figures: object) -> Iterator[dict[str, object]]:
+    """Report how long what happens inside took, with `figures` and what it adds to them."""
     began = time.perf_counter()
     try:
-        yield
+        yield figures
     finally:
         took(index, stage, time.perf_counter() - began, **figures)

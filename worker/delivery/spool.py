@@ -96,22 +96,23 @@ class Spool:
         self._now = state.now if now is None else now
         self._draining = threading.Lock()
 
-    def keep(self, video: VideoFile, entry: Entry, index: int, result: Mapping[str, Any]) -> None:
-        """Keep a copy of `video`, which is number `index` of the job of `entry`, for a later upload.
+    def keep(self, video: VideoFile, entry: Entry, index: int, result: Mapping[str, Any]) -> bool:
+        """Keep a copy of `video`, which is number `index` of the job of `entry`, for a later upload; whether it is new.
 
         `result` is its result without URLs; with the video's own, no `drain` stores it, only `upload`. What is kept of
         a video already stays. Raises nothing.
         """
         if video.size_bytes > self._bounds.size_bytes:
             logger.warning("video %d is too large to be kept for a later upload: %d bytes", index, video.size_bytes)
-            return
+            return False
         try:
             kept = self._put(video, entry, index, result)
         except (OSError, ValueError) as failure:
             self._state.cannot(failure)
-            return
+            return False
         if kept:
             logger.info("video %d is kept for a later upload, %d bytes", index, video.size_bytes)
+        return kept
 
     def find(self, job_id: str, index: int) -> Found | None:
         """The kept video of a job in the journal, every byte checked, or None. Raises nothing."""

@@ -126,7 +126,6 @@ class Deliveries:
         storage = worker.storage_of(request)
         preview, shown = self._previews.finished(request)
         made, notes = self._fitted(made, report)
-        made = self._marked(made, report)
         notes += shown
         preview_url = None if preview is None else preview.url
         try:
@@ -134,7 +133,9 @@ class Deliveries:
                 known = self._by_another_worker(request.index, storage)
                 if known is not None:
                     return self._with_file(known, storage)
-                with report.stage("upload", size_bytes=made.file.size_bytes):
+                with report.stage("upload") as figures:
+                    made = self._marked(made)
+                    figures["size_bytes"] = made.file.size_bytes
                     delivery = replace(self._store(made, storage), preview_url=preview_url)
                 result = self._result(made, delivery, report, notes)
                 # Replace the record of a video that has since been deleted from storage.
@@ -143,8 +144,8 @@ class Deliveries:
             worker.segments.remove(self._job_id, request.index)
         except Exception as failure:
             theirs = storage.video_url if isinstance(storage, PresignedStorage) else ""
-            self._keep(made, Delivery(theirs, None, preview_url=preview_url), report, notes)
-            worker.segments.remove(self._job_id, request.index)
+            if self._keep(self._marked(made), Delivery(theirs, None, preview_url=preview_url), report, notes):
+                worker.segments.remove(self._job_id, request.index)
             if isinstance(failure, BlockingIOError):
                 raise UploadFailed("another worker is storing this video: send the job again") from failure
             raise
@@ -219,11 +220,13 @@ class Deliveries:
             )
         return made, notes
 
-    def _marked(self, made: Made, report: VideoReport) -> Made:
+    def _marked(self, made: Made) -> Made:
+        """With its files marked, once."""
         video = made.video
+        if made.file.provenance is not None:
+            return made
         origin = Origin(video.spec.version, video.request.shows_sources, video.ingredients)
-        with report.lapped("upload"):  # beside the next video, as the upload is
-            return replace(made, file=self._worker.marker.mark(made.file, origin))
+        return replace(made, file=self._worker.marker.mark(made.file, origin))
 
     def _with_file(self, result: Outcome, storage: Storage, read: Callable[[], bytes] | None = None) -> Outcome:
         """The result with its file, where that is to be in the answer; `read` instead of what the storage holds."""
@@ -255,10 +258,13 @@ class Deliveries:
     def _key(self, index: int) -> str:
         return video_key(self._job_id, index, self._entry.accepted_on)
 
-    def _keep(self, made: Made, delivery: Delivery, report: VideoReport, notes: Sequence[str]) -> None:
-        """Keep what was not stored, for the next delivery of the job or, but for the caller's store, any `tidy`."""
+    def _keep(self, made: Made, delivery: Delivery, report: VideoReport, notes: Sequence[str]) -> bool:
+        """Keep what was not stored, for the next delivery of the job or, but for the caller's store, any `tidy`.
+
+        Whether a copy was made now.
+        """
         result = self._result(made, delivery, report, notes)
-        self._worker.spool.keep(made.file, self._entry, made.video.request.index, result)
+        return self._worker.spool.keep(made.file, self._entry, made.video.request.index, result)
 
     async def _send(self, result: Outcome, previous: Previous) -> None:
         """Send the final event of a finished video, after that of the video before it."""

@@ -60,10 +60,10 @@ class VideoReport:
         self._in_hand = "load"
 
     @contextmanager
-    def stage(self, name: str, **figures: object) -> Iterator[None]:
-        """What happens inside is the stage, also where it fails. `figures` are fields of its line in the log."""
-        with self.lapped(name), timing.timed(self._request.index, name, **figures):
-            yield
+    def stage(self, name: str) -> Iterator[dict[str, object]]:
+        """What happens inside is the stage, also where it fails. It yields further fields of its line in the log."""
+        with self.lapped(name), timing.timed(self._request.index, name) as figures:
+            yield figures
 
     @contextmanager
     def lapped(self, name: str) -> Iterator[None]:
