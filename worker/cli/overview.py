@@ -139,15 +139,7 @@ def settled(
     followed = (spec.defaults.width, spec.defaults.height)
     if source is not None and is_here:
         followed = inputs.load_image(source, opener=opener, path=video.at("reference_image_url")).size
-    width, height = inputs.size_for(
-        followed,
-        area=video.area,
-        stride=spec.size_stride,
-        width=video.width,
-        height=video.height,
-        max_pixels=max_pixels,
-        minimum=inputs.least_side(video.area),
-    )
+    width, height = inputs.size_following(followed, video, stride=spec.size_stride, max_pixels=max_pixels)
     kind = "video" if source is None else "image"
     note = f"the size follows the {kind}; the estimate is for {width}x{height}"
     return replace(video, width=width, height=height), () if is_here else (note,)

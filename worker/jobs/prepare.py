@@ -80,14 +80,8 @@ def _sized(
     if not sources:
         return request
     try:
-        width, height = inputs.size_for(
-            next(iter(sources.values())),
-            area=request.area,
-            stride=spec.size_stride,
-            width=request.width,
-            height=request.height,
-            max_pixels=max_pixels,
-            minimum=inputs.least_side(request.area),
+        width, height = inputs.size_following(
+            next(iter(sources.values())), request, stride=spec.size_stride, max_pixels=max_pixels
         )
     except ValueError as failure:
         side = "height" if request.width is None else "width"

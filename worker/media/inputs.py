@@ -27,6 +27,7 @@ from worker.media import decode_image as image_decoder
 from worker.media import decode_video, sandbox
 from worker.net import Opener
 from worker.net.opener import IMAGE_LIMITS, MEGABYTE, VIDEO_LIMITS
+from worker.request import VideoRequest
 
 MIN_SIDE = 256
 MAX_SIDE = 1920
@@ -81,9 +82,23 @@ def cropped_share(source_size: tuple[int, int], width: int, height: int) -> floa
     return abs(wide - high) / max(wide, high)
 
 
-def least_side(area: int) -> int:
-    """The `minimum` of `size_for` at so many pixels: on the demo model's small area an aspect of 21:9 fits."""
-    return min(MIN_SIDE, math.isqrt(area * 9 // 21))
+def size_following(
+    source_size: tuple[int, int], request: VideoRequest, *, stride: int, max_pixels: int
+) -> tuple[int, int]:
+    """Width and height of the video of `request`, whose open sides follow a source of `source_size` (width, height).
+
+    Raises ValueError where no size satisfies it.
+    """
+    return size_for(
+        source_size,
+        area=request.area,
+        stride=stride,
+        width=request.width,
+        height=request.height,
+        max_pixels=max_pixels,
+        # On the demo model's small area an aspect of 21:9 has a side below the usual least.
+        minimum=min(MIN_SIDE, math.isqrt(request.area * 9 // 21)),
+    )
 
 
 def size_for(
