@@ -137,6 +137,13 @@ _OF_THE_ENGINE = (
         f"{_ENGINE}/test_turbo.py -k 'carries or those_of_their'",
     ),
     Mutant(
+        "a LoRA for one expert on both",
+        "worker/engine/techniques/lora.py",
+        'if each.expert in (name, "both")}',
+        "if each.expert}",
+        f"{_ENGINE}/test_lora_apply.py",
+    ),
+    Mutant(
         "a LoRA's scale ignored",
         "worker/engine/techniques/lora.py",
         "[fit.scale for fit in loaded]",
@@ -167,6 +174,13 @@ _OF_THE_ENGINE = (
 )
 
 _OF_THE_REQUEST = (
+    Mutant(
+        "a number of frames that is not 4k + 1",
+        "worker/request/settle.py",
+        "frames = (given - 1) // stride * stride + 1",
+        "frames = given",
+        "tests/unit/request",
+    ),
     Mutant(
         "a side off the stride",
         "worker/request/sizing.py",
@@ -232,6 +246,9 @@ _OF_THE_REQUEST = (
         _TEST_NET,
     ),
     Mutant("nearest instead of Lanczos", _INPUTS, "Resampling.LANCZOS", "Resampling.NEAREST", _TEST_INPUTS),
+    Mutant(
+        "a size beyond the area", _INPUTS, "lowest, min(highest, pixels // lowest))", "lowest, highest)", _TEST_INPUTS
+    ),
     Mutant("loose base64", _INPUTS, "(-len(letters) % 4), validate=True)", "(-len(letters) % 4))", _TEST_INPUTS),
     Mutant(
         "a settled size off the stride",

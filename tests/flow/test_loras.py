@@ -74,3 +74,6 @@ def test_what_is_no_lora_is_refused_and_the_other_videos_are_made(
     assert [error.get("code") for error in errors] == ["input_invalid", "unsupported", None]
     assert errors[0]["path"] == "job_request_params[0].loras[0].source"
     assert "pickle" in errors[0]["message"]
+    # An address that may not be reached refuses the whole job.
+    refused = json.loads(run(small(loras=[{"source": "http://169.254.169.254/a.safetensors"}]))["error"])
+    assert (refused["code"], refused["path"]) == ("input_blocked", "loras[0].source")

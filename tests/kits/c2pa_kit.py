@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.kits.loopback import serving
+
 SIGNS, STAMPS, SERVES = (
     ExtendedKeyUsageOID.EMAIL_PROTECTION,
     ExtendedKeyUsageOID.TIME_STAMPING,
@@ -112,21 +114,8 @@ class Authority:
                 def log_message(self, format: str, *args: object) -> None:
                     pass
 
-            with serving(Stamping) as url:
+            with serving(ThreadingHTTPServer(("127.0.0.1", 0), Stamping)) as url:
                 yield url
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
@@ -139,7 +128,7 @@ def silent() -> Iterator[str]:
             done.wait(60)
             self.close_connection = True
 
-    with serving(Silent) as url:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Silent)) as url:
         try:
             yield url
         finally:

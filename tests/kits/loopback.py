@@ -10,9 +10,23 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import HTTPServer
 from types import TracebackType
 
 Serve = Callable[[socket.socket, bytes], None]
+
+
+@contextlib.contextmanager
+def serving(server: HTTPServer) -> Iterator[str]:
+    """`server`, which listens on 127.0.0.1, answers in a thread until the end of the block; yields its address."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class Server:

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from worker.delivery.webhooks.progress_sender import Status
+from worker.request import Mode
 
 Code = Literal[
     "invalid_request",
@@ -87,7 +88,7 @@ class VideoResult(TypedDict):
     prompt: str
     negative_prompt: str
     model_version: str
-    mode: Literal["text_to_video", "image_to_video", "first_last_frame", "video_to_video"]
+    mode: Mode
     parameters: dict[str, Any]
     warnings: list[str]
     size_bytes: int

@@ -59,11 +59,11 @@ def test_the_exit_status_says_what_was_found(capsys: Capture, tmp_path: Path, fi
     assert (done.status, "CHANGED" in done.out) == (1, True)
 
 
-def test_json_has_every_value(capsys: Capture, signed: Path) -> None:
-    done = command(capsys, "verify", str(signed), "--json")
+def test_json_has_every_value(capsys: Capture, file: Path) -> None:
+    instance_id = Marker(key=KEY).mark_file(file, "video/mp4", ORIGIN).instance_id
+    done = command(capsys, "verify", str(file), "--json")
     values = json.loads(done.out)
-    assert (values["state"], values["signer"]) == ("signed", "Test Signer")
-    assert values["instance_id"].startswith("xmp:iid:")
+    assert (values["state"], values["signer"], values["instance_id"]) == ("signed", "Test Signer", instance_id)
 
 
 @pytest.mark.parametrize(

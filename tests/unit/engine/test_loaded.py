@@ -131,14 +131,16 @@ def whole() -> dict[str, np.ndarray]:
     return frames
 
 
+_EVERY = ("resident", "text encoder offloaded", "swap")
+
+
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        *(("text", name) for name in ("resident", "text encoder offloaded", "swap")),
+        *(("text", name) for name in _EVERY),
         ("image", "resident"),
-        pytest.param("image", "swap", marks=pytest.mark.slow),
-        pytest.param("video", "resident", marks=pytest.mark.slow),
-        pytest.param("video", "text encoder offloaded", marks=pytest.mark.slow),
+        *(pytest.param("image", name, marks=pytest.mark.slow) for name in _EVERY[1:]),
+        *(pytest.param("video", name, marks=pytest.mark.slow) for name in _EVERY),
     ],
 )
 def test_the_first_steps_run_while_the_low_noise_expert_is_read(
@@ -216,7 +218,10 @@ def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_ste
     [
         *((name, True) for name in ("text encoder offloaded", "swap", "group offload", "sequential")),
         ("swap", False),
-        pytest.param("group offload", False, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, False, marks=pytest.mark.slow)
+            for name in ("text encoder offloaded", "group offload", "sequential")
+        ),
     ],
 )
 def test_out_of_memory_reads_nothing_again(
