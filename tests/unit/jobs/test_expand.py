@@ -57,7 +57,9 @@ def test_nothing_is_asked_without_the_field() -> None:
 def test_the_picture_is_shown_and_left_out_where_it_is_refused() -> None:
     def blind(question: dict[str, Any]) -> str | bytes:
         if isinstance(question["messages"][1]["content"], list):
-            return response(b'{"error": {"message": "no pictures"}}', status="400 Bad Request")
+            return response(
+                b'{"error": {"message": "no pictures"}}', status="400 Bad Request", headers="Connection: close"
+            )
         return GOOD
 
     picture = Image.new("RGB", (2000, 1000), "red")
