@@ -86,6 +86,8 @@ bench: setup-dev     ## the benchmarks that a CPU can run
 bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but the soak
 	@$(BIN)/python -m benchmarks.webhooks --events 500
 	@$(BIN)/python -m benchmarks.uploads --count 200
+	@$(BIN)/python -m benchmarks.storages --seconds 300
+	@$(BIN)/python -m benchmarks.shared_state --jobs 200 --workers 2 4
 	@$(BIN)/python -m benchmarks.client --runs 300
 	@$(BIN)/python -m benchmarks.kills --times 10
 	@$(BIN)/python -m benchmarks.hostile_images --count 20000

@@ -1,0 +1,26 @@
+"""Short forms of `benchmarks.storages` and `benchmarks.shared_state`: real workers, bad storages, one state folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import shared_state, storages
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_limit_is_kept_and_nothing_is_lost_while_the_storage_fails_in_every_way(tmp_path: Path) -> None:
+    report = storages.campaign(25, tmp_path, seed=2)
+    assert storages.is_good({**report, "worst_over_s": 0}), report
+    assert report["worst_over_s"] < 10, report  # a limit that does not hold is missed by minutes
+    assert report["jobs"] >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_workers_report_what_is_stored_of_a_job_that_both_were_given(tmp_path: Path) -> None:
+    report = shared_state.measure(2, 3, tmp_path)
+    assert report.good, report
+    assert report.made == 6  # both made it: their files differ
