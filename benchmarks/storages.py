@@ -4,10 +4,10 @@
 
 The worker is the real handler.py on the demo model; platform and storage are doubles on loopback. Job follows job,
 each against a storage that behaves in one of these ways. It ends by itself, by JOB_TIMEOUT_S, or by a stop or SIGTERM
-at a random moment. `over_s` is by how much the worst answer or exit missed its limit, to which the seconds that a finished
-video has after it are added. In the end the storage works, every job is delivered again, and every video must be one
-object of the bytes that its answer says. Writes `benchmarks/results/storages-DATE.json`; ends with 1 where a limit was
-missed by more than 2 s, an answer is missing or a video is lost.
+at a random moment. `over_s` is by how much the worst answer or exit missed its limit, to which the seconds that a
+finished video has after it are added. In the end the storage works, every job is delivered again, and every video must
+be one object of the bytes that its answer says. Writes `benchmarks/results/storages-DATE.json`; ends with 1 where a
+limit was missed by more than 2 s, an answer is missing or a video is lost.
 """
 
 from __future__ import annotations
