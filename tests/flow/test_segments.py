@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -172,6 +174,30 @@ def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
     image = watched.made[0].conditioning.image
     assert image is not None
     assert step(np.asarray(image), given[-1]) < 3
+
+
+@pytest.mark.parametrize(("output_format", "codec"), [("mp4", "aac"), ("webm", "opus"), ("gif", None)])
+def test_the_sound_of_a_video_that_is_continued_is_kept_where_the_format_has_sound(
+    run: Runner, httpserver: HTTPServer, tmp_path: Path, output_format: str, codec: str | None
+) -> None:
+    own = tmp_path / "own.mp4"
+    inputs = ("-f", "lavfi", "-i", "testsrc2=s=256x256:r=16:d=0.5", "-f", "lavfi", "-i", "sine=f=1000:d=0.5")
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs, own], check=True)
+    httpserver.expect_request("/own.mp4").respond_with_data(own.read_bytes())
+    request = small(extend_video_url=httpserver.url_for("/own.mp4"), num_frames=5, output_format=output_format)
+
+    video = only_video(run({**request, "width": None, "height": None}))
+
+    assert video["num_frames"] == 12
+    with av.open(str(local_path(video["video_url"]))) as container:
+        assert [stream.codec_context.name for stream in container.streams.audio] == ([codec] if codec else [])
+        if codec:
+            parts = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+            samples = np.concatenate(parts)[:24000]
+            assert len(samples) == 24000  # half a second: what was given
+            peak = np.abs(np.fft.rfft(samples)).argmax() * 48000 / len(samples)
+            assert peak == pytest.approx(1000, abs=5)
+    assert any("a GIF has none" in line for line in video["warnings"]) == (codec is None)
 
 
 def test_several_frames_of_a_segment_begin_the_next(run: Runner, watched: Watched) -> None:

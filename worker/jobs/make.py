@@ -82,8 +82,9 @@ def encoded(
     folder: Path,
     report: VideoReport,
     check: Callable[[], None],
+    sound: Path | None = None,
 ) -> VideoFile:
-    """The file that the request asks for, at its own frame rate, with what is wanted beside it.
+    """The file that the request asks for, at its own frame rate, with `sound` and what is wanted beside it.
 
     `check` may raise to stop the encode.
     """
@@ -107,6 +108,7 @@ def encoded(
         poster=folder / f"{request.index}.jpg" if output.thumbnail else None,
         poster_is_first=request.reference_image_url is not None,
         frames_zip=folder / f"{request.index}.zip" if output.frames_zip else None,
+        sound=sound,
         output=output,
         on_frame=on_frame,
     )

@@ -13,6 +13,7 @@ from worker.engine import Engine, Video
 from worker.jobs.prepare import Seen
 from worker.media import inputs, lossless
 from worker.media.decode_video import SourceVideo
+from worker.media.formats import FORMATS
 from worker.net import Opener
 from worker.request import ModelSpec, VideoRequest, choose
 from worker.request.payload import MAX_FPS, MIN_SIDE
@@ -37,8 +38,9 @@ def prepare_segments(
     """The video that `request` asks for, its `segments` ready to be made one after the other.
 
     The pictures on which a segment begins, or the last one of a loop ends, are those of other segments: they are not in
-    it yet. The frames of a video that is continued are put into `folder`, at `before(...)`. `one` prepares a video of
-    one clip. Blocks and raises as `prepare.prepare` does.
+    it yet. The frames of a video that is continued are put into `folder`, at `before(...)`, and its sound, if it has
+    any that the file can hold, at `sound(...)`. `one` prepares a video of one clip. Blocks and raises as
+    `prepare.prepare` does.
     """
     chain = request.chain
     assert chain is not None
@@ -75,6 +77,11 @@ def before(folder: Path, request: VideoRequest) -> Path:
     return folder / f"{request.index}-before.frames"
 
 
+def sound(folder: Path, request: VideoRequest) -> Path:
+    """Where the sound of the video that `request` continues is, if there is any."""
+    return folder / f"{request.index}-before.mka"
+
+
 def _extending(
     source: SourceVideo,
     request: VideoRequest,
@@ -108,8 +115,15 @@ def _extending(
         notes.append(f"cropped from {source.size[0]}x{source.size[1]} to {width}x{height}, as the model needs")
     if fps != spec.fps:
         notes.append(f"{fps} fps is not the model's own rate of {spec.fps}: what follows moves at another speed")
-    if source.has_sound:
-        notes.append("its sound is not kept")
+    if source.has_sound and FORMATS[request.output.format].sound is None:
+        notes.append(f"its sound is not kept: a {request.output.format.upper()} has none")
+    elif source.has_sound:
+        target = sound(folder, request)
+        try:
+            source.write_sound(target, seconds=count / fps, stop=stop)
+        except InputInvalid as failure:
+            target.unlink()
+            notes.append(f"its sound is not kept: {failure.message}")
     return replace(
         request,
         width=width,

@@ -25,7 +25,7 @@ from worker.delivery.journal import Entry
 from worker.delivery.kept_segments import KeptSegments, Segment
 from worker.engine import Engine, Video, device
 from worker.jobs.make import Generated, Made, encoded
-from worker.jobs.prepare_segments import before
+from worker.jobs.prepare_segments import before, sound
 from worker.jobs.report import VideoReport
 from worker.media import VideoFile, color_match, lossless, seams
 from worker.request import VideoRequest
@@ -180,7 +180,10 @@ class _Run:
             logger.warning("video %d ends behind segment %d of %d", whole.index, len(self.finished), of)
         check = self._stop.check if failure is None else _never
         with self._report.stage("encode"), closing(self._frames()) as frames:
-            file = encoded(frames, whole, shape, self._folder, self._report, check)
+            heard = sound(self._folder, whole)
+            file = encoded(
+                frames, whole, shape, self._folder, self._report, check, sound=heard if heard.exists() else None
+            )
         segments = [each.segment for each in self.finished]
         engine_notes = tuple(dict.fromkeys(note for segment in segments for note in segment.warnings))
         return Made(

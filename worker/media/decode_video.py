@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BOUNDS = sandbox.Bounds(memory_bytes=2_000_000_000, cpu_s=300, file_bytes=0, wall_s=120.0)
+MAX_SOUND_BYTES = 1_000_000_000  # of FLAC: hours
 MAX_SOURCE_PIXELS = 4096 * 2304
 HD_LINES = 720
 MAX_REPORT_BYTES = 10_000_000
@@ -41,6 +42,8 @@ _COLOURS = re.compile(
 )
 _RATE = re.compile(r"^ *Stream #0:.* Video: .*, ([0-9.]+) fps,", re.MULTILINE)
 _SOUND = re.compile(r"^ *Stream #0:.* Audio: ", re.MULTILINE)
+_STARTS = re.compile(r"^\[Parsed_showinfo\S* @ \S+\] n: *0 .* pts_time:([0-9.]+) ", re.MULTILINE)
+_VIDEO = ("-map", "0:V:0")  # V, unlike v, passes over cover pictures
 _UNTAGGED = ("unknown", "reserved")
 _HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 # BT.2408: white of graphics and skin in daylight stand at and below 203 cd/m2. That becomes the white of BT.709, and
@@ -57,7 +60,7 @@ class SourceVideo:
 
     `size` is the width and height of a frame as it is shown: upright, in square pixels. `colours` are ffmpeg filters
     that name the colours of a file that does not; `is_hdr` is true of PQ and HLG. `fps` is the rate that the file says,
-    0 where it says none.
+    0 where it says none. The first frame is shown at `starts_s` on the clock of the file.
     """
 
     file: Path
@@ -67,6 +70,28 @@ class SourceVideo:
     is_hdr: bool
     fps: float = 0.0
     has_sound: bool = False
+    starts_s: float = 0.0
+
+    def write_sound(self, target: Path, *, seconds: float, stop: threading.Event | None = None) -> None:
+        """Write the first `seconds` of the sound, from the first frame on, into `target`: FLAC of 48 kHz, in Matroska.
+
+        Mono stays mono; what has more than two channels becomes stereo. Silence fills where the file has none yet.
+        Raises InputInvalid where there is no sound that can be decoded, Cancelled.
+        """
+        filters = (
+            f"aresample=48000:async=1:first_pts=0,aformat=channel_layouts=mono|stereo,"
+            f"atrim=start={self.starts_s}:duration={seconds},asetpts=PTS-STARTPTS"
+        )
+        output = ("-map", "0:a:0", "-af", filters, "-c:a", "flac", "-f", "matroska", "pipe:1")
+        bounds = replace(BOUNDS, file_bytes=MAX_SOUND_BYTES)
+        command = _command(self.file, self.path, *output)
+        with (
+            target.open("wb") as opened,
+            _ffmpeg(command, self.file, self.path, bounds, stop, stdout=opened) as child,
+        ):
+            child.wait()
+            if not child.ended_well():
+                raise InputInvalid("it cannot be decoded", path=self.path)
 
     def own_frames(
         self, *, width: int, height: int, max_frames: int, stop: threading.Event | None = None
@@ -79,8 +104,7 @@ class SourceVideo:
             f"{self.colours}bwdif=mode=send_frame:deint=interlaced,scale={self.size[0]}:{self.size[1]},"
             f"crop={width}:{height},{_TONE_MAP if self.is_hdr else ''}format=rgb24,trim=end_frame={max_frames}"
         )
-        output = ("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")
-        with _ffmpeg(_command(self.file, self.path, filters, *output), self.file, self.path, BOUNDS, stop) as child:
+        with _ffmpeg(_pictures(self.file, self.path, filters), self.file, self.path, BOUNDS, stop) as child:
             for pixels in child.blocks(width * height * 3):
                 yield np.frombuffer(bytes(pixels), np.uint8).reshape(height, width, 3)
             if not child.ended_well():
@@ -101,12 +125,7 @@ class SourceVideo:
         The first is the first of the file. Interlaced frames are deinterlaced, rotation and the aspect ratio of pixels
         are applied, HDR is tone-mapped to BT.709. Raises InputInvalid, Cancelled.
         """
-        command = _command(
-            self.file,
-            self.path,
-            self._filters(fps, width, height, max_frames),
-            *("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
-        )
+        command = _pictures(self.file, self.path, self._filters(fps, width, height, max_frames))
         with _ffmpeg(command, self.file, self.path, bounds, stop) as child:
             blocks = child.blocks(width * height * 3)
             frames = [Image.frombytes("RGB", (width, height), bytes(pixels)) for pixels in blocks]
@@ -134,9 +153,8 @@ def open_video(
 ) -> SourceVideo:
     """Decode the first frame of the video in `file`, and say what it is. Raises InputInvalid, Cancelled."""
     # ffmpeg turns the frame upright before the filters; side data may hold any amount of text.
-    command = _command(
-        file, path, "sidedata=mode=delete,showinfo", "-frames:v", "1", "-f", "null", "-", loglevel="info"
-    )
+    output = (*_VIDEO, "-vf", "sidedata=mode=delete,showinfo", "-frames:v", "1", "-f", "null", "-")
+    command = _command(file, path, *output, loglevel="info")
     bounds = replace(bounds, file_bytes=MAX_REPORT_BYTES)
     with tempfile.TemporaryFile() as log:
         with _ffmpeg(command, file, path, bounds, stop, stderr=log) as child:
@@ -150,11 +168,12 @@ def open_video(
     aspect = numerator / denominator if numerator and denominator else 1.0
     size = (max(1, round(width * aspect)), height)
     is_hdr = colours[3] in _HDR_TRANSFERS
-    rate = _RATE.search(report)
+    rate, starts = _RATE.search(report), _STARTS.search(report)
     return SourceVideo(
         *(file, path, size, _named_colours(size, colours[1], colours[2], is_hdr), is_hdr),
         fps=0.0 if rate is None else float(rate[1]),
         has_sound=_SOUND.search(report) is not None,
+        starts_s=0.0 if starts is None else float(starts[1]),
     )
 
 
@@ -176,9 +195,11 @@ def _ffmpeg(
     path: str,
     bounds: sandbox.Bounds,
     stop: threading.Event | None,
+    *,
+    stdout: IO[bytes] | int = subprocess.PIPE,
     stderr: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Iterator[sandbox.Child]:
-    with sandbox.running(command, bounds, stderr=stderr, folder=file.parent, stop=stop) as child:
+    with sandbox.running(command, bounds, stdout=stdout, stderr=stderr, folder=file.parent, stop=stop) as child:
         try:
             yield child
         except sandbox.TooSlow:
@@ -186,14 +207,18 @@ def _ffmpeg(
             raise InputInvalid(message, path=path) from None
 
 
-def _command(file: Path, path: str, filters: str, *output: str, loglevel: str = "quiet") -> list[str]:
+def _pictures(file: Path, path: str, filters: str) -> list[str]:
+    """The command that writes frames, uint8 RGB, to its standard output."""
+    output = ("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")
+    return _command(file, path, *_VIDEO, "-vf", filters, *output)
+
+
+def _command(file: Path, path: str, *output: str, loglevel: str = "quiet") -> list[str]:
     return [
         *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", loglevel),
         *("-filter_threads", "1", "-threads", str(THREADS)),
         *("-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-max_pixels", str(MAX_SOURCE_PIXELS)),
-        *("-f", _demuxer(file, path), "-i", f"file:{file}"),
-        # V, unlike v, passes over cover pictures.
-        *("-map", "0:V:0", "-vf", filters, *output),
+        *("-f", _demuxer(file, path), "-i", f"file:{file}", *output),
     ]
 
 

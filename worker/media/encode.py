@@ -81,6 +81,7 @@ def encode(
     poster: Path | None,
     poster_is_first: bool = False,
     frames_zip: Path | None = None,
+    sound: Path | None = None,
     output: Output = DEFAULT,
     on_frame: Callable[[int], None] | None = None,
     ffmpeg: Path | None = None,
@@ -90,9 +91,10 @@ def encode(
 
     `output` says its format, codec and quality. A frame must not be written again once it was handed over. `path`,
     `poster` and `frames_zip` appear only when complete, in folders that must exist. `poster` is a JPEG of the first
-    sharp frame, or of the very first; `frames_zip` a ZIP of all frames as PNG; None for none. `on_frame` is called with
-    the number of frames handed over so far, after each and, with the same number, twice a second while ffmpeg is waited
-    for. It may raise to stop the encode. `ffmpeg` is the program to run, imageio-ffmpeg's own by default.
+    sharp frame, or of the very first; `frames_zip` a ZIP of all frames as PNG; None for none. `sound` is a file whose
+    sound begins with the video and is heard where the format has any. `on_frame` is called with the number of frames
+    handed over so far, after each and, with the same number, twice a second while ffmpeg is waited for. It may raise to
+    stop the encode. `ffmpeg` is the program to run, imageio-ffmpeg's own by default.
 
     Raises EncodeFailed where ffmpeg cannot start, dies or hangs, where the frames are not as promised, and where the
     files cannot be written; ffmpeg's last lines go to the log. ValueError for an odd size, or an fps outside of what
@@ -114,6 +116,7 @@ def encode(
             command = [
                 *(str(ffmpeg or program()), "-hide_banner", "-nostats", "-loglevel", "warning", "-y"),
                 *("-filter_threads", str(threads()), *raw_input(width, height, fps)),
+                *(() if sound is None else ("-i", f"file:{sound}")),
                 *(*formats.arguments(output, threads()), f"file:{partial[path]}"),
             ]
             process = ends.enter_context(closing(Ffmpeg(command, waits)))

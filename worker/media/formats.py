@@ -15,20 +15,26 @@ from worker.request.payload import OutputCodec, OutputFormat, VideoQuality
 from worker.request.values import Output, VideoRequest
 
 MAX_FPS = 60
+SOUND_BIT_RATE = "192k"
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """A kind of file. `suffix` begins with a dot. `muxer` are ffmpeg's options of the file.
 
-    `max_fps` is the highest rate that players keep to.
+    `sound` is ffmpeg's encoder of its sound, None where it has none; `max_fps` the highest rate that players keep to.
     """
 
     name: OutputFormat
     suffix: str
     content_type: str
     muxer: tuple[str, ...]
+    sound: str | None = None
     max_fps: int = MAX_FPS
+
+    def sound_arguments(self, bit_rate: str) -> list[str]:
+        """ffmpeg's choice of what becomes of the sound: `bit_rate` such as "192k"."""
+        return ["-an"] if self.sound is None else ["-c:a", self.sound, "-b:a", bit_rate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +54,8 @@ class Codec:
         return ["-c:v", self.encoder, *(option.format(threads=threads) for option in self.options)]
 
 
-MP4 = Format("mp4", ".mp4", "video/mp4", ("-movflags", "+faststart", "-f", "mp4"))
-WEBM = Format("webm", ".webm", "video/webm", ("-cues_to_front", "1", "-f", "webm"))
+MP4 = Format("mp4", ".mp4", "video/mp4", ("-movflags", "+faststart", "-f", "mp4"), "aac")
+WEBM = Format("webm", ".webm", "video/webm", ("-cues_to_front", "1", "-f", "webm"), "libopus")
 # A GIF counts in hundredths of a second, and players show a frame of less than two of them for ten.
 GIF = Format("gif", ".gif", "image/gif", ("-loop", "0", "-f", "gif"), max_fps=50)
 WEBP = Format("webp", ".webp", "image/webp", ("-loop", "0", "-f", "webp"))
@@ -144,10 +150,15 @@ def check(output: Output, *, path: str) -> None:
 
 
 def arguments(output: Output, threads: int) -> list[str]:
-    """ffmpeg's arguments between its input, RGB frames, and the name of the file."""
+    """ffmpeg's arguments between its inputs, RGB frames and perhaps sound, and the name of the file."""
     codec = CODECS[output.codec]
     return [
-        *("-an", "-vf", codec.filters[output.quality], *codec.arguments(threads)),
+        *(
+            *FORMATS[output.format].sound_arguments(SOUND_BIT_RATE),
+            "-vf",
+            codec.filters[output.quality],
+            *codec.arguments(threads),
+        ),
         *codec.quality[output.quality],
         *("-fps_mode", "passthrough", *FORMATS[output.format].muxer),
     ]

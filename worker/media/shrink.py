@@ -35,6 +35,7 @@ _EVEN = 2
 # Bytes of a container without pictures, of a frame in it, and the bits that a codec needs for a pixel of noise.
 _CONTAINER_BYTES, _FRAME_BYTES, _PIXEL_BITS = 5000, 30, 0.02
 _PIXEL_BITS_OF = {"gif": 12.0, "webp": 4.0}
+_SOUND_BIT_RATE = "48k"
 # They have no bit rate: only a smaller picture makes their files smaller.
 _BY_SIZE = frozenset(_PIXEL_BITS_OF)
 
@@ -86,7 +87,8 @@ def _command(video: VideoFile, path: Path, name: OutputCodec, width: int, height
         rate += ["-maxrate", str(bits), "-bufsize", str(bits)] if name in ("h264", "hevc") else []
     return [
         str(ffmpeg.program()),
-        *("-hide_banner", "-nostats", "-loglevel", "error", "-y", "-nostdin", "-i", f"file:{video.path}", "-an"),
+        *("-hide_banner", "-nostats", "-loglevel", "error", "-y", "-nostdin", "-i", f"file:{video.path}"),
+        *video.format.sound_arguments(_SOUND_BIT_RATE),
         *("-vf", filters, *codec.arguments(ffmpeg.threads()), *rate),
         *("-fps_mode", "passthrough", *video.format.muxer, f"file:{path}"),
     ]

@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -302,3 +303,40 @@ def test_the_frames_of_a_second_are_as_many_as_asked_for(rate: int, tmp_path: Pa
     for name, codec in (("a.mp4", "libx264"), ("a.webm", "libvpx-vp9")):
         file = clip(tmp_path, name, "-c:v", codec, "-pix_fmt", "yuv420p", rate=rate)
         assert len(frames_of(file)) == 16, name
+
+
+# --- sound
+
+
+def heard(file: Path) -> NDArray[np.float32]:
+    """The samples of the first channel, -1 to 1, at 48 kHz."""
+    with av.open(str(file)) as container:
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=48000)
+        parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+        return np.concatenate([part.to_ndarray()[0] for part in parts])
+
+
+def loud(samples: NDArray[np.float32], begins: float, ends: float) -> bool:
+    """Whether there is sound between these seconds."""
+    return bool(np.abs(samples[int(48000 * begins) : int(48000 * ends)]).mean() > 0.01)
+
+
+def test_the_sound_begins_with_the_first_frame(tmp_path: Path) -> None:
+    """The tone begins at 1.5 s of the file, the pictures at 1 s, and 0.8 s of them are used."""
+    made, file = clip(tmp_path, "made.mp4", seconds=1), tmp_path / "late.mp4"
+    ffmpeg(
+        *("-f", "lavfi", "-i", "sine=d=0.5,adelay=1500,apad=whole_dur=3", "-itsoffset", "1", "-i", made),
+        *("-map", "0:a", "-map", "1:v", "-c:v", "copy", file),
+    )
+    source = decode_video.open_video(file, path="p")
+    assert (source.has_sound, source.starts_s) == (True, 1.0)
+    source.write_sound(tmp_path / "sound.mka", seconds=0.8)
+    samples = heard(tmp_path / "sound.mka")
+    assert len(samples) / 48000 == pytest.approx(0.8, abs=0.001)
+    assert [loud(samples, 0, 0.45), loud(samples, 0.55, 0.8)] == [False, True]
+
+
+def test_a_sound_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    source = decode_video.open_video(clip(tmp_path, "silent.mp4"), path="p")
+    with pytest.raises(InputInvalid, match="cannot be decoded"):
+        source.write_sound(tmp_path / "sound.mka", seconds=1)
