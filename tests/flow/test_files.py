@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from werkzeug import Request, Response
 
 from tests.flow.conftest import Receiver, Runner, local_path
 from tests.flow.conftest import small as small_request
+from tests.kits.loopback import resolver_to
+from worker.net import Opener
 
 Make = Callable[[Mapping[str, str]], Runner]
 QUERY = "X-Amz-Signature=5ec4e7"
@@ -146,3 +149,13 @@ def test_an_address_that_may_not_be_reached_is_refused_at_once(run: Runner) -> N
     answer = run({"job_request_params": [small(upload_url="http://169.254.169.254/a?b=1")]})
     error = json.loads(answer["error"])
     assert (error["code"], error["path"]) == ("input_blocked", "job_request_params[0].upload_url")
+
+
+def test_a_name_that_leads_to_where_nothing_may_be_reached_is_refused_before_the_gpu(
+    run: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.worker = replace(run.worker, opener=Opener(resolver=resolver_to("10.0.0.1")))
+    (video,) = run({"job_request_params": [small(upload_url="http://store.example/a?b=1")]})["videos"]
+    assert (video["error"]["code"], video["error"]["path"]) == ("input_blocked", "job_request_params[0].upload_url")
+    assert "failed: input_blocked" in caplog.text
+    assert "generate took" not in caplog.text

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from http.server import HTTPServer
 from types import TracebackType
 
+from worker.net.gate import Resolver
+
 Serve = Callable[[socket.socket, bytes], None]
 
 
@@ -166,3 +168,13 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
         time.sleep(0.01)
+
+
+def resolver_to(address: str) -> Resolver:
+    """What stands in for socket.getaddrinfo: every name is at `address`."""
+
+    def resolve(_host: str, port: int, *_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    return resolve

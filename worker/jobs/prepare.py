@@ -45,6 +45,8 @@ def prepare(
     spec = choose(engine.catalogue, request)  # refuses before anything is fetched
     formats.check(request.output, path=request.at("output_codec"))
     expand.check(request, writer)
+    if request.output.upload_url is not None:
+        opener.check_name(request.output.upload_url, path=request.at("upload_url"), stop=stop)
     request = replace(request, warnings=(*request.warnings, *formats.notes(request)))
     later = _texts(request, following)
     if request.reference_video_url is not None:

@@ -111,13 +111,20 @@ class Origin:
         parts = urlsplit(self.url)
         return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
+    def resolve(self) -> tuple[ssrfguard.Address, ...]:
+        """The vetted addresses of the host. Raises as `connect` does, whose limits it shares."""
+        try:
+            return ssrfguard.resolve(self.target, policy=self.policy, resolver=self.resolver)
+        except ssrfguard.SSRFGuardError as refused:
+            raise InputBlocked(self.blocked, path=self.path) from refused
+
     def connect(self, timeout_s: float) -> socket.socket:
         """A socket to a vetted address, TLS done. Raises InputBlocked, or whatever the network raises.
 
         The name lookup obeys no limit: call this in a thread that may be left behind.
         """
         try:
-            addresses = ssrfguard.resolve(self.target, policy=self.policy, resolver=self.resolver)
+            addresses = self.resolve()
             # Half of the time for each address: one that swallows packets leaves time for the next.
             plain = ssrfguard.connect(addresses, policy=self.policy, timeout=timeout_s / 2)
         except ssrfguard.SSRFGuardError as refused:

@@ -15,7 +15,7 @@ import http.client
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -51,6 +51,7 @@ VIDEO_LIMITS = Limits(250 * MEGABYTE, 10.0, 30.0, 300.0)
 LORA_LIMITS = Limits(2_000 * MEGABYTE, 10.0, 30.0, 600.0)
 
 
+LOOKUP_S = 5.0
 # Of an upload; its total time is the caller's to say.
 PUT_CONNECT_S, PUT_SILENCE_S = 10.0, 60.0
 
@@ -85,6 +86,15 @@ class Opener:
     def check(self, url: str, *, path: str) -> None:
         """Everything that can be decided without the network: form, scheme, credentials, an address as the host."""
         self._gate.vet(url, path=path)
+
+    def check_name(self, url: str, *, path: str, stop: threading.Event | None = None) -> None:
+        """As `check`, and that the host's name leads to no address that may not be reached.
+
+        Raises InputBlocked, Cancelled. A name that cannot be resolved within LOOKUP_S may be one later.
+        """
+        origin = self._gate.vet(url, path=path)
+        with suppress(exchange.Unanswered, OSError, UnicodeError):
+            exchange.watched(origin.resolve, exchange.Clock.start(LOOKUP_S, stop))
 
     def read(self, url: str, *, limits: Limits, path: str, stop: threading.Event | None = None) -> bytes:
         """The body behind `url`, whole.

@@ -14,10 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.kits.loopback import Server, answering, has_ipv6, response, takes_at_most
+from tests.kits.loopback import Server, answering, has_ipv6, resolver_to, response, takes_at_most
 from worker.base.errors import Cancelled, InputBlocked, InputFailed, InvalidRequest, SettingsError, WorkerError
 from worker.net import Limits, Opener, PostFailed, gate
-from worker.net.gate import Resolver
 from worker.net.opener import IMAGE_LIMITS, LORA_LIMITS, MAX_REDIRECTS, VIDEO_LIMITS
 
 PATH = "job_request_params[0].reference_image_url"
@@ -333,14 +332,6 @@ def test_of_ipv6_only_what_is_assigned_for_the_public_is_public(address: str, pu
         # Nothing of this machine reaches a public IPv6 address in a hundredth of a second.
         with pytest.raises(InputFailed if public else InputBlocked):
             opener.read(url, limits=limits, path=PATH)
-
-
-def resolver_to(address: str) -> Resolver:
-    def resolve(_host: str, port: int, *_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
-
-    return resolve
 
 
 @pytest.mark.parametrize("local", [False, True])
