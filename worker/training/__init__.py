@@ -1,0 +1,1 @@
+"""LoRA training: the data set, and the training itself."""
