@@ -19,15 +19,17 @@ EVERY_EVENT: frozenset[WebhookEvent] = frozenset(get_args(WebhookEvent))
 # The objects of a payload that `parse` reads.
 _LORAS: Mapping[str, Any] = {"loras": {}}
 _VIDEO: Mapping[str, Any] = {"segments": _LORAS, **_LORAS}
-_OBJECTS: Mapping[str, Any] = {"job_request_params": _VIDEO, **_VIDEO}
+_TRAIN: Mapping[str, Any] = {"number_of_steps": {}, "learning_rate": {}}
+_OBJECTS: Mapping[str, Any] = {"job_request_params": _VIDEO, "train": _TRAIN, **_VIDEO}
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
     """The lenient reading of a payload: what `parse` would refuse has the default of its field here.
 
-    `video_count` is how many videos the payload asks for; `private_texts` are its prompts. `digest` is that of
-    `payload_digest`, None for a payload that is nested too deep to be written as JSON.
+    `video_count` is how many videos the payload asks for, 1 for a training; `private_texts` are its prompts, and the
+    trigger phrase of a training. `digest` is that of `payload_digest`, None for a payload that is nested too deep to be
+    written as JSON.
     """
 
     job_id: str
@@ -51,12 +53,16 @@ def contact(payload: object, *, default_job_id: str) -> Contact:
     requests = [each for each in (fields, *(listed or ())) if isinstance(each, Mapping)]
     requests += [segment for each in requests for segment in _segments(each)]
     texts = [each.get(name) for each in requests for name in ("prompt", "negative_prompt")]
+    train = fields.get("train")
+    if isinstance(train, Mapping):
+        samples = train.get("sample_prompts")
+        texts += [train.get("trigger_phrase"), *(samples if isinstance(samples, list) else ())]
     readable = isinstance(events, list) and all(isinstance(event, str) and event in EVERY_EVENT for event in events)
     return Contact(
         job_id=job_id if isinstance(job_id, str) and is_job_id(job_id) else default_job_id,
         webhook_url=url if isinstance(url, str) and is_url(url) else None,
         events=frozenset(events) if isinstance(events, list) and readable else EVERY_EVENT,
-        video_count=sum(map(_outputs, [fields] if listed is None else listed)),
+        video_count=1 if train is not None else sum(map(_outputs, [fields] if listed is None else listed)),
         private_texts=tuple(text.strip() for text in texts if isinstance(text, str)),
         digest=digest,
     )

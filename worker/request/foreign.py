@@ -168,6 +168,11 @@ _JOB = (
     ),
     _of("webhook_events", "webhook_events_filter callback_events"),
     _of("job_request_params", "requests videos params job_params prompts"),
+    _of(
+        "train",
+        "training training_request lora_training train_params fine_tune training_data_url training_data",
+        "Send an object with training_data_url",
+    ),
     _of("the fields inside it", "input inputs", "They stand in the event's input itself"),
     _of("upload_url", "s3_config bucket_creds", "The worker's own bucket is set by its operator"),
 )
@@ -184,8 +189,49 @@ _LORA = (
         "It holds for both: send two LoRAs with an expert each where the two differ",
     ),
 )
+_TRAINING = (
+    _of(
+        "training_data_url",
+        """data data_url dataset dataset_url training_data training_data_zip zip zip_url archive_url images_data_url
+        images_url videos_url input_images input_videos images videos data_path""",
+        "Send the http(s) URL of a ZIP",
+    ),
+    _of("model", "base_model model_name model_id base model_type"),
+    _of("experts", "expert transformer noise_level noise_stage train_high_noise train_low_noise target"),
+    _of(
+        "number_of_steps",
+        """steps num_steps n_steps train_steps training_steps max_train_steps max_steps num_train_steps total_steps
+        iterations num_train_epochs epochs""",
+        "Send optimizer steps for each expert",
+    ),
+    _of("learning_rate", "lr learning_rates unet_lr"),
+    _of("rank", "lora_rank network_dim network_rank lora_dim dim linear"),
+    _of("alpha", "lora_alpha network_alpha linear_alpha"),
+    _of("trigger_phrase", "trigger_word trigger trigger_words instance_prompt token_string token activation_text"),
+    _of("caption_dropout", "caption_dropout_rate caption_dropout_p cfg_dropout"),
+    _of(
+        "resolution",
+        "width height size image_size video_size resolutions target_resolution aspect_ratio",
+        "Send 480p, 580p or 720p",
+    ),
+    _of("num_frames", "frames frame_count number_of_frames target_frames video_frames length video_length"),
+    _of("auto_scale_input", "auto_scale resize scale_input"),
+    _of("validation_split", "val_split validation_share eval_split test_split"),
+    _of("sample_prompts", "sample_prompt validation_prompts validation_prompt prompts prompt samples"),
+    _of("checkpoint_every", "save_every save_steps save_every_n_steps checkpointing_steps checkpoint_steps"),
+    _of("seed", "random_seed manual_seed"),
+    _of("dry_run", "validate_only estimate_only"),
+    _of(None, "optimizer optimizer_type lr_scheduler batch_size train_batch_size gradient_accumulation_steps"),
+    _of(None, "is_style use_face_detection use_face_cropping use_masks video_clip_mode include_synthetic_captions"),
+    _of(None, "resume_from resume_from_checkpoint", "The same job sent again goes on from its last checkpoint"),
+)
 # By what the names stand in.
-TABLES: Mapping[str, Sequence[Foreign]] = {"a video": _VIDEO, "a job": _JOB, "a LoRA": _LORA}
+TABLES: Mapping[str, Sequence[Foreign]] = {
+    "a video": _VIDEO,
+    "a job": _JOB,
+    "a LoRA": _LORA,
+    "a training": _TRAINING,
+}
 
 
 def _index(*tables: Sequence[Foreign]) -> Mapping[str, Foreign]:
@@ -193,3 +239,4 @@ def _index(*tables: Sequence[Foreign]) -> Mapping[str, Foreign]:
 
 
 OF_VIDEO, OF_JOB, OF_LORA, OF_FLAT = _index(_VIDEO), _index(_JOB), _index(_LORA), _index(_JOB, _VIDEO)
+OF_TRAINING = _index(_TRAINING)

@@ -32,7 +32,7 @@ from worker.request.values import Job, VideoRequest
 
 DEFAULT_LIMITS = Limits()
 _LIST = "job_request_params"
-_JOB_NAMES = frozenset({*JobInput.model_fields, _LIST})
+_JOB_NAMES = frozenset({*JobInput.model_fields, _LIST, "train"})
 _VIDEO_NAMES = frozenset(VideoInput.model_fields)
 _FLAT_NAMES = _JOB_NAMES | _VIDEO_NAMES
 _LORA_NAMES = frozenset(LoraInput.model_fields)
@@ -73,7 +73,7 @@ def parse(
     problems = Problems()
     job = read(JobInput, payload, limits, problems)
     if job.webhook_url is not None:
-        _check_url("webhook_url", job.webhook_url, check_url, problems)
+        vet("webhook_url", job.webhook_url, check_url, problems)
     listed = payload.get(_LIST) is not None
     flat = not listed and "prompt" in payload
     if listed:
@@ -151,15 +151,16 @@ def _check_urls(video: VideoInput | SegmentInput, check_url: UrlCheck | None, pr
     for field in _URLS:
         url: str | None = getattr(video, field, None)
         if url is not None and not (field in _PICTURES and url[:5].lower() == "data:"):
-            _check_url(field, url, check_url, problems)
+            vet(field, url, check_url, problems)
     for index, lora in enumerate(video.loras or ()):
         for field in ("source", "high", "low"):
             source: str | None = getattr(lora, field)
             if source is not None and _HAS_SCHEME.match(source):
-                _check_url(f"loras[{index}].{field}", source, check_url, problems)
+                vet(f"loras[{index}].{field}", source, check_url, problems)
 
 
-def _check_url(field: str, url: str, check_url: UrlCheck | None, problems: Problems) -> None:
+def vet(field: str, url: str, check_url: UrlCheck | None, problems: Problems) -> None:
+    """Add a problem where `check_url` refuses the URL of a field."""
     path = join(problems.path, field)
     if check_url is None:
         return

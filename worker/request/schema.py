@@ -8,29 +8,37 @@ from __future__ import annotations
 from typing import Any
 
 from worker.request.payload import FullInput, JobInput, VideoInput
+from worker.request.training_payload import TrainingInput
 
 
 def input_schema() -> dict[str, Any]:
-    """Either form of the input: a list of video requests, or a single one at the top level."""
-    full, job, video = (_nullable(model.model_json_schema()) for model in (FullInput, JobInput, VideoInput))
+    """The three forms of the input: a list of video requests, a single one at the top level, or a training."""
+    models = (FullInput, JobInput, VideoInput, TrainingInput)
+    full, job, video, training = (_nullable(model.model_json_schema()) for model in models)
     single = {
         "title": "SingleVideoInput",
         "description": "One video request with the fields of the job beside it.",
         "type": "object",
         "properties": {**job["properties"], **video["properties"]},
         "required": ["prompt"],
-        "not": {
-            "required": ["job_request_params"],
-            "properties": {"job_request_params": {"not": {"type": "null"}}},
-        },
     }
-    definitions = {name: _nullable(schema) for name, schema in full.pop("$defs").items()}
+    definitions = {**full.pop("$defs"), **training.pop("$defs")}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "VideoGen-RunPod input",
-        "anyOf": [full, single],
-        "$defs": definitions,
+        "anyOf": [
+            _without(full, "train"),
+            _without(single, "job_request_params", "train"),
+            _without(training, "job_request_params", "prompt"),
+        ],
+        "$defs": {name: _nullable(schema) for name, schema in definitions.items()},
     }
+
+
+def _without(schema: dict[str, Any], *names: str) -> dict[str, Any]:
+    """`schema` of an object that must not have one of the fields `names`, unless it is null."""
+    given = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    return {**schema, "not": {"anyOf": given}}
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from worker.base.errors import InvalidRequest
 from worker.request import foreign
 from worker.request.parse import parse
 from worker.request.payload import JobInput, LoraInput, VideoInput
+from worker.request.training_payload import TrainingInput, TrainInput
 
 URL = "https://example.com/a.png"
 LORA = "https://example.com/a.safetensors"
@@ -178,7 +179,12 @@ def test_enough_payloads_are_tried() -> None:
 
 @pytest.mark.parametrize(
     ("table", "fields"),
-    [("a video", VideoInput.model_fields), ("a job", JobInput.model_fields), ("a LoRA", LoraInput.model_fields)],
+    [
+        ("a video", VideoInput.model_fields),
+        ("a job", TrainingInput.model_fields),
+        ("a LoRA", LoraInput.model_fields),
+        ("a training", TrainInput.model_fields),
+    ],
 )
 def test_every_name_is_anothers_and_leads_to_ours(table: str, fields: dict[str, object]) -> None:
     ours = {*JobInput.model_fields, *VideoInput.model_fields, *fields, "job_request_params", "the fields inside it"}

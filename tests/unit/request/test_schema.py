@@ -13,6 +13,7 @@ from worker.base.errors import InvalidRequest
 from worker.request import Output, VideoRequest, schema
 from worker.request.parse import parse
 from worker.request.payload import JobInput, LoraInput, VideoInput
+from worker.request.training_payload import TrainInput
 
 ROOT = Path(__file__).parents[3]
 IMAGE = "https://example.com/a.png"
@@ -158,11 +159,14 @@ def test_the_job_of_the_repository_is_accepted(validator: Draft202012Validator) 
     assert accepted_by_parser(payload)
 
 
-def test_every_field_is_in_both_forms() -> None:
-    full, single = schema.input_schema()["anyOf"]
+def test_every_field_is_in_each_form() -> None:
+    full, single, training = schema.input_schema()["anyOf"]
     assert full["properties"].keys() == {*JobInput.model_fields, "job_request_params"}
     assert single["properties"].keys() == {*JobInput.model_fields, *VideoInput.model_fields}
-    assert schema.input_schema()["$defs"]["VideoInput"]["properties"].keys() == VideoInput.model_fields.keys()
+    assert training["properties"].keys() == {*JobInput.model_fields, "train"}
+    definitions = schema.input_schema()["$defs"]
+    assert definitions["VideoInput"]["properties"].keys() == VideoInput.model_fields.keys()
+    assert definitions["TrainInput"]["properties"].keys() == TrainInput.model_fields.keys()
 
 
 # Fields that are read into other values of a request: its size, its frames, its files.
