@@ -32,7 +32,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Webhooks, state and network": ("webhook_secret", "state_dir", "private_url_allowlist"),
     "Limits": (
         *("job_timeout_s", "shutdown_grace_s", "max_videos_per_job", "max_pixels", "max_frames", "max_total_frames"),
-        *("lora_max_bytes", "inline_max_bytes"),
+        *("lora_max_bytes", "training_max_bytes", "inline_max_bytes"),
     ),
     "Prompt expansion": ("prompt_expansion_url", "prompt_expansion_model", "prompt_expansion_api_key"),
     "Marks of AI origin": ("ai_mark", "c2pa_cert_chain", "c2pa_private_key", "c2pa_tsa_url", "aigc_producer"),

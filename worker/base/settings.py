@@ -122,6 +122,7 @@ class Settings(StorageSettings, MarkSettings):
     lora_max_bytes: int = Field(
         2_000_000_000, ge=1, description="Bytes of a LoRA from a URL or the hub; the operator's own files have no limit"
     )
+    training_max_bytes: int = Field(5_000_000_000, ge=1, description="Bytes of the ZIP of a training")
     inline_max_bytes: int = Field(
         7_000_000, ge=100_000, le=10_000_000, description="Bytes of a file that is in the answer as base64"
     )
