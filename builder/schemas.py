@@ -1,4 +1,4 @@
-"""Writes docs/schemas: JSON Schema of the input, the answer and the webhooks, and the same as TypeScript types.
+"""Writes docs/schemas: JSON Schema of the input, both answers and the webhooks, and the same as TypeScript types.
 
 Those are written for the client too, as TypeScript and as Python.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from builder.client_types import python
 from worker.base.version import VERSION
-from worker.delivery.shapes import answer_schema, webhook_schema
+from worker.delivery.shapes import answer_schema, training_schema, webhook_schema
 from worker.request.schema import input_schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,12 @@ _HEAD = (
 
 def files() -> dict[Path, str]:
     """Every file of docs/schemas, with the client's types, and the text that it should have."""
-    schemas = {"input": input_schema(), "answer": answer_schema(), "webhook": webhook_schema()}
+    schemas = {
+        "input": input_schema(),
+        "answer": answer_schema(),
+        "training": training_schema(),
+        "webhook": webhook_schema(),
+    }
     written = {
         FOLDER / f"{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         for name, schema in schemas.items()
@@ -79,7 +84,9 @@ def openapi(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                     "properties": {
                         "id": {"type": "string"},
                         "status": {"enum": ["IN_PROGRESS", "COMPLETED", "FAILED"]},
-                        "output": {"$ref": "#/components/schemas/Answer"},
+                        "output": {
+                            "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Answer", "Training")]
+                        },
                         "error": {"type": "string"},
                     },
                 },

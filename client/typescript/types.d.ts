@@ -116,6 +116,48 @@ export type VideoInput = {
   color_match?: boolean | null;
 };
 
+/** One LoRA training as it is sent. */
+export type TrainInput = {
+  /** http(s) URL of a ZIP of videos and pictures with captions */
+  training_data_url: string;
+  model?: "a14b-t2v" | "a14b-i2v" | "5b" | null;
+  /** Which experts of an A14B model are trained */
+  experts?: "both" | "high" | "low" | null;
+  /** Per expert; or {high, low} */
+  number_of_steps?: number | {
+    high?: number | null;
+    low?: number | null;
+  } | null;
+  /** Or {high, low} */
+  learning_rate?: number | {
+    high?: number | null;
+    low?: number | null;
+  } | null;
+  rank?: number | null;
+  /** rank where not given */
+  alpha?: number | null;
+  /** Put before each caption that does not begin with it */
+  trigger_phrase?: string | null;
+  /** Share of the steps without a caption, so that guidance works */
+  caption_dropout?: number | null;
+  /** The area of 832x480, 1024x576, 1280x720; 480p where not given */
+  resolution?: "480p" | "580p" | "720p" | null;
+  /** Of a clip, at the model's rate; 81 where not given, lowered to the next 4k + 1 with a warning */
+  num_frames?: number | null;
+  /** Scale and crop what has another size; false refuses it, file by file */
+  auto_scale_input?: boolean | null;
+  /** Share of the files that is held out, to measure what was learned */
+  validation_split?: number | null;
+  /** A video of each with both experts, before and after */
+  sample_prompts?: Array<string> | null;
+  /** Steps from one checkpoint to the next */
+  checkpoint_every?: number | null;
+  /** Drawn at random where not given, or -1; always reported */
+  seed?: number | null;
+  /** The report on the data set, the plan, seconds and cost; nothing is trained */
+  dry_run?: boolean | null;
+};
+
 export type Input = {
   /** Part of the storage key; the RunPod job id where not given */
   job_id?: string | null;
@@ -211,6 +253,13 @@ export type Input = {
   loop?: boolean | null;
   /** Hold each segment's colours to the frames before it */
   color_match?: boolean | null;
+} | {
+  /** Part of the storage key; the RunPod job id where not given */
+  job_id?: string | null;
+  /** http(s) URL that receives the events */
+  webhook_url?: string | null;
+  webhook_events?: Array<"progress" | "completed" | "failed"> | null;
+  train: TrainInput;
 };
 
 /** What went wrong. `path` is the field it is about, null for none; `retryable`: the same payload may succeed. */
@@ -295,6 +344,84 @@ export type Answer = {
   problems?: Array<FoundProblem>;
 };
 
+/** How many clips are trained on and held out, how many files are refused, and the first 200 of both. */
+export type DatasetReport = {
+  clips: number;
+  held_out: number;
+  refused: number;
+  used_files: Array<UsedFile>;
+  refused_files: Array<RefusedFile>;
+};
+
+export type MeasuredLoss = {
+  step: number;
+  loss: number;
+};
+
+export type RefusedFile = {
+  name: string;
+  reason: string;
+};
+
+/** What one expert learned: the loss on what was held out, null where nothing was, and the step of the least. */
+export type TrainedExpert = {
+  loss_before: number | null;
+  loss_after: number | null;
+  best_step: number;
+  steps: number;
+  losses: Array<MeasuredLoss>;
+  sha256: string;
+  size_bytes: number;
+};
+
+/** One of a request's `loras`: the files of both experts, or `source`, the file of one of them. */
+export type TrainedLora = {
+  high?: string;
+  low?: string;
+  source?: string;
+  expert?: "high" | "low" | "both";
+  scale: number;
+};
+
+/** One prompt, drawn by the model as it was and with the LoRAs, from the same seed. */
+export type TrainingSample = {
+  prompt: string;
+  seed: number;
+  before_url: string | null;
+  after_url: string | null;
+};
+
+/** One file of the data set. `cropped` is the share of its picture, 0 to 1, outside the frame. */
+export type UsedFile = {
+  name: string;
+  num_frames: number;
+  cropped: number;
+  held_out: boolean;
+};
+
+/** What the handler returns for a training. `loras` is the field of a request. `experts` are by name: high, low, or both for a model with a single one. A dry run has estimates in place of what is made; its seconds are the least and the most. */
+export type TrainingResult = {
+  job_id: string;
+  status: "completed";
+  model_version: string;
+  parameters: Record<string, unknown>;
+  seed: number;
+  dataset: DatasetReport;
+  warnings: Array<string>;
+  gpu: string;
+  timings: Record<string, number>;
+  cost_usd: number | null;
+  loras?: Array<TrainedLora>;
+  experts?: Record<string, TrainedExpert>;
+  samples?: Array<TrainingSample>;
+  peak_vram_bytes?: number | null;
+  dry_run?: true;
+  estimated_peak_bytes?: number;
+  estimated_seconds?: Array<number> | null;
+};
+
+export type Training = TrainingResult;
+
 /** The final webhook of a video that was delivered. */
 export type CompletedEvent = {
   type: "completed";
@@ -338,4 +465,17 @@ export type ProgressEvent = {
   preview_step?: number;
 };
 
-export type Webhook = CompletedEvent | FailedEvent | ProgressEvent;
+/** The final webhook of a training. */
+export type TrainedEvent = {
+  type: "completed";
+  status: true;
+  code: 200;
+  message: "LoRA Trained!";
+  data: TrainingResult;
+  event_id: string;
+  timestamp: string;
+  index: number;
+  total: number;
+};
+
+export type Webhook = CompletedEvent | FailedEvent | ProgressEvent | TrainedEvent;

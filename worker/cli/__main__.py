@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     plans = _command(commands, "plans", "print the memory plans of one GPU, or of all")
     plans.add_argument("--gpu", type=flags.gpu, metavar="NAME", help="with reasons, for this GPU")
     schema = _command(commands, "schema", "print the JSON Schema of a job's input, its answer or its webhooks")
-    schema.add_argument("of", nargs="?", choices=("input", "answer", "webhook"), default="input", help="of what")
+    schema.add_argument(
+        "of", nargs="?", choices=("input", "answer", "training", "webhook"), default="input", help="of what"
+    )
     return parser
 
 
@@ -190,7 +192,11 @@ def _schema(of: str) -> int:
     else:
         from worker.delivery import shapes
 
-        schema = shapes.answer_schema if of == "answer" else shapes.webhook_schema
+        schema = {
+            "answer": shapes.answer_schema,
+            "training": shapes.training_schema,
+            "webhook": shapes.webhook_schema,
+        }[of]
     terminal.show([json.dumps(schema(), indent=2, ensure_ascii=False)])
     return DONE
 

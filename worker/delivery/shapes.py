@@ -1,6 +1,6 @@
-"""The shapes of what a caller receives: the result and the failure of a video, the answer of a job, each webhook.
+"""The shapes of what a caller receives: the result and the failure of a video, the answers of jobs, each webhook.
 
-Source: sections 2 and 3 of the public contract. `builder.schemas` exports them to docs/schemas.
+Source: sections 2, 3 and 10 of the public contract. `builder.schemas` exports them to docs/schemas.
 """
 
 from __future__ import annotations
@@ -122,6 +122,92 @@ class JobAnswer(TypedDict):
     problems: NotRequired[list[FoundProblem]]
 
 
+class TrainedLora(TypedDict):
+    """One of a request's `loras`: the files of both experts, or `source`, the file of one of them."""
+
+    high: NotRequired[str]
+    low: NotRequired[str]
+    source: NotRequired[str]
+    expert: NotRequired[Literal["high", "low", "both"]]
+    scale: float
+
+
+class MeasuredLoss(TypedDict):
+    step: int
+    loss: float
+
+
+class TrainedExpert(TypedDict):
+    """What one expert learned: the loss on what was held out, null where nothing was, and the step of the least."""
+
+    loss_before: float | None
+    loss_after: float | None
+    best_step: int
+    steps: int
+    losses: list[MeasuredLoss]
+    sha256: Sha256
+    size_bytes: int
+
+
+class TrainingSample(TypedDict):
+    """One prompt, drawn by the model as it was and with the LoRAs, from the same seed."""
+
+    prompt: str
+    seed: int
+    before_url: str | None
+    after_url: str | None
+
+
+class UsedFile(TypedDict):
+    """One file of the data set. `cropped` is the share of its picture, 0 to 1, outside the frame."""
+
+    name: str
+    num_frames: int
+    cropped: float
+    held_out: bool
+
+
+class RefusedFile(TypedDict):
+    name: str
+    reason: str
+
+
+class DatasetReport(TypedDict):
+    """How many clips are trained on and held out, how many files are refused, and the first 200 of both."""
+
+    clips: int
+    held_out: int
+    refused: int
+    used_files: list[UsedFile]
+    refused_files: list[RefusedFile]
+
+
+class TrainingResult(TypedDict):
+    """What the handler returns for a training.
+
+    `loras` is the field of a request. `experts` are by name: high, low, or both for a model with a single one. A dry
+    run has estimates in place of what is made; its seconds are the least and the most.
+    """
+
+    job_id: str
+    status: Literal["completed"]
+    model_version: str
+    parameters: dict[str, Any]
+    seed: int
+    dataset: DatasetReport
+    warnings: list[str]
+    gpu: str
+    timings: dict[str, float]
+    cost_usd: float | None
+    loras: NotRequired[list[TrainedLora]]
+    experts: NotRequired[dict[str, TrainedExpert]]
+    samples: NotRequired[list[TrainingSample]]
+    peak_vram_bytes: NotRequired[int | None]
+    dry_run: NotRequired[Literal[True]]
+    estimated_peak_bytes: NotRequired[int]
+    estimated_seconds: NotRequired[list[float] | None]
+
+
 class CompletedEvent(TypedDict):
     """The final webhook of a video that was delivered."""
 
@@ -130,6 +216,20 @@ class CompletedEvent(TypedDict):
     code: Literal[200]
     message: str
     data: VideoResult
+    event_id: str
+    timestamp: str
+    index: int
+    total: int
+
+
+class TrainedEvent(TypedDict):
+    """The final webhook of a training."""
+
+    type: Literal["completed"]
+    status: Literal[True]
+    code: Literal[200]
+    message: Literal["LoRA Trained!"]
+    data: TrainingResult
     event_id: str
     timestamp: str
     index: int
@@ -168,7 +268,7 @@ class ProgressEvent(TypedDict):
     preview_step: NotRequired[int]
 
 
-Webhook = Annotated[CompletedEvent | FailedEvent | ProgressEvent, Field(discriminator="type")]
+Webhook = Annotated[CompletedEvent | FailedEvent | ProgressEvent, Field(discriminator="type")] | TrainedEvent
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -176,6 +276,14 @@ def answer_schema() -> dict[str, Any]:
     """JSON Schema of the answer."""
     schema = TypeAdapter(JobAnswer).json_schema()
     return {"$schema": _DRAFT, **schema, "title": "VideoGen-RunPod answer"}
+
+
+def training_schema() -> dict[str, Any]:
+    """JSON Schema of the answer of a training. One that fails is answered as any job is."""
+    schema = TypeAdapter(TrainingResult).json_schema()
+    definitions = {**schema.pop("$defs"), TrainingResult.__name__: schema}
+    reference = f"#/$defs/{TrainingResult.__name__}"
+    return {"$schema": _DRAFT, "title": "VideoGen-RunPod training", "$ref": reference, "$defs": definitions}
 
 
 def webhook_schema() -> dict[str, Any]:

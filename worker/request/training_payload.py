@@ -41,7 +41,7 @@ def _or_of_experts(schema: dict[str, Any]) -> None:
 
 
 class TrainInput(Sent):
-    """A LoRA training as it is sent."""
+    """One LoRA training as it is sent."""
 
     training_data_url: Url = Field(description="http(s) URL of a ZIP of videos and pictures with captions")
     model: TrainingModel = "a14b-t2v"
@@ -103,6 +103,6 @@ class TrainInput(Sent):
 
 
 class TrainingInput(JobInput):
-    """The `input` of a training, for the exported schema."""
+    """One LoRA training with the fields of the job beside it."""
 
     train: TrainInput

@@ -122,6 +122,43 @@ class VideoInput(TypedDict):
     color_match: NotRequired[bool | None]
 
 
+class TrainInput(TypedDict):
+    """One LoRA training as it is sent."""
+
+    # http(s) URL of a ZIP of videos and pictures with captions
+    training_data_url: str
+    model: NotRequired[Literal["a14b-t2v", "a14b-i2v", "5b"] | None]
+    # Which experts of an A14B model are trained
+    experts: NotRequired[Literal["both", "high", "low"] | None]
+    # Per expert; or {high, low}
+    number_of_steps: NotRequired[int | dict[str, Any] | None]
+    # Or {high, low}
+    learning_rate: NotRequired[float | dict[str, Any] | None]
+    rank: NotRequired[int | None]
+    # rank where not given
+    alpha: NotRequired[float | None]
+    # Put before each caption that does not begin with it
+    trigger_phrase: NotRequired[str | None]
+    # Share of the steps without a caption, so that guidance works
+    caption_dropout: NotRequired[float | None]
+    # The area of 832x480, 1024x576, 1280x720; 480p where not given
+    resolution: NotRequired[Literal["480p", "580p", "720p"] | None]
+    # Of a clip, at the model's rate; 81 where not given, lowered to the next 4k + 1 with a warning
+    num_frames: NotRequired[int | None]
+    # Scale and crop what has another size; false refuses it, file by file
+    auto_scale_input: NotRequired[bool | None]
+    # Share of the files that is held out, to measure what was learned
+    validation_split: NotRequired[float | None]
+    # A video of each with both experts, before and after
+    sample_prompts: NotRequired[list[str] | None]
+    # Steps from one checkpoint to the next
+    checkpoint_every: NotRequired[int | None]
+    # Drawn at random where not given, or -1; always reported
+    seed: NotRequired[int | None]
+    # The report on the data set, the plan, seconds and cost; nothing is trained
+    dry_run: NotRequired[bool | None]
+
+
 class FullInput(TypedDict):
     """The whole `input` of a RunPod event, for the exported schema."""
 
@@ -225,7 +262,18 @@ class SingleVideoInput(TypedDict):
     color_match: NotRequired[bool | None]
 
 
-Input = FullInput | SingleVideoInput
+class TrainingInput(TypedDict):
+    """One LoRA training with the fields of the job beside it."""
+
+    # Part of the storage key; the RunPod job id where not given
+    job_id: NotRequired[str | None]
+    # http(s) URL that receives the events
+    webhook_url: NotRequired[str | None]
+    webhook_events: NotRequired[list[Literal["progress", "completed", "failed"]] | None]
+    train: "TrainInput"
+
+
+Input = FullInput | SingleVideoInput | TrainingInput
 
 
 class Error(TypedDict):
@@ -316,6 +364,91 @@ class Answer(TypedDict):
     problems: NotRequired["list[FoundProblem]"]
 
 
+class DatasetReport(TypedDict):
+    """How many clips are trained on and held out, how many files are refused, and the first 200 of both."""
+
+    clips: int
+    held_out: int
+    refused: int
+    used_files: "list[UsedFile]"
+    refused_files: "list[RefusedFile]"
+
+
+class MeasuredLoss(TypedDict):
+    step: int
+    loss: float
+
+
+class RefusedFile(TypedDict):
+    name: str
+    reason: str
+
+
+class TrainedExpert(TypedDict):
+    """What one expert learned: the loss on what was held out, null where nothing was, and the step of the least."""
+
+    loss_before: float | None
+    loss_after: float | None
+    best_step: int
+    steps: int
+    losses: "list[MeasuredLoss]"
+    sha256: str
+    size_bytes: int
+
+
+class TrainedLora(TypedDict):
+    """One of a request's `loras`: the files of both experts, or `source`, the file of one of them."""
+
+    high: NotRequired[str]
+    low: NotRequired[str]
+    source: NotRequired[str]
+    expert: NotRequired[Literal["high", "low", "both"]]
+    scale: float
+
+
+class TrainingSample(TypedDict):
+    """One prompt, drawn by the model as it was and with the LoRAs, from the same seed."""
+
+    prompt: str
+    seed: int
+    before_url: str | None
+    after_url: str | None
+
+
+class UsedFile(TypedDict):
+    """One file of the data set. `cropped` is the share of its picture, 0 to 1, outside the frame."""
+
+    name: str
+    num_frames: int
+    cropped: float
+    held_out: bool
+
+
+class TrainingResult(TypedDict):
+    """What the handler returns for a training. `loras` is the field of a request. `experts` are by name: high, low, or both for a model with a single one. A dry run has estimates in place of what is made; its seconds are the least and the most."""
+
+    job_id: str
+    status: Literal["completed"]
+    model_version: str
+    parameters: dict[str, Any]
+    seed: int
+    dataset: "DatasetReport"
+    warnings: list[str]
+    gpu: str
+    timings: dict[str, float]
+    cost_usd: float | None
+    loras: NotRequired["list[TrainedLora]"]
+    experts: NotRequired["dict[str, TrainedExpert]"]
+    samples: NotRequired["list[TrainingSample]"]
+    peak_vram_bytes: NotRequired[int | None]
+    dry_run: NotRequired[Literal[True]]
+    estimated_peak_bytes: NotRequired[int]
+    estimated_seconds: NotRequired[list[float] | None]
+
+
+Training = TrainingResult
+
+
 class CompletedEvent(TypedDict):
     """The final webhook of a video that was delivered."""
 
@@ -362,4 +495,18 @@ class ProgressEvent(TypedDict):
     preview_step: NotRequired[int]
 
 
-Webhook = CompletedEvent | FailedEvent | ProgressEvent
+class TrainedEvent(TypedDict):
+    """The final webhook of a training."""
+
+    type: Literal["completed"]
+    status: Literal[True]
+    code: Literal[200]
+    message: Literal["LoRA Trained!"]
+    data: "TrainingResult"
+    event_id: str
+    timestamp: str
+    index: int
+    total: int
+
+
+Webhook = CompletedEvent | FailedEvent | ProgressEvent | TrainedEvent

@@ -13,10 +13,12 @@ from openapi_spec_validator import validate as validate_openapi
 
 from builder import schemas
 from worker.base.errors import InvalidRequest
-from worker.delivery.shapes import answer_schema, webhook_schema
+from worker.delivery.shapes import answer_schema, training_schema, webhook_schema
 from worker.delivery.webhooks import envelopes
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.jobs import answers
+from worker.request.parse import parse
+from worker.training.dataset import Clip, Dataset, Refused
 
 SNAPSHOTS = Path(__file__).parents[1] / "jobs" / "snapshots"
 RESULT = json.loads((SNAPSHOTS / "result_image.json").read_text(encoding="utf-8"))
@@ -35,6 +37,39 @@ def test_the_answers_of_jobs_are_valid() -> None:
     validator.validate(answers.refused_answer("j", InvalidRequest("is missing", path="prompt"), {"total": 1.0}))
     with pytest.raises(ValidationError):
         validator.validate({"job_id": "j", "status": "done", "videos": [], "timings": {}})
+
+
+TRAINING: dict[str, Any] = json.loads((SNAPSHOTS / "result_training.json").read_text(encoding="utf-8"))
+
+
+def test_the_answers_of_trainings_are_valid() -> None:
+    validator = Draft202012Validator(training_schema())
+    validator.validate(TRAINING)
+    kept = {"dry_run": True, "estimated_peak_bytes": 5, "estimated_seconds": None}
+    made = ("loras", "experts", "samples", "peak_vram_bytes")
+    validator.validate({**{name: value for name, value in TRAINING.items() if name not in made}, **kept})
+    for name in TRAINING.keys() - set(made):
+        assert not validator.is_valid({**TRAINING, name: None}) or name == "cost_usd"
+    report = {**TRAINING["dataset"], "refused_files": [{"name": "a.png"}]}
+    assert not validator.is_valid({**TRAINING, "dataset": report})
+
+
+def test_the_webhook_of_a_training_is_valid() -> None:
+    completed = envelopes.completed(TRAINING, index=0, **COMMON)
+    Draft202012Validator(webhook_schema()).validate({**completed, "message": "LoRA Trained!"})
+
+
+def test_what_the_result_shows_can_be_pasted_into_a_request() -> None:
+    for loras in (TRAINING["loras"], [{"source": "https://a/high.safetensors", "expert": "high", "scale": 1.0}]):
+        Draft202012Validator(training_schema()).validate({**TRAINING, "loras": loras})
+        job = parse({"prompt": "a cat", "loras": loras}, default_job_id="j")
+        assert {lora.scale for lora in job.videos[0].loras} == {1.0}
+
+
+def test_the_report_on_a_data_set_has_the_shape_of_the_answer() -> None:
+    clip = Clip("a.png", "a field", Path("0.npy"))
+    report = Dataset((clip,), (clip,), (Refused("b.png", "has no caption"),)).report()
+    Draft202012Validator(training_schema()).validate({**TRAINING, "dataset": report})
 
 
 def test_the_webhooks_are_valid() -> None:
