@@ -1,4 +1,6 @@
-import type { Answer, FoundProblem, Input, VideoFailure, VideoResult, Webhook } from "./types.d.ts";
+import type {
+  Answer, FoundProblem, Input, Training, TrainingInput, VideoFailure, VideoResult, Webhook,
+} from "./types.d.ts";
 export type * from "./types.d.ts";
 
 export type Job = { id: string; jobId?: string; payload?: Input };
@@ -25,6 +27,9 @@ export class VideoGenError extends Error {
 
 export class Client {
   constructor(options: Options);
+  generate(
+    payload: TrainingInput, options?: { timeoutMs?: number; onProgress?: (progress: Progress) => void },
+  ): Promise<Training>;
   generate(payload: Input, options?: { timeoutMs?: number; onProgress?: (progress: Progress) => void }): Promise<Answer>;
   submit(payload: Input): Promise<Job>;
   status(job: Job | string, options?: { timeoutMs?: number }): Promise<JobState>;

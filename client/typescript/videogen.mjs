@@ -202,6 +202,7 @@ function contentOf({ status, content }) {
 function delivered(state, job) {
   const videos = Array.isArray(state.output?.videos) ? state.output.videos : null;
   if (videos?.some((video) => video.status === "completed")) return state.output;
+  if (state.status === "COMPLETED" && state.output?.dataset) return state.output; // of a training
   const failures = { CANCELLED: ["cancelled", "the job was cancelled"], TIMED_OUT: ["timeout", "RunPod's execution timeout"] };
   const [code, message] = failures[state.status] ?? ["internal", "the job failed"];
   if (state.status === "COMPLETED" && videos === null) {

@@ -47,6 +47,7 @@ from worker.jobs import answers
 
 PAYLOAD = {"prompt": "a cat"}
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+TRAINING = {"job_id": "a", "status": "completed", "dataset": {"clips": 12}, "loras": [], "timings": {"total": 5.0}}
 BROKEN = answers.video_failure("a", 0, InputFailed("the server answered 404", path="reference_image_url"))
 
 
@@ -153,6 +154,14 @@ def test_a_part_that_was_made_is_an_answer(to_scripted: Any, scripted: Scripted)
     assert to_scripted.generate(PAYLOAD) == part
     with pytest.raises(VideoFailed, match=r"input_failed: .*404"):
         to_scripted.download(part["videos"][1], "never.mp4")
+
+
+def test_a_training_is_an_answer_too(to_scripted: Any, scripted: Scripted) -> None:
+    scripted.plays(in_progress(3), completed(TRAINING))
+    assert to_scripted.generate({"train": {"training_data_url": "https://example.com/style.zip"}}) == TRAINING
+    scripted.plays(failed(answers.refused_answer("a", InvalidRequest("is missing", path="train"), {})["error"]))
+    with pytest.raises(JobRefused, match="train: is missing"):
+        to_scripted.generate({"train": {}})
 
 
 STATUSES: list[tuple[int, type[VideoGenError], bool, int]] = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.test_client import BODY, ENDS, FORGED, OTHER, SECRET, signed
+from tests.client.test_client import BODY, ENDS, FORGED, OTHER, SECRET, TRAINING, signed
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed, failed, in_progress
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
 
@@ -45,6 +45,12 @@ def run(code: str, endpoint: EndpointDouble | None = None, **given: Any) -> dict
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def test_a_training_is_an_answer_too(scripted: EndpointDouble) -> None:
+    scripted.plays(in_progress(3), completed(TRAINING))
+    code = 'return client.generate({ train: { training_data_url: "https://example.com/style.zip" } });'
+    assert run(code, scripted)["value"] == TRAINING
 
 
 def test_a_video_is_made_once_and_fetched_through_faults(endpoint: PaidEndpoint) -> None:

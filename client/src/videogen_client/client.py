@@ -45,7 +45,10 @@ class Client:
         self._http = httpx.Client()
 
     def generate(self, payload: Input, *, timeout_s: float = 3600.0) -> Answer:
-        """Sends the payload, waits, and returns the answer. Raises VideoFailed where no video was made."""
+        """Sends the payload, waits, and returns the answer; that of a training is a `Training`.
+
+        Raises VideoFailed where no video was made.
+        """
         return cast(Answer, self._run(self._core.generate(payload, timeout_s)))
 
     def submit(self, payload: Input, *, timeout_s: float = 120.0) -> Job:

@@ -56,9 +56,12 @@ def state_of(content: Mapping[str, Any], job: Job) -> JobState:
 
 
 def delivered(state: JobState, job: Job) -> Mapping[str, Any]:
-    """The answer of a job that has ended. Raises VideoFailed where it has no video, and UnexpectedAnswer."""
+    """The answer of a job that has ended, a training or one with a video.
+
+    Raises VideoFailed where it has no video, and UnexpectedAnswer.
+    """
     answer = state.answer
-    if answer is not None and any(video["status"] == "completed" for video in answer["videos"]):
+    if answer is not None and (_is_training(answer) or any(each["status"] == "completed" for each in answer["videos"])):
         return cast(Mapping[str, Any], answer)
     failure = state.error or (None if answer is None else _error_of({}, answer))
     if failure is None:
@@ -99,17 +102,23 @@ def _error_of(content: Mapping[str, Any], answer: Answer | None) -> VideoFailed:
     said, problems = content.get("error"), None
     if answer is not None:
         said = said or answer.get("error")
-        first: Mapping[str, Any] = answer["videos"][0] if answer["videos"] else answer
+        first: Mapping[str, Any] = answer["videos"][0] if answer.get("videos") else answer
         problems = first.get("problems")
     return failure_of(str(said or ""), "internal", "the job failed", problems)
 
 
 def _answer_of(output: object) -> Answer | None:
     """None where it has not the form that the worker returns."""
+    if isinstance(output, dict) and _is_training(output):
+        return cast(Answer, output)
     if not isinstance(output, dict) or not isinstance(output.get("videos"), list):
         return None
     videos = output["videos"]
     return cast(Answer, output) if all(isinstance(each, dict) and "status" in each for each in videos) else None
+
+
+def _is_training(answer: Mapping[str, Any]) -> bool:
+    return answer.get("status") == "completed" and isinstance(answer.get("dataset"), dict)
 
 
 def _progress_of(output: object) -> Progress | None:
