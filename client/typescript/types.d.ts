@@ -65,6 +65,8 @@ export type VideoInput = {
   guidance_scale?: number | null;
   /** Low-noise expert; guidance_scale where not given */
   guidance_scale_2?: number | null;
+  /** The share of the steps, from the first on, that are guided: fewer are faster */
+  guidance_until?: number | null;
   /** The model's official value where not given */
   flow_shift?: number | null;
   /** Drawn at random where not given, or -1; always reported */
@@ -204,6 +206,8 @@ export type Input = {
   guidance_scale?: number | null;
   /** Low-noise expert; guidance_scale where not given */
   guidance_scale_2?: number | null;
+  /** The share of the steps, from the first on, that are guided: fewer are faster */
+  guidance_until?: number | null;
   /** The model's official value where not given */
   flow_shift?: number | null;
   /** Drawn at random where not given, or -1; always reported */

@@ -101,6 +101,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "num_inference_steps": st.sampled_from([0, 1, 50, 100]),
     "guidance_scale": st.sampled_from([1, 5.0, 20, 20.5]),
     "guidance_scale_2": st.sampled_from([1, 5.0, 20, None]),
+    "guidance_until": st.sampled_from([0, 0.5, 1, 1.5, None]),
     "flow_shift": st.sampled_from([0.4, 0.5, 12, 25]),
     "seed": st.sampled_from([0, 2**63 - 1, 2**63, None]),
     "strength": st.sampled_from([0, 0.5, 1]),
@@ -194,6 +195,7 @@ def check_job(job: Job) -> None:
         assert 1 <= video.num_inference_steps <= 100
         assert 1 <= video.guidance_scale <= 20
         assert 1 <= video.guidance_scale_2 <= 20
+        assert 0 <= video.guidance_until <= 1
         assert video.flow_shift is None or 0.5 <= video.flow_shift <= 25
         assert 0 <= video.seed <= 2**63 - 1
         assert 0 < video.strength <= 1

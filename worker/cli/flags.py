@@ -54,6 +54,7 @@ _HELP: Mapping[str, str] = {
     "num_inference_steps": "denoising steps; 50 where not given",
     "guidance_scale": "high-noise expert; 5.0 where not given, 1 for no guidance",
     "guidance_scale_2": "low-noise expert; as --guidance-scale where not given",
+    "guidance_until": "the share of the steps that are guided, 1 where not given: fewer are faster, and not exact",
     "camera_motion": "a camera move, put into the words that the model knows",
     "enhance_prompt": "leave the prompt as it is",
     "quality_preset": "steps and guidance at once, which overrules both",

@@ -88,7 +88,7 @@ class Denoiser:
         """
         request = video.request
         began = time.perf_counter()
-        guided = max(request.guidance_scale, request.guidance_scale_2) > 1
+        guided = request.is_guided
         embeds = self._text.embeds(loaded, video.prompt)
         negative = self._text.embeds(loaded, request.negative_prompt) if guided else None
         tokens = embeddings.count_tokens(loaded, video.prompt)
@@ -157,6 +157,7 @@ class Denoiser:
         mode = MODES[video.request.mode]
         pipeline = mode.pipeline(**loaded.components.for_pipeline(schedule.scheduler))
         pipeline.run_device = self._device
+        pipeline.guidance_until = video.request.guidance_until
         pipeline.set_progress_bar_config(disable=True)
         vae = loaded.components.shared.vae
         if video.request.mode != "text_to_video":

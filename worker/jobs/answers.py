@@ -78,6 +78,7 @@ def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "guidance_scale_2": request.guidance_scale_2,
+        "guidance_until": request.guidance_until,
         "flow_shift": request.flow_shift,
         "seed": request.seed,
         "camera_motion": request.camera_motion,

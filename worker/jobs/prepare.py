@@ -130,5 +130,5 @@ def _texts(request: VideoRequest, following: Sequence[VideoRequest]) -> tuple[st
         return each.model, each.mode, each.quality_preset, each.height, each.width, each.num_frames
 
     alike = [each for each in following if kind(each) == kind(request) and not each.prompt_expansion]
-    guided = [each for each in alike if max(each.guidance_scale, each.guidance_scale_2) > 1]
+    guided = [each for each in alike if each.is_guided]
     return (*map(prompt.of_request, alike), *(each.negative_prompt for each in guided))

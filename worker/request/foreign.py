@@ -117,6 +117,7 @@ _VIDEO = (
         'turbo takes 4 distilled steps; step_cache "balanced" or "fast" leaves out work',
     ),
     _of("quality_preset", "go_fast fast_mode use_turbo turbo turbo_mode lightning use_lightning", 'Send "turbo"'),
+    _of("guidance_until", "guidance_end guidance_end_percent cfg_end_percent", "Send a share, 0 to 1"),
     _of("step_cache", "teacache enable_teacache use_teacache cache_dit enable_cache", '"balanced" or "fast"'),
     _of(
         "loras",

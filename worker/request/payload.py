@@ -223,6 +223,9 @@ class VideoInput(Sent):
     guidance_scale_2: float | None = Field(
         None, ge=1, le=20, description="Low-noise expert; guidance_scale where not given"
     )
+    guidance_until: float = Field(
+        1.0, ge=0, le=1, description="The share of the steps, from the first on, that are guided: fewer are faster"
+    )
     flow_shift: float | None = Field(None, ge=0.5, le=25, description="The model's official value where not given")
     seed: int | None = Field(
         None, ge=-1, le=MAX_SEED, description="Drawn at random where not given, or -1; always reported"

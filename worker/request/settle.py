@@ -95,6 +95,7 @@ def settle(
         num_inference_steps=steps,
         guidance_scale=float(guidance),
         guidance_scale_2=float(guidance_2),
+        guidance_until=float(video.guidance_until),
         flow_shift=None if video.flow_shift is None else float(video.flow_shift),
         seed=new_seed() if video.seed in (None, -1) else video.seed,
         camera_motion=video.camera_motion,

@@ -145,6 +145,7 @@ class VideoRequest:
     loras: tuple[Lora, ...]
     warnings: tuple[str, ...]
     area: int = 832 * 480
+    guidance_until: float = 1.0
     prompt_expansion: bool = False
     output: Output = Output()
     preview: Previews = Previews()
@@ -163,6 +164,11 @@ class VideoRequest:
     def total_frames(self) -> int:
         """Generated frames of the file."""
         return self.num_frames if self.chain is None else self.chain.num_frames
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether any step is made with the negative prompt too."""
+        return max(self.guidance_scale, self.guidance_scale_2) > 1 and self.guidance_until > 0
 
     def at(self, field: str) -> str:
         """The dotted path of one of this request's fields."""

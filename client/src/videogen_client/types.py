@@ -71,6 +71,8 @@ class VideoInput(TypedDict):
     guidance_scale: NotRequired[float | None]
     # Low-noise expert; guidance_scale where not given
     guidance_scale_2: NotRequired[float | None]
+    # The share of the steps, from the first on, that are guided: fewer are faster
+    guidance_until: NotRequired[float | None]
     # The model's official value where not given
     flow_shift: NotRequired[float | None]
     # Drawn at random where not given, or -1; always reported
@@ -211,6 +213,8 @@ class SingleVideoInput(TypedDict):
     guidance_scale: NotRequired[float | None]
     # Low-noise expert; guidance_scale where not given
     guidance_scale_2: NotRequired[float | None]
+    # The share of the steps, from the first on, that are guided: fewer are faster
+    guidance_until: NotRequired[float | None]
     # The model's official value where not given
     flow_shift: NotRequired[float | None]
     # Drawn at random where not given, or -1; always reported

@@ -43,6 +43,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "num_inference_steps": (["30"], 30),
     "guidance_scale": (["4"], 4.0),
     "guidance_scale_2": (["3.5"], 3.5),
+    "guidance_until": (["0.5"], 0.5),
     "flow_shift": (["8"], 8.0),
     "seed": (["0"], 0),
     "camera_motion": (["pan_left"], "pan_left"),

@@ -85,6 +85,24 @@ def test_guidance_runs_on_the_expert_that_asks_for_it(
     assert (len(ran.high), len(ran.low)) == (4 * passes[0], 2 * passes[1])
 
 
+@pytest.mark.parametrize(("until", "passes"), [(0, (4, 2)), (0.25, (6, 2)), (0.5, (7, 2)), (0.75, (8, 3)), (1, (8, 4))])
+def test_guidance_ends_behind_the_share_of_the_steps_that_is_asked_for(
+    engine: Engine, until: float, passes: tuple[int, int]
+) -> None:
+    video = request(num_inference_steps=6, guidance_scale=5.0, guidance_until=until)
+    with ExpertCounter(engine, "t2v") as ran:
+        render(engine, video)
+    assert (len(ran.high), len(ran.low)) == passes
+
+
+def test_guidance_that_does_not_end_changes_nothing_and_one_that_does_changes_the_picture(engine: Engine) -> None:
+    whole = pixels(render(engine, request(num_inference_steps=6, guidance_scale=5.0)))
+    same = pixels(render(engine, request(num_inference_steps=6, guidance_scale=5.0, guidance_until=1.0)))
+    half = pixels(render(engine, request(num_inference_steps=6, guidance_scale=5.0, guidance_until=0.5)))
+    assert np.array_equal(whole, same)
+    assert not np.array_equal(whole, half)
+
+
 def test_an_unguided_step_counts_the_prompt_alone(engine: Engine) -> None:
     """As guidance at scale 1 does, by way of a second pass."""
     video = request(num_inference_steps=6, guidance_scale=4.0)

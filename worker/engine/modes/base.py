@@ -5,6 +5,7 @@ A new mode is one file beside this one and one line in `worker.engine.modes.MODE
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,20 +96,23 @@ class VideoMode(Protocol):
 
 
 class _OurRun:
-    """Three departures from Diffusers' pipelines.
+    """Four departures from Diffusers' pipelines.
 
     Guidance runs on the expert that asks for it: Diffusers looks at the high-noise expert's scale only. It would drop
     `guidance_scale_2` = 3.5 beside `guidance_scale` = 1 without a word, and the other way round make a second pass at
     every low-noise step whose result counts nothing. The device is given, not guessed from the first part, which
     may wait in host memory. And the timestep is fetched from the device once, at the beginning of a step, where
     Diffusers waits for the device too: in the midst of it, the device would be idle until the next pass is queued.
+    And guidance ends behind the share of the steps that is `guidance_until`.
     """
 
     run_device: torch.device = torch.device("cpu")
+    guidance_until: float = 1.0
     _guidance_scale: float
     _guidance_scale_2: float | None
     _timestep: torch.Tensor | None = None
     _timestep_on_host: float | None = None
+    _steps_begun: int = 0
 
     @property
     def _current_timestep(self) -> torch.Tensor | None:
@@ -118,6 +122,7 @@ class _OurRun:
     def _current_timestep(self, timestep: torch.Tensor | None) -> None:
         self._timestep = timestep
         self._timestep_on_host = None if timestep is None else float(timestep)
+        self._steps_begun = 0 if timestep is None else self._steps_begun + 1
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -126,7 +131,9 @@ class _OurRun:
         low = high if self._guidance_scale_2 is None else self._guidance_scale_2
         boundary_ratio = self.config.boundary_ratio  # type: ignore[attr-defined]
         if self._timestep_on_host is None:
-            return max(high, low) > 1
+            return max(high, low) > 1 and self.guidance_until > 0
+        if self._steps_begun > math.ceil(self.guidance_until * self.num_timesteps):  # type: ignore[attr-defined]
+            return False
         if boundary_ratio is None:
             return high > 1
         boundary = boundary_ratio * self.scheduler.config.num_train_timesteps  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ measurements of these models reached. No torch here, and no device is looked at.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -180,7 +181,9 @@ def forwards(request: VideoRequest, spec: ModelSpec) -> int:
     if request.mode == "video_to_video":
         left_out = high + low - max(int((high + low) * request.strength), 1)
         high, low = max(high - left_out, 0), low - max(left_out - high, 0)
-    return sum(count * (2 if scale > 1 else 1) for count, scale in zip((high, low), scales, strict=True))
+    guided = math.ceil(request.guidance_until * (high + low))
+    of_experts = (min(high, guided), max(guided - high, 0))
+    return high + low + sum(count for count, scale in zip(of_experts, scales, strict=True) if scale > 1)
 
 
 def high_noise_steps(request: VideoRequest, spec: ModelSpec, boundary_ratio: float) -> int:
