@@ -5,6 +5,7 @@ docs/request.md               from the payload's JSON Schema (worker/request/sch
 docs/errors.md                from worker/base/errors.py
 README.md                     the parts between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
 docs/monitoring-and-cost.md   the same: the table of costs, from worker/request/plan/duration.py
+docs/training.md              the same: the fields of a training, from worker/request/training_payload.py
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
 PARTS_OF: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": PARTS,
     "docs/monitoring-and-cost.md": {"costs": costs.render},
+    "docs/training.md": {"train": request.training_fields},
 }
 
 

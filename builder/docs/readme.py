@@ -26,6 +26,7 @@ ROOMS: Mapping[str, str] = {
     "worker/start.py": "build_worker",
     "worker/doctor": "checks.py",
     "worker/jobs": "flow.py",
+    "worker/training": "dataset.py",
     "worker/delivery": "journal.py",
     "worker/engine": "engine.py",
     "worker/media": "inputs.py",

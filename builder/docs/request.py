@@ -1,4 +1,7 @@
-"""docs/request.md: every field of the payload with its type, bounds and default, the presets and the camera motions."""
+"""docs/request.md: every field of the payload with its type, bounds and default, the presets and the camera motions.
+
+The fields of a training are a part of docs/training.md.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from builder.docs.readme import SENT, camera_motions, presets
 from worker.request import foreign
 from worker.request.payload import LoraInput, SegmentInput, VideoInput
 from worker.request.schema import input_schema
+from worker.request.training_payload import TrainInput
 
 # What the schema itself leaves unsaid.
 _MEANINGS: Mapping[str, str] = {
@@ -68,6 +72,9 @@ _EXAMPLES = """
   ]
 }
 ```
+
+Instead of videos a job may train a LoRA: `train` stands in place of `job_request_params`
+([training](training.md#the-request)).
 
 The videos of a job are made in order. Each is delivered while the next one is made, and one that fails does not stop
 the others. `job_id` makes a job safe to send twice: within 7 days the same `job_id` with the same payload returns the
@@ -177,6 +184,12 @@ def render() -> str:
     )
 
 
+def training_fields() -> str:
+    """The fields of `train`."""
+    properties = input_schema()["$defs"][TrainInput.__name__]["properties"]
+    return _fields(properties, required=("training_data_url",), meanings={})
+
+
 def _modes() -> str:
     return table(("Sent", "Mode"), [(sent, f"`{mode}`") for mode, sent in SENT.items()])
 
@@ -197,10 +210,12 @@ def _ours(name: str | None) -> str:
     return "not offered" if name is None else re.sub(r"\w+_\w+|^\w+$|width|height|loras", r"`\g<0>`", name)
 
 
-def _fields(properties: Mapping[str, Mapping[str, Any]], *, required: Iterable[str]) -> str:
+def _fields(
+    properties: Mapping[str, Mapping[str, Any]], *, required: Iterable[str], meanings: Mapping[str, str] = _MEANINGS
+) -> str:
     rows = []
     for name, schema in properties.items():
-        meaning = ". ".join(text for text in (schema.get("description"), _MEANINGS.get(name)) if text)
+        meaning = ". ".join(text for text in (schema.get("description"), meanings.get(name)) if text)
         default = "**required**" if name in required else _default(name, schema)
         rows.append((f"`{name}`", _type(schema), default, meaning))
     return table(_FIELD_HEADS, rows)
@@ -212,7 +227,7 @@ def _default(name: str, schema: Mapping[str, Any]) -> str:
     if name == "webhook_events":
         return "all"
     value = schema.get("default", [])
-    return "–" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return "–" if value in (None, "") else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _type(schema: Mapping[str, Any]) -> str:

@@ -44,20 +44,22 @@ class TrainInput(Sent):
     """One LoRA training as it is sent."""
 
     training_data_url: Url = Field(description="http(s) URL of a ZIP of videos and pictures with captions")
-    model: TrainingModel = "a14b-t2v"
+    model: TrainingModel = Field("a14b-t2v", description="Text-to-video, image-to-video, or the small model")
     experts: Literal["both", "high", "low"] = Field("both", description="Which experts of an A14B model are trained")
     number_of_steps: int = Field(
         1_000,
         ge=MIN_STEPS,
         le=MAX_STEPS,
-        description="Per expert; or {high, low}",
+        description="Optimizer steps per expert; or {high, low}",
         json_schema_extra=_or_of_experts,
     )
     learning_rate: float = Field(
-        1e-4, gt=0, le=MAX_RATE, description="Or {high, low}", json_schema_extra=_or_of_experts
+        1e-4, gt=0, le=MAX_RATE, description="At its peak; or {high, low}", json_schema_extra=_or_of_experts
     )
-    rank: int = Field(16, ge=1, le=MAX_RANK)
-    alpha: float | None = Field(None, ge=1, le=MAX_RANK, description="rank where not given")
+    rank: int = Field(16, ge=1, le=MAX_RANK, description="Of the LoRA's matrices: more can learn more, in larger files")
+    alpha: float | None = Field(
+        None, ge=1, le=MAX_RANK, description="It is scaled by alpha / rank; rank where not given"
+    )
     trigger_phrase: Trimmed = Field(
         "",
         max_length=MAX_TRIGGER_CHARACTERS,

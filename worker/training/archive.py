@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from worker.base.errors import InputInvalid
+from worker.base.settings import Settings
 from worker.net import Opener
 from worker.net.opener import TRAINING_LIMITS
 
@@ -54,12 +55,13 @@ class Files(Protocol):
         """Where the file's bytes are: `spare`, which is then replaced, or the file itself. Raises InputInvalid."""
 
 
-def fetch_archive(url: str, target: Path, *, opener: Opener, max_bytes: int, stop: threading.Event) -> str:
-    """Write the ZIP behind an http(s) URL to `target`. Returns its SHA-256 in hex.
+def fetch_archive(url: str, target: Path, *, opener: Opener, settings: Settings, stop: threading.Event) -> str:
+    """Write the ZIP behind an http(s) URL, of TRAINING_MAX_BYTES at most, to `target`. Returns its SHA-256 in hex.
 
     Raises InputBlocked, InputFailed, InvalidRequest and Cancelled, as `Opener.read` does.
     """
-    return opener.download(url, target, limits=replace(TRAINING_LIMITS, max_bytes=max_bytes), path=DATA_PATH, stop=stop)
+    limits = replace(TRAINING_LIMITS, max_bytes=settings.training_max_bytes)
+    return opener.download(url, target, limits=limits, path=DATA_PATH, stop=stop)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from worker.request import parse as request_module
 from worker.request.payload import CameraMotion, JobInput, LoraInput, QualityPreset, VideoInput
 from worker.request.prompt_words import CAMERA_MOTIONS
 from worker.request.settle import PRESETS
+from worker.request.training_payload import TrainInput
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITTEN = sorted([ROOT / "llms.txt", *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -74,6 +75,11 @@ def test_every_field_of_a_request_is_documented_with_a_meaning() -> None:
     for page, fields in ((job, [*JobInput.model_fields, "job_request_params"]), (video, VideoInput.model_fields)):
         assert [name for name in fields if not all(row_of(page, name))] == []
     assert [name for name in LoraInput.model_fields if not all(row_of(lora, name))] == []
+
+
+def test_every_field_of_a_training_is_documented_with_a_meaning() -> None:
+    page = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    assert [name for name in TrainInput.model_fields if not all(row_of(page, name))] == []
 
 
 def test_types_and_bounds_are_those_of_the_contract() -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.kits.loopback import Server, answering, response
 from tests.kits.training_kit import UNPACKED, patched, picture, zipped
 from worker.base.errors import InputBlocked, InputFailed, InputInvalid
+from worker.base.settings import Settings
 from worker.net import Opener
 from worker.training import archive
 from worker.training.archive import fetch_archive, files_in
@@ -144,14 +145,15 @@ def test_a_large_file_takes_a_buffer_of_memory(tmp_path: Path) -> None:
 
 
 def test_the_archive_is_fetched_in_bounds(tmp_path: Path) -> None:
-    data = zipped({"a.png": picture()})
+    data, file, stop = zipped({"a.png": picture()}), tmp_path / "set.zip", threading.Event()
+    whole, less = (Settings(training_max_bytes=most) for most in (len(data), len(data) - 1))
     with Server(answering(response(data))) as server:
-        opener, stop = Opener(("127.0.0.1",)), threading.Event()
-        digest = fetch_archive(server.url(), tmp_path / "set.zip", opener=opener, max_bytes=len(data), stop=stop)
+        opener = Opener(("127.0.0.1",))
+        digest = fetch_archive(server.url(), file, opener=opener, settings=whole, stop=stop)
         assert digest == hashlib.sha256(data).hexdigest()
-        assert (tmp_path / "set.zip").read_bytes() == data
+        assert file.read_bytes() == data
         with pytest.raises(InputFailed) as caught:
-            fetch_archive(server.url(), tmp_path / "set.zip", opener=opener, max_bytes=len(data) - 1, stop=stop)
+            fetch_archive(server.url(), file, opener=opener, settings=less, stop=stop)
         assert caught.value.path == "train.training_data_url"
     with pytest.raises(InputBlocked):
-        fetch_archive(server.url(), tmp_path / "set.zip", opener=Opener(), max_bytes=len(data), stop=stop)
+        fetch_archive(server.url(), file, opener=Opener(), settings=whole, stop=stop)
