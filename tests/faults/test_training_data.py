@@ -10,6 +10,7 @@ import stat
 import struct
 import tarfile
 import threading
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -151,12 +152,14 @@ def test_a_data_set_that_cannot_be_used_is_a_typed_error(name: str, tmp_path: Pa
     file.write_bytes(make())
     into.mkdir()
     tracemalloc.start()
+    before_s = time.process_time()
     try:
         with takes_at_most(10), pytest.raises(InputInvalid) as caught:
             read_dataset(file, into, training_request(), stop=threading.Event())
-        peak_bytes = tracemalloc.get_traced_memory()[1]
+        used_s, peak_bytes = time.process_time() - before_s, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    assert used_s < 1
     assert caught.value.path == "train.training_data_url"
     assert words in caught.value.message
     assert peak_bytes < 12_000_000

@@ -23,6 +23,7 @@ from worker.request.contact import contact
 from worker.request.parse import DEFAULT_LIMITS
 from worker.request.payload import MAX_SEED
 from worker.request.training import ExpertTraining, TrainingRequest, is_training, parse_training
+from worker.request.training_payload import TrainInput
 
 ZIP = "https://example.com/style.zip"
 VALIDATOR = Draft202012Validator(schema.input_schema())
@@ -337,3 +338,22 @@ def test_contact_reads_a_training_leniently() -> None:
     assert known.private_texts == ("zxq person", "a cat on a hill")
     assert contact({"train": {"sample_prompts": 5}}, default_job_id="rp").private_texts == ()
     assert contact({"train": "x"}, default_job_id="rp").video_count == 1
+
+
+JUNK: list[Any] = [
+    *(True, 0, -1, 3, 1.5, 10**400, -(10**30), float("inf"), float("nan"), 1e300, 5e-324, "", "x", "\ud800", "\0"),
+    *([], [None], ["a", 5], [[]], {}, {"high": None}, {"high": {}}, {"low": 10**400}, {5: 6}, b"x", object()),
+]
+
+
+@pytest.mark.parametrize("field", TrainInput.model_fields)
+def test_whatever_a_field_holds_is_a_request_or_a_refusal_that_names_it(field: str) -> None:
+    astray: list[str | None] = []
+    for value in JUNK:
+        payload = {"train": {"training_data_url": ZIP, field: value}}
+        assert contact(payload, default_job_id="rp").video_count == 1
+        try:
+            parse_training(payload, default_job_id="rp")
+        except InvalidRequest as refused:
+            astray += [each.path for each in refused.problems if not (each.path or "").startswith(f"train.{field}")]
+    assert astray == []
