@@ -15,7 +15,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ SMALL_BYTES = 1_000_000  # text and blank pictures of this size may have any rat
 MAX_DEPTH = 8
 MAX_NAME_CHARACTERS = 255
 _BLOCK_BYTES = 65_536
+_UTF8 = 0x800
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # APPNOTE 4.4.4: encrypted, strongly so, with a masked directory
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 # What systems put into every folder.
@@ -179,8 +180,7 @@ def _checked(archive: zipfile.ZipFile, size_bytes: int) -> dict[str, zipfile.Zip
     entries: dict[str, zipfile.ZipInfo] = {}
     seen: dict[str, str] = {}
     for info in infos:
-        # zipfile cuts a name at its NUL; Windows writes backslashes.
-        name = info.orig_filename.replace("\\", "/")
+        name = _name(info)
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if (reason := _reason(info, name, parts)) is not None:
             raise refusal(f"{shown(name)} {reason}")
@@ -193,6 +193,15 @@ def _checked(archive: zipfile.ZipFile, size_bytes: int) -> dict[str, zipfile.Zip
             raise refusal(f"{shown(inside)} {same}: give each file a name of its own")
         entries[inside] = info
     return {name: info for name, info in entries.items() if not _is_of_system(name)}
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name as it was meant: Windows writes backslashes, macOS UTF-8 without the flag that says so."""
+    name = info.orig_filename  # `filename` is cut at a NUL
+    if not info.flag_bits & _UTF8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
 
 
 def _reason(info: zipfile.ZipInfo, name: str, parts: list[str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -50,11 +51,12 @@ def read_captions(media: Iterable[str], sizes: Mapping[str, int], read: Callable
     texts: dict[str, str] = {}
     refused: dict[str, str] = {}
     wanted = list(media)
+    spelled = {_composed(name): name for name in wanted}
     unread = set(filter(is_caption, sizes))
     for name in sorted(unread):
         if PurePosixPath(name).name.lower() in LISTS:
             unread.discard(name)
-            _read_list(name, sizes[name], read, set(wanted), texts, refused)
+            _read_list(name, sizes[name], read, spelled, texts, refused)
     beside = {_stem(name): name for name in sorted(unread)}
     for name in wanted:
         own = beside.get(_stem(name))
@@ -74,14 +76,19 @@ def read_captions(media: Iterable[str], sizes: Mapping[str, int], read: Callable
 
 def _stem(name: str) -> str:
     """What a file and its caption have in common."""
-    return str(PurePosixPath(name).with_suffix("")).casefold()
+    return _composed(str(PurePosixPath(name).with_suffix(""))).casefold()
+
+
+def _composed(name: str) -> str:
+    """Macs take an accented letter apart in names of files."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _read_list(
     name: str,
     size_bytes: int,
     read: Callable[[str], bytes],
-    media: set[str],
+    spelled: Mapping[str, str],
     texts: dict[str, str],
     refused: dict[str, str],
 ) -> None:
@@ -100,12 +107,12 @@ def _read_list(
         about = f"{name} line {number}"
         try:
             file, caption = _entry(line)
-            inside = str(folder / file)
-            about = file = inside if inside in media else file
-            if file not in media:
+            places = (_composed(str(folder / file)), _composed(file))
+            about = next((spelled[place] for place in places if place in spelled), file)
+            if _composed(about) not in spelled:
                 raise _Unusable(f"is named in line {number} of {name}, and is no video or picture of the set")
-            if file not in texts:
-                texts[file] = _caption(caption)
+            if about not in texts:
+                texts[about] = _caption(caption)
         except _Unusable as why:
             refused.setdefault(about, str(why))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kits.loopback import Server, answering, response
-from tests.kits.training_kit import UNPACKED, patched, picture, zipped
+from tests.kits.training_kit import FLAGS, LOCAL, UNPACKED, patched, picture, zipped
 from worker.base.errors import InputBlocked, InputFailed, InputInvalid
 from worker.base.settings import Settings
 from worker.net import Opener
@@ -63,6 +63,17 @@ def test_what_systems_add_is_passed_over(tmp_path: Path) -> None:
 def test_paths_of_windows_and_of_the_current_folder_are_plain_ones(tmp_path: Path) -> None:
     data = zipped({"sub_a.png": b"x", "./b.png": b"x", "c//d.png": b"x"}).replace(b"sub_a", b"sub\\a")
     assert names_in(data, tmp_path) == ["sub/a.png", "b.png", "c/d.png"]
+
+
+def test_names_in_utf8_are_read_without_the_flag_that_says_so(tmp_path: Path) -> None:
+    """As the Finder of macOS writes them; what is no UTF-8 stays in the code page of ZIP."""
+    named = zipped({"é.png": b"x"})
+    (tmp_path / "set.zip").write_bytes(patched(patched(named, FLAGS, 0), 6, 0, where=LOCAL))
+    with files_in(tmp_path / "set.zip") as files:
+        assert list(files.sizes) == ["é.png"]
+        assert files.at("é.png", tmp_path / "spare").read_bytes() == b"x"
+    dos = zipped({"Q.png": b"x"}).replace(b"Q.png", b"\x82.png")
+    assert names_in(dos, tmp_path) == ["é.png"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_paths_in_a_list_begin_at_its_folder_or_at_the_top() -> None:
     found = captions_of({"data/metadata.jsonl": listed}, "data/a.mp4", "a.mp4", "b.mp4", "data/videos/c.mp4")
     assert found.texts == {"data/a.mp4": "inner", "b.mp4": "top", "data/videos/c.mp4": "deep"}
     assert found.refused.keys() == {"a.mp4"}
+
+
+def test_letters_with_accents_are_the_same_composed_or_not() -> None:
+    decomposed = unicodedata.normalize("NFD", "café.mp4")
+    listed = lines({"file_name": "café.mp4", "text": "a street"})
+    assert captions_of({"captions.jsonl": listed}, decomposed) == Captions({decomposed: "a street"})
+    assert captions_of({"café.txt": "a street"}, decomposed) == Captions({decomposed: "a street"})
 
 
 def test_the_text_beside_a_file_goes_before_a_list() -> None:
