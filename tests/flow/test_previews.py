@@ -74,7 +74,7 @@ def fails(*_: Any, **__: Any) -> str:
 
 
 def test_a_preview_that_fails_is_a_warning_of_its_video(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalStorage, "store_preview", fails)
+    monkeypatch.setattr(LocalStorage, "store_file", fails)
     video = run(small(preview="strip", preview_at=[0.5]))["videos"][0]
     assert video["status"] == "completed"
     assert "preview: that of step 1 failed: the storage is down" in video["warnings"]
@@ -82,7 +82,7 @@ def test_a_preview_that_fails_is_a_warning_of_its_video(run: Runner, monkeypatch
 
 
 def test_preview_only_without_its_preview_has_failed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalStorage, "store_preview", fails)
+    monkeypatch.setattr(LocalStorage, "store_file", fails)
     (video,) = run(small(preview_only=True, preview_at=[0.5]))["videos"]
     assert video["error"]["code"] == "upload_failed"
 

@@ -195,7 +195,7 @@ def webhook_attempt(event: str, result: str) -> None:
         _of("videogen_webhook_attempts_total", event, result).inc()
 
 
-UploadedFile = Literal["video", "poster", "frames", "preview"]
+UploadedFile = Literal["video", "poster", "frames", "preview", "lora"]
 
 
 def upload_attempt(file: UploadedFile, size_bytes: int | None) -> None:

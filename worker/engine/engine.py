@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from worker.base.errors import OutOfMemory
 from worker.base.files import StateFolder
 from worker.base.stop import Stop
 from worker.engine import decode
+from worker.engine.bench import Bench
 from worker.engine.denoise import Denoised, Denoiser, Watcher
 from worker.engine.device import detect
 from worker.engine.distributed import ALONE, Crew
@@ -91,8 +92,9 @@ class Engine:
     ) -> None:
         self.catalogue = tuple(catalogue)
         self.planner = planner
+        self._source = source
         self._device = detect() if device is None else device
-        dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
+        self._dtype = dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         self._lock = threading.Lock()
         self.techniques = Techniques(Setup(planner.settings, self._device, dtype, crew.size))
         self.models = LoadedModels(
@@ -134,6 +136,17 @@ class Engine:
         with self._lock:
             wanted = [(spec, self.planner.standard(spec)) for spec in self.catalogue if spec.key in keys]
             self._work.preload(wanted, stop)
+
+    @contextmanager
+    def bench(self, spec: ModelSpec, stop: Stop) -> Iterator[Bench]:
+        """The device for work that is no video: nothing else is loaded on it, and videos wait until it is over."""
+        with self._lock:
+            self.models.clear()
+            _empty_cache()
+            try:
+                yield Bench(self._source, spec, self._device, self._dtype, stop)
+            finally:
+                _empty_cache()
 
     @torch.no_grad()
     def follow(self, order: object) -> None:

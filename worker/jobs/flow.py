@@ -35,10 +35,12 @@ from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport, job_answered, job_left, job_refused
 from worker.jobs.services import Services
 from worker.jobs.tidy import give_back_memory, tidy
+from worker.jobs.train import TrainingFlow
 from worker.media.marks.ingredients import Ingredients
 from worker.net.language_model import LanguageModel
 from worker.request import Job, VideoRequest
 from worker.request.contact import contact
+from worker.request.training import is_training
 
 logger = logging.getLogger(__name__)
 Report = Callable[[ProgressEvent], None]
@@ -96,6 +98,10 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
         )
         try:
             with worker.shutdown.watching(stop, channel.hurry):
+                if is_training(payload):
+                    progress = Progress(1, [channel.progress, report])
+                    training = TrainingFlow(worker, channel, progress, stop, stopwatch)
+                    return await training.answer(payload, job_id, known.digest)
                 job, entry = await accept.accept(payload, job_id, known.digest, worker)
                 return await _JobRun(job, entry, worker, channel, report, stop, stopwatch).answer()
         except Exception as failure:

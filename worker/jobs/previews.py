@@ -19,6 +19,7 @@ from worker.base.errors import Cancelled, WorkerError
 from worker.base.stop import Deadline, Stop
 from worker.delivery.journal import Entry
 from worker.delivery.storage import video_key
+from worker.delivery.storage.base import PREVIEW_SUFFIX
 from worker.engine import Preview
 from worker.jobs.progress import Progress
 from worker.jobs.services import Services
@@ -94,7 +95,8 @@ class JobPreviews:
             path.write_bytes(preview.webp(MAX_BYTES - worker.marker.unstamped().most_bytes()))
             provenance = worker.marker.mark_preview(path, origin)
             content = path.read_bytes()
-            url = worker.storage.store_preview(path, key, stop=Deadline.after(STORING_S, self._stop.event))
+            until = Deadline.after(STORING_S, self._stop.event)
+            url = worker.storage.store_file(path, key + PREVIEW_SUFFIX, stop=until)
         settings = worker.settings
         if settings.on_platform and not settings.storage_is_remote:  # nobody else can read the worker's own disk
             url = f"data:image/webp;base64,{base64.b64encode(content).decode('ascii')}"

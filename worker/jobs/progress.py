@@ -24,6 +24,9 @@ _SPAN: dict[str, tuple[float, float]] = {
     "generating": (0.05, 0.90),
     "encoding": (0.90, 0.95),
     "uploading": (0.95, 1.0),
+    "preparing": (0.0, 0.05),
+    "training": (0.05, 0.90),
+    "sampling": (0.90, 0.95),
 }
 
 

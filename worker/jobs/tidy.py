@@ -16,9 +16,11 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 
-from worker.base import scratch
+from worker.base import folders, scratch
+from worker.base.files import StateFolder
 from worker.delivery.webhooks import postman
 from worker.jobs.services import Services
+from worker.training import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ async def tidy(worker: Services) -> None:
             postman.redeliver(worker.outbox, opener=worker.opener, secrets=secrets, journal=worker.journal),
             asyncio.to_thread(worker.journal.sweep),
             asyncio.to_thread(worker.segments.sweep),
+            asyncio.to_thread(checkpoint.sweep, StateFolder(folders.state_dir(worker.settings))),
             asyncio.to_thread(worker.storage.sweep),
             asyncio.to_thread(scratch.sweep),
         )

@@ -27,11 +27,17 @@ logger = logging.getLogger(__name__)
 POSTER_SUFFIX = ".jpg"
 FRAMES_SUFFIX = ".zip"
 PREVIEW_SUFFIX = ".preview.webp"
+LORA_SUFFIX = ".safetensors"
 VIDEO_SUFFIXES = tuple(each.suffix for each in FORMATS.values())
 UPLOAD_S = 180.0
 LEAST_BYTES_A_SECOND = 250_000
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_CONTENT_TYPES = {POSTER_SUFFIX: "image/jpeg", FRAMES_SUFFIX: "application/zip", PREVIEW_SUFFIX: "image/webp"}
+_CONTENT_TYPES = {
+    POSTER_SUFFIX: "image/jpeg",
+    FRAMES_SUFFIX: "application/zip",
+    PREVIEW_SUFFIX: "image/webp",
+    LORA_SUFFIX: "application/octet-stream",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,11 @@ class Storage(Protocol):
         """As `store`, for the poster and the ZIP alone; `video_url` is empty. Raises Cancelled alone."""
         ...
 
-    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:
-        """Write `key` + PREVIEW_SUFFIX over an earlier preview; returns its URL. Raises UploadFailed and Cancelled."""
+    def store_file(self, file: Path, name: str, *, stop: Flag | None = None) -> str:
+        """Write a preview or a LoRA under `name`, suffix included, over an earlier one; returns its URL.
+
+        Raises UploadFailed and Cancelled.
+        """
         ...
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:
@@ -154,6 +163,11 @@ def suffix_of(result: Mapping[str, Any]) -> str:
     return VIDEO_SUFFIXES[0] if known is None else known.suffix
 
 
+def training_key(job_id: str, day: datetime.date) -> str:
+    """The folder of what one training makes: `loras/2026-11-21/abc-123`; `day` as for `video_key`."""
+    return f"loras/{day:%Y-%m-%d}/{job_id}"
+
+
 Put = Callable[[StoredFile], str]
 """Writes one file and returns its URL, or raises UploadFailed."""
 
@@ -179,12 +193,14 @@ def deliver_beside(video: VideoFile, key: str, put: Put) -> Delivery:
     return Delivery("", beside(video.poster, POSTER_SUFFIX, "poster"), beside(video.frames, FRAMES_SUFFIX, "frames"))
 
 
-def deliver_preview(file: Path, key: str, put: Put) -> str:
-    """Store a preview. Raises UploadFailed."""
+def deliver_file(file: Path, name: str, put: Put) -> str:
+    """Store a preview or a LoRA. Raises UploadFailed."""
+    suffix = LORA_SUFFIX if name.endswith(LORA_SUFFIX) else PREVIEW_SUFFIX
     try:
-        return _counted(put, _measured(file, key, PREVIEW_SUFFIX), "preview")
+        item = _measured(file, name.removesuffix(suffix), suffix)
     except OSError as failure:
-        raise UploadFailed("the preview could not be read on the worker's disk") from failure
+        raise UploadFailed(f"{name} could not be read on the worker's disk") from failure
+    return _counted(put, item, "lora" if suffix == LORA_SUFFIX else "preview")
 
 
 def _counted(put: Put, item: StoredFile, file: metrics.UploadedFile) -> str:

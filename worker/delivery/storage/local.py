@@ -29,7 +29,7 @@ from worker.delivery.storage.base import (
     check_unchanged,
     deliver,
     deliver_beside,
-    deliver_preview,
+    deliver_file,
     links,
 )
 from worker.media import VideoFile
@@ -73,9 +73,9 @@ class LocalStorage:
         """See `Storage.store_beside`."""
         return deliver_beside(video, key, self._put)
 
-    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:  # noqa: ARG002
-        """See `Storage.store_preview`."""
-        return deliver_preview(file, key, self._put)
+    def store_file(self, file: Path, name: str, *, stop: Flag | None = None) -> str:  # noqa: ARG002
+        """See `Storage.store_file`."""
+        return deliver_file(file, name, self._put)
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:  # noqa: ARG002
         """See `Storage.holds`. Reads the file: a folder keeps no digest beside it."""

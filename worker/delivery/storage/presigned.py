@@ -90,11 +90,11 @@ class PresignedStorage:
         """See `Storage.store_beside`."""
         return Delivery("", None) if self._beside is None else self._beside.store_beside(video, key, stop=stop)
 
-    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:
-        """See `Storage.store_preview`."""
+    def store_file(self, file: Path, name: str, *, stop: Flag | None = None) -> str:
+        """See `Storage.store_file`."""
         if self._beside is None:
             raise UploadFailed("upload_url takes the video alone and no bucket is configured", path=self._path)
-        return self._beside.store_preview(file, key, stop=stop)
+        return self._beside.store_file(file, name, stop=stop)
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:  # noqa: ARG002
         """What was put there counts as stored: the address cannot be asked."""

@@ -35,7 +35,7 @@ from worker.delivery.storage.base import (
     check_unchanged,
     deliver,
     deliver_beside,
-    deliver_preview,
+    deliver_file,
     links,
     upload_s,
 )
@@ -156,10 +156,11 @@ class SpacesStorage:
         except UploadFailed:
             return Delivery("", None)
 
-    def store_preview(self, file: Path, key: str, *, stop: Flag | None = None) -> str:
-        """See `Storage.store_preview`."""
-        with upload_errors(key):
-            return bounded(exchange.Clock.start(self._upload_s, stop), partial(deliver_preview, file, key, self._put))
+    def store_file(self, file: Path, name: str, *, stop: Flag | None = None) -> str:
+        """See `Storage.store_file`."""
+        with upload_errors(name):
+            clock = exchange.Clock.start(upload_s(file.stat().st_size, self._upload_s), stop)
+            return bounded(clock, partial(deliver_file, file, name, self._put))
 
     def holds(self, name: str, *, sha256: str, stop: Flag | None = None) -> bool:
         """See `Storage.holds`. Where the key may not list the bucket, some servers return 403 for what is gone."""

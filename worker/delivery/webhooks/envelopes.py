@@ -34,11 +34,11 @@ def progress_event_id() -> str:
 def completed(
     result: Mapping[str, Any], *, event_id: str, timestamp: datetime, index: int, total: int
 ) -> dict[str, Any]:
-    """The envelope of a delivered video; `result` is the contract's video result."""
+    """The envelope of a delivered video or of a training; `result` is the contract's."""
     return {
         "status": True,
         "code": 200,
-        "message": "Video Generated!",
+        "message": "LoRA Trained!" if "loras" in result else "Video Generated!",
         "data": dict(result),
         "type": "completed",
         **_common(event_id, timestamp, index, total),

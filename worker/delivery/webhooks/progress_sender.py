@@ -13,7 +13,7 @@ from typing import Literal
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["queued", "loading", "generating", "encoding", "uploading"]
+Status = Literal["queued", "loading", "generating", "encoding", "uploading", "preparing", "training", "sampling"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,11 @@ class LoadedModels:
             del found
             gc.collect()  # parts and their loader refer to each other, and would hold the weights
 
+    def clear(self) -> None:
+        """Drop every model."""
+        for key in [*self._models]:
+            self.drop(key)
+
     def _wait(self, loaded: Loaded, progress: Progress) -> None:
         parts = loaded.needed_first() if self._overlap else list(loaded.components.parts)
         wait_for(parts, progress)

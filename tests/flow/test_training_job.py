@@ -1,0 +1,105 @@
+"""A whole training: a ZIP behind a URL becomes LoRA files that a request uses."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pytest_httpserver import HTTPServer
+from safetensors import safe_open
+
+from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
+from worker.delivery.webhooks.progress_sender import ProgressEvent
+
+
+@pytest.fixture
+def data_url(httpserver: HTTPServer) -> str:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number in range(5):
+            picture = io.BytesIO()
+            noise = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((256, 256)).save(picture, "PNG")
+            archive.writestr(f"{number}.png", picture.getvalue())
+            archive.writestr(f"{number}.txt", f"coloured squares, number {number}")
+    httpserver.expect_request("/set.zip").respond_with_data(stream.getvalue(), content_type="application/zip")
+    return httpserver.url_for("/set.zip")
+
+
+def training(url: str, **fields: object) -> dict[str, object]:
+    return {"training_data_url": url, "number_of_steps": 10, "learning_rate": 3e-3, "seed": 4, "rank": 4, **fields}
+
+
+def test_a_training_makes_loras_that_a_request_uses(run: Runner, data_url: str, receiver: Receiver) -> None:
+    payload = {
+        "webhook_url": receiver.url,
+        "train": training(data_url, num_frames=5, trigger_phrase="sq", sample_prompts=["a cat"]),
+    }
+    answer = run(payload, job_id="style")
+    assert answer["status"] == "completed", answer
+    assert answer["dataset"]["held_out"] == 1
+    for each in answer["experts"].values():
+        assert each["loss_after"] < each["loss_before"]
+    _check_files(answer)
+    final = receiver.of_type("completed")[0]
+    assert (final["message"], final["data"]) == ("LoRA Trained!", json.loads(json.dumps(answer)))
+    _check_progress(run.reports)
+
+    (sample,) = answer["samples"]
+    assert sample["prompt"] == "sq, a cat"
+    assert local_path(sample["before_url"]).read_bytes() != local_path(sample["after_url"]).read_bytes()
+
+    # Delivered again: the record, and no second event.
+    assert {**run(payload, job_id="style"), "timings": None} == {**answer, "timings": None}
+    assert len(receiver.of_type("completed")) == 1
+
+
+def _check_files(answer: Answer) -> None:
+    (loras,) = answer["loras"]
+    for side in ("high", "low"):
+        with safe_open(local_path(loras[side]), "pt") as file:
+            facts = file.metadata()
+        assert (facts["expert"], facts["rank"], facts["steps"], facts["seed"]) == (side, "4", "10", "4")
+        assert facts["trigger_phrase"] == "sq"
+        assert "/loras/" in loras[side]
+        assert loras[side].endswith(f"/style/{side}.safetensors")
+
+
+def _check_progress(reports: list[ProgressEvent]) -> None:
+    assert {"queued", "preparing"} <= {event.status for event in reports}
+    assert [event.progress for event in reports] == sorted(event.progress for event in reports)
+
+
+def test_the_loras_of_a_training_are_pasted_into_a_request(
+    run: Runner, data_url: str, httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    answer = run({"train": training(data_url, num_frames=5, experts="high")})
+    (lora,) = answer["loras"]
+    assert (lora["expert"], lora["scale"]) == ("high", 1.0)
+    content = local_path(lora["source"]).read_bytes()
+    httpserver.expect_request("/high.safetensors").respond_with_data(content)
+    pasted = {**lora, "source": httpserver.url_for("/high.safetensors"), "scale": 4.0}
+    plain, styled = run({"job_request_params": [small(), small(loras=[pasted])]}, job_id="use")["videos"]
+    assert plain["sha256"] != styled["sha256"]
+    assert styled["warnings"] == plain["warnings"]
+
+
+def test_a_dry_run_reads_the_data_and_trains_nothing(run: Runner, data_url: str) -> None:
+    answer = run({"train": training(data_url, num_frames=5, dry_run=True)})
+    assert (answer["dry_run"], answer["dataset"]["clips"]) == (True, 4)
+    assert "loras" not in answer
+
+
+def test_what_cannot_be_trained_on_fails_as_any_job_does(
+    run: Runner, httpserver: HTTPServer, receiver: Receiver
+) -> None:
+    httpserver.expect_request("/set.zip").respond_with_data(b"no zip")
+    answer = run({"webhook_url": receiver.url, "train": training(httpserver.url_for("/set.zip"))})
+    error = json.loads(answer["error"])
+    assert (answer["status"], error["code"], error["path"]) == ("failed", "input_invalid", "train.training_data_url")
+    assert receiver.of_type("failed")[0]["code"] == 422

@@ -1,0 +1,317 @@
+"""The flow of a job that trains: accept; fetch and read the data; train; samples; store, record, send.
+
+A redelivery of a finished training returns what the journal recorded; one of a training that was cut short goes on
+where its last checkpoint ended. A stop or the job's timeout delivers what is best so far; a shutdown delivers nothing,
+and the next worker goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextvars import copy_context
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worker.base import folders, metrics, scratch, timing
+from worker.base.errors import UploadFailed, WorkerError
+from worker.base.files import StateFolder
+from worker.base.log import fields
+from worker.base.sigterm import ShuttingDown
+from worker.base.stop import Deadline, Stop
+from worker.base.timing import Stopwatch
+from worker.delivery import storage
+from worker.delivery.journal import Entry
+from worker.delivery.storage import Storage
+from worker.delivery.storage.base import LORA_SUFFIX, VIDEO_SUFFIXES, Files, training_key
+from worker.delivery.webhooks.channel import Channel
+from worker.engine import device
+from worker.jobs import samples
+from worker.jobs.progress import Progress
+from worker.jobs.services import Services
+from worker.media.marks.provenance import Origin
+from worker.net.opener import MEGABYTE
+from worker.net.opener import Limits as FetchLimits
+from worker.request import Limits
+from worker.request.training import TrainingRequest, parse_training
+from worker.training import plan as plans
+from worker.training.dataset import Dataset, read_dataset
+from worker.training.plan import TrainingPlan
+from worker.training.train import Trained, Watcher, train
+
+logger = logging.getLogger(__name__)
+
+DATA_LIMITS = FetchLimits(4_000 * MEGABYTE, 10.0, 30.0, 900.0)
+_ASKING_S = 10.0
+_INDEX = 0
+Result = dict[str, Any]
+
+
+class TrainingFlow:
+    """One accepted training on its way; see `worker.jobs.flow` for what its parts are."""
+
+    def __init__(
+        self, worker: Services, channel: Channel, progress: Progress, stop: Stop, stopwatch: Stopwatch
+    ) -> None:
+        self._worker = worker
+        self._channel = channel
+        self._progress = progress
+        self._stop = stop
+        self._stopwatch = stopwatch
+        self._storage = _storage_of(worker)
+        self._state = StateFolder(folders.state_dir(worker.settings))
+
+    async def answer(self, payload: Mapping[str, Any], job_id: str, digest: str) -> Result:
+        """The answer of the job. Raises WorkerError for a training of which nothing can be delivered, and
+        CancelledError where a shutdown leaves it to the next worker."""
+        self._progress.stage(_INDEX, "queued")
+        request, entry = await self._accepted(payload, job_id, digest)
+        self._stopwatch.lap("accept")
+        result = await asyncio.to_thread(self._recorded, entry)
+        if result is None:
+            with scratch.folder("job") as folder:
+                result = await self._made(request, entry, folder)
+        self._progress.finished(_INDEX)
+        if not request.dry_run:
+            await self._channel.completed(_INDEX, result)
+        self._report(result)
+        return result
+
+    async def _accepted(self, payload: Mapping[str, Any], job_id: str, digest: str) -> tuple[TrainingRequest, Entry]:
+        settings = self._worker.settings
+        job = parse_training(
+            payload,
+            default_job_id=job_id,
+            limits=Limits(
+                settings.max_videos_per_job, settings.max_pixels, settings.max_frames, settings.max_total_frames
+            ),
+            catalogue=self._worker.engine.catalogue,
+            check_url=self._worker.opener.check,
+        )
+        today = datetime.now(UTC).date()
+        entry = await asyncio.to_thread(
+            self._worker.journal.accept, job.job_id, digest, today=today, seeds=[job.train.seed]
+        )
+        logger.info("accepted: a training of %s", job.train.model.version)
+        return replace(job.train, seed=entry.seeds[0]), entry
+
+    async def _made(self, request: TrainingRequest, entry: Entry, folder: Path) -> Result:
+        plan = plans.choose(request, self._worker.engine.planner.gpu)
+        self._progress.stage(_INDEX, "preparing")
+        dataset = await asyncio.to_thread(self._dataset, request, folder)
+        self._stopwatch.lap("inputs")
+        if request.dry_run:
+            return self._dry(request, dataset, plan, entry)
+        trained, made, notes = await self._on_gpu(request, dataset, plan, folder)
+        if isinstance(self._stop.reason, ShuttingDown) and self._stop.requested:
+            logger.warning("the training is left to the next delivery of the job")
+            raise asyncio.CancelledError
+        result = await asyncio.to_thread(self._stored, request, dataset, plan, entry, trained, made)
+        self._stopwatch.lap("upload")
+        result |= {"warnings": [*result["warnings"], *notes], "timings": self._stopwatch.read()}
+        await asyncio.to_thread(self._worker.journal.record_result, entry.job_id, _INDEX, result)
+        return result
+
+    def _dataset(self, request: TrainingRequest, folder: Path) -> Dataset:
+        """Blocks."""
+        archive = folder / "data.zip"
+        path = "train.training_data_url"
+        stop = self._stop.event
+        self._worker.opener.download(request.training_data_url, archive, limits=DATA_LIMITS, path=path, stop=stop)
+        clips = folder / "clips"
+        clips.mkdir()
+        return read_dataset(archive, clips, request, stop=stop)
+
+    async def _on_gpu(
+        self, request: TrainingRequest, dataset: Dataset, plan: TrainingPlan, folder: Path
+    ) -> tuple[Trained, list[samples.Sample], list[str]]:
+        work = partial(self._train, request, dataset, plan, folder)
+        return await asyncio.get_running_loop().run_in_executor(self._worker.gpu, copy_context().run, work)
+
+    def _train(
+        self, request: TrainingRequest, dataset: Dataset, plan: TrainingPlan, folder: Path
+    ) -> tuple[Trained, list[samples.Sample], list[str]]:
+        """The LoRAs, the samples, and warnings. Blocks; runs in the GPU's thread."""
+        engine, stop = self._worker.engine, self._stop
+        self._stopwatch.lap(timing.WAITING)
+        device.reset_peak()
+        watcher = _Reporting(self._progress)
+        with engine.bench(request.model, stop) as bench:
+            trained = train(request, dataset, bench, plan, self._state, folder, stop=stop, watcher=watcher)
+        self._stopwatch.split(trained.seconds)
+        if stop.requested:
+            done, steps = (sum(each.learned.progress.step for each in trained.experts), _steps(request))
+            note = f"train: {done} of {steps} steps were made, what is delivered is the best of them: {stop.reason}"
+            return trained, [], [f"{note}; the same training under a new job_id and this seed goes on from there"]
+        made: list[samples.Sample] = []
+        notes: list[str] = []
+        count = max(1, len(request.sample_prompts))
+        try:
+            self._progress.stage(_INDEX, "sampling")
+            for sample in samples.make(request, dataset, trained, engine, folder, stop):
+                made.append(sample)
+                self._progress.stage(_INDEX, "sampling", len(made) / count)
+        except WorkerError as failure:
+            notes.append(f"train.sample_prompts: {len(made)} of {count} were made: {failure}")
+        self._stopwatch.lap("sample")
+        return trained, made, notes
+
+    def _stored(
+        self,
+        request: TrainingRequest,
+        dataset: Dataset,
+        plan: TrainingPlan,
+        entry: Entry,
+        trained: Trained,
+        made: list[samples.Sample],
+    ) -> Result:
+        """The result, without its timings, when everything is stored. Blocks."""
+        self._progress.stage(_INDEX, "uploading")
+        key = training_key(entry.job_id, entry.accepted_on)
+        urls = {
+            each.path.name: self._storage.store_file(each.path, f"{key}/{each.path.name}") for each in trained.experts
+        }
+        shown = []
+        for number, sample in enumerate(made):
+            origin = Origin(request.model.version, composite="text_to_video" not in request.model.modes)
+            shown.append({"prompt": sample.prompt, "seed": sample.seed})
+            for name, video in sample.files.items():
+                marked = self._worker.marker.mark(video, origin)
+                shown[-1][f"{name}_url"] = self._storage.store(marked, f"{key}/{number}-{name}").video_url
+        return {
+            **self._common(request, dataset, entry, plan),
+            "loras": _loras(trained, urls),
+            "experts": {each.learned.training.expert or "both": each.report() for each in trained.experts},
+            "samples": shown,
+            "peak_vram_bytes": device.peak_bytes(),
+            "cost_usd": self._cost(self._stopwatch.worked_s()),
+        }
+
+    def _common(self, request: TrainingRequest, dataset: Dataset, entry: Entry, plan: TrainingPlan) -> Result:
+        return {
+            "job_id": entry.job_id,
+            "status": "completed",
+            "model_version": request.model.version,
+            "parameters": {
+                "width": request.width,
+                "height": request.height,
+                "num_frames": request.num_frames,
+                "rank": request.rank,
+                "alpha": request.alpha,
+                "trigger_phrase": request.trigger_phrase,
+                "caption_dropout": request.caption_dropout,
+                "experts": [
+                    {"expert": each.expert, "steps": each.steps, "learning_rate": each.learning_rate}
+                    for each in request.experts
+                ],
+                "memory_plan": str(plan),
+            },
+            "seed": request.seed,
+            "dataset": dataset.report(),
+            "warnings": list(request.warnings),
+            "gpu": self._worker.engine.gpu,
+        }
+
+    def _dry(self, request: TrainingRequest, dataset: Dataset, plan: TrainingPlan, entry: Entry) -> Result:
+        seconds = plans.estimated_s(request, plan, self._worker.engine.planner.gpu)
+        return {
+            **self._common(request, dataset, entry, plan),
+            "dry_run": True,
+            **({} if plan.estimated_peak_bytes is None else {"estimated_peak_bytes": plan.estimated_peak_bytes}),
+            "estimated_seconds": None if seconds is None else [round(seconds.low), round(seconds.high)],
+            "cost_usd": None if seconds is None else self._cost(seconds.high),
+            "timings": self._stopwatch.read(),
+        }
+
+    def _cost(self, seconds: float) -> float | None:
+        return timing.cost_usd(seconds, self._worker.settings.gpu_hourly_usd)
+
+    def _recorded(self, entry: Entry) -> Result | None:
+        """What an earlier delivery stored, with new URLs; None where it is not whole any more. Blocks."""
+        known = entry.finished.get(_INDEX)
+        if known is None:
+            return None
+        key, until = training_key(entry.job_id, entry.accepted_on), Deadline.after(_ASKING_S, self._stop.event)
+        names = {name: f"{key}/{_stem(name)}" for name in known["experts"]}
+        try:
+            stored = all(
+                self._storage.holds(names[name] + LORA_SUFFIX, sha256=each["sha256"], stop=until)
+                for name, each in known["experts"].items()
+            )
+        except UploadFailed:
+            stored = True  # the record counts
+        if not stored:
+            return None
+        urls = {f"{_stem(name)}{LORA_SUFFIX}": self._url(place, LORA_SUFFIX) for name, place in names.items()}
+        shown = [
+            {
+                **sample,
+                **{f"{name}_url": self._url(f"{key}/{number}-{name}", VIDEO_SUFFIXES[0]) for name in _SAMPLES},
+            }
+            for number, sample in enumerate(known["samples"])
+        ]
+        return {**known, "loras": _pasted([*known["experts"]], urls), "samples": shown}
+
+    def _url(self, key: str, suffix: str) -> str:
+        return self._storage.links(key, Files(suffix)).video_url
+
+    def _report(self, result: Result) -> None:
+        total = result["timings"]["total"]
+        logger.info(
+            "answered: %s in %.3f s, a training of %s",
+            *(result["status"], total, result["model_version"]),
+            extra=fields(
+                status=result["status"], seconds=total, timings=result["timings"], cost_usd=result["cost_usd"]
+            ),
+        )
+        metrics.job(result["status"], metrics.NO_CODE, total)
+
+
+class _Reporting(Watcher):
+    """The trainer's watcher: progress of the job."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def preparing(self, fraction: float) -> None:
+        self._progress.stage(_INDEX, "preparing", fraction)
+
+    def training(self, done: int, steps: int, step_s: float | None) -> None:
+        left_s = None if step_s is None else round((steps - done) * step_s, 1)
+        self._progress.stage(_INDEX, "training", done / steps, step=done, steps=steps, eta_seconds=left_s)
+
+
+_SAMPLES = ("before", "after")
+
+
+def _steps(request: TrainingRequest) -> int:
+    return sum(each.steps for each in request.experts)
+
+
+def _stem(expert: str) -> str:
+    """The name of an expert's file."""
+    return "lora" if expert == "both" else expert
+
+
+def _loras(trained: Trained, urls: Mapping[str, str]) -> list[dict[str, Any]]:
+    return _pasted([each.learned.training.expert or "both" for each in trained.experts], urls)
+
+
+def _pasted(experts: list[str], urls: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What is to be pasted into a request as its `loras`."""
+    found = {name: urls[_stem(name) + LORA_SUFFIX] for name in experts}
+    if len(found) == 2:
+        return [{**found, "scale": 1.0}]
+    return [{"source": url, "expert": name, "scale": 1.0} for name, url in found.items()]
+
+
+def _storage_of(worker: Services) -> Storage:
+    """The worker's storage, private unless STORAGE_ACL says otherwise."""
+    settings = worker.settings
+    if not settings.storage_is_remote or "storage_acl" in settings.model_fields_set:
+        return worker.storage
+    return storage.open_storage(settings.model_copy(update={"storage_acl": "private"}))

@@ -1,0 +1,121 @@
+"""What a training takes on the GPU, and which arrangement of it fits: arithmetic, before anything is loaded.
+
+One expert is in memory at a time. Tried from the fastest to the smallest: every activation kept; blocks computed again
+for the gradients; the frozen weights stored in 8 bits too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from worker.base.errors import InvalidRequest
+from worker.request.plan import Gpu, Shape, duration
+from worker.request.plan.duration import Span
+from worker.request.plan.peak import encode_bytes, expert_bytes, text_encoder_bytes, vae_bytes
+from worker.request.plan.sizes import ModelSize, size_of
+from worker.request.training import TrainingRequest
+
+Precision = Literal["fp32", "bf16", "fp8"]
+_GB = 1e9
+_MARGIN = 1.05
+_WORKSPACE_BYTES = 500_000_000
+# Of each factor: itself, its gradient and a copy of it in 16 bits; the fp32 original, its gradient and two moments.
+_LORA_BYTES = 3 * 2 + 4 * 4
+# What one block keeps for its gradients, in bytes of bf16 for each token: so many of its width, and of its
+# feed-forward's. Counted by saved-tensor hooks: tests/unit/worker_training/test_plan.py counts again.
+_KEPT_WIDTHS, _KEPT_FEED_FORWARDS = 33, 5
+_TEXT_TOKENS = 512
+_SHORTER = (81, 49, 33, 17, 5, 1)
+_SMALLER = ((832, 480), (640, 352), (448, 256))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """`precision` is that of the frozen weights in the blocks; `checkpointed`: blocks are computed twice.
+
+    `estimated_peak_bytes`: the most that torch allocates at once; None on a CPU, where nothing is refused.
+    """
+
+    precision: Precision
+    checkpointed: bool
+    vae_tiling: bool = False
+    estimated_peak_bytes: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.precision}{', blocks computed again' if self.checkpointed else ''}"
+
+
+_LADDER = (TrainingPlan("bf16", False), TrainingPlan("bf16", True), TrainingPlan("fp8", True))
+
+
+def choose(request: TrainingRequest, gpu: Gpu | None) -> TrainingPlan:
+    """The fastest arrangement that fits. Raises InvalidRequest for what fits under none, with what would."""
+    if gpu is None:
+        return TrainingPlan("fp32", checkpointed=False)
+    size, shape = size_of(request.model), Shape(request.width, request.height, request.num_frames)
+    fitting = _fitting(size, shape, request.rank, gpu)
+    if fitting is not None:
+        return fitting
+    needed = peak_bytes(size, shape, request.rank, _LADDER[-1])
+    offers = [replace(shape, num_frames=frames) for frames in _SHORTER if frames < shape.num_frames] + [
+        Shape(width, height, 1) for width, height in _SMALLER if width * height < shape.pixels
+    ]
+    offer = next((offer for offer in offers if _fitting(size, offer, request.rank, gpu) is not None), None)
+    what = "no size fits: a larger GPU is needed" if offer is None else f"what fits: {offer}"
+    raise InvalidRequest(
+        f"training at {shape} needs {needed / _GB:.1f} GB and this worker's GPU has {gpu.budget_bytes / _GB:.1f} GB; "
+        f"{what}",
+        path="train.num_frames",
+    )
+
+
+def _fitting(size: ModelSize, shape: Shape, rank: int, gpu: Gpu) -> TrainingPlan | None:
+    for tiled in (False, True):
+        encoding = vae_bytes(size) + encode_bytes(size, shape, tiled=tiled)
+        for plan in _LADDER:
+            peak = max(peak_bytes(size, shape, rank, plan), int(_MARGIN * encoding) + _WORKSPACE_BYTES)
+            if peak <= gpu.budget_bytes:
+                return replace(plan, vae_tiling=tiled, estimated_peak_bytes=peak)
+    return None
+
+
+def peak_bytes(size: ModelSize, shape: Shape, rank: int, plan: TrainingPlan) -> int:
+    """The most that torch allocates at once while one expert is trained on one clip, margin included."""
+    steps = expert_bytes(size, plan.precision, 0) + lora_parameters(size, rank) * _LORA_BYTES
+    tokens = size.tokens(shape)
+    kept = block_bytes(size, tokens)
+    if plan.checkpointed:
+        # The input of every block, and what one block keeps, with its gradients.
+        steps += size.layers * tokens * size.dim * 2 + int(1.5 * kept)
+    else:
+        steps += (size.layers + 1) * kept
+    text = text_encoder_bytes(size, "bf16")
+    return int(_MARGIN * max(steps, text)) + _WORKSPACE_BYTES
+
+
+def estimated_s(request: TrainingRequest, plan: TrainingPlan, gpu: Gpu | None) -> Span | None:
+    """Seconds of all steps; None where the speed of the GPU or the work of the model is not known.
+
+    The gradients take two forward passes at most: none are computed for the frozen weights.
+    """
+    speed = None if gpu is None else duration.peak_flops(gpu.name)
+    if speed is None or not duration.is_published(request.model):
+        return None
+    shape = Shape(request.width, request.height, request.num_frames)
+    step = duration.forward_flop(size_of(request.model), shape) * (4 if plan.checkpointed else 3)
+    slow, fast = (
+        sum(each.steps for each in request.experts) * step / speed / share for share in duration.DENOISE_SHARE
+    )
+    return Span(fast, slow)
+
+
+def lora_parameters(size: ModelSize, rank: int) -> int:
+    """Of the LoRA on both attentions' four projections and the feed-forward's two, in every block."""
+    return size.layers * rank * (8 * 2 * size.dim + 2 * (size.dim + size.ffn_dim))
+
+
+def block_bytes(size: ModelSize, tokens: int) -> int:
+    """What one block keeps in bf16 for its gradients."""
+    text = _TEXT_TOKENS * 8 * size.dim * 2
+    return tokens * 2 * (_KEPT_WIDTHS * size.dim + _KEPT_FEED_FORWARDS * size.ffn_dim) + text
