@@ -61,7 +61,6 @@ def train(
     *,
     stop: Stop,
     on_step: Callable[[int], None] = lambda _: None,
-    save_every_s: float = SAVE_EVERY_S,
 ) -> Learned | None:
     """Train one expert to its last step, or until `stop`: then what is best so far, None where there is nothing yet.
 
@@ -83,7 +82,7 @@ def train(
         is_due = (step + 1) % request.checkpoint_every == 0 or step + 1 == training.steps
         if is_due and not run.look():
             break
-        if is_due or time.monotonic() - saved_at >= save_every_s:
+        if is_due or time.monotonic() - saved_at >= SAVE_EVERY_S:
             checkpoint.save(run.state())
             saved_at = time.monotonic()
         on_step(step + 1)

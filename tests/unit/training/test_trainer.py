@@ -1,0 +1,103 @@
+"""The trainer learns, goes on where it was, and loses nothing by a stop."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kits import trainer_kit
+from worker.base.errors import Cancelled
+from worker.base.stop import Stop
+from worker.training.train import Trained, Watcher
+
+
+def digests(trained: Trained) -> list[str]:
+    return [each.sha256 for each in trained.experts]
+
+
+class StopAt(Watcher):
+    """Stops the training when so many steps are done."""
+
+    def __init__(self, stop: Stop, step: int) -> None:
+        self._stop = stop
+        self._step = step
+
+    def training(self, done: int, steps: int, step_s: float | None) -> None:
+        if done == self._step:
+            self._stop.request(Cancelled())
+
+
+@pytest.mark.parametrize("key", ["t2v", "i2v", "5b"])
+def test_every_expert_learns_what_is_held_out(key: str, tmp_path: Path) -> None:
+    trained = trainer_kit.run(trainer_kit.request(key), tmp_path / "state", tmp_path)
+    assert [each.learned.training.expert for each in trained.experts] == ([None] if key == "5b" else ["high", "low"])
+    for each in trained.experts:
+        report = each.report()
+        assert report["loss_after"] < report["loss_before"]
+        assert [at["step"] for at in report["losses"]] == [0, 4, 8, 12]
+        assert report["loss_after"] == min(at["loss"] for at in report["losses"][1:])
+
+
+def test_a_stop_returns_the_best_so_far_and_the_next_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    wanted = trainer_kit.request()
+    whole = trainer_kit.run(wanted, tmp_path / "whole", tmp_path / "1")
+    for step in (3, 6, 17):
+        stop = Stop()
+        part = trainer_kit.run(wanted, tmp_path / "state", tmp_path / "2", stop=stop, watcher=StopAt(stop, step))
+        assert sum(each.learned.progress.step for each in part.experts) == step
+        assert part.experts[0].learned.best_step == {3: 3, 6: 4, 17: 12}[step]
+    assert digests(trainer_kit.run(wanted, tmp_path / "state", tmp_path / "2")) == digests(whole)
+
+
+def test_a_stop_before_the_first_step_is_raised(tmp_path: Path) -> None:
+    stop = Stop()
+    stop.request(Cancelled())
+    with pytest.raises(Cancelled):
+        trainer_kit.run(trainer_kit.request(), tmp_path / "state", tmp_path, stop=stop)
+
+
+def test_where_nothing_is_held_out_the_last_step_is_the_best(tmp_path: Path) -> None:
+    trained = trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path, held_out=0)
+    (each,) = trained.experts
+    assert (each.report()["loss_after"], each.learned.best_step) == (None, 12)
+
+
+def test_a_damaged_checkpoint_or_cache_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    wanted, state = trainer_kit.request(experts="high"), tmp_path / "state"
+    whole = trainer_kit.run(wanted, state, tmp_path / "1")
+    for file in (state / "training").iterdir():
+        file.write_bytes(b"\x00" * 100)
+    assert digests(trainer_kit.run(wanted, state, tmp_path / "2")) == digests(whole)
+
+
+def test_an_unwritable_state_folder_costs_the_checkpoints_and_nothing_else(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.write_text("no folder")
+    assert trainer_kit.run(trainer_kit.request(experts="high"), state, tmp_path / "1").experts
+
+
+def _killed(folder: Path, *moments: float) -> list[bytes]:
+    """The files of a training whose process is killed that long after a checkpoint, each time it goes on."""
+    command = [sys.executable, "-m", "tests.kits.trainer_kit", str(folder), *map(str, moments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(folder / f"{side}.safetensors").read_bytes() for side in ("high", "low")]
+
+
+@pytest.fixture(scope="module")
+def unharmed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return _killed(tmp_path_factory.mktemp("unharmed"))
+
+
+def test_a_kill_in_the_midst_of_training_changes_no_byte(unharmed: list[bytes], tmp_path: Path) -> None:
+    assert _killed(tmp_path, 0.02) == unharmed
+
+
+@pytest.mark.slow
+def test_kills_at_ten_moments_change_no_byte(unharmed: list[bytes], tmp_path: Path) -> None:
+    drawn = random.Random(5)
+    assert _killed(tmp_path, *(drawn.uniform(0.0, 0.03) for _ in range(10))) == unharmed
