@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from worker.base.errors import SettingsError
-from worker.cli import flags, terminal
+from worker.cli import flags, terminal, train_flags
 from worker.cli.failures import CANCELLED, DONE, FAILED, CommandFailed, usage
 
 _EXAMPLES = """\
@@ -23,6 +23,7 @@ examples:
   videogen generate --prompt "A paper boat on a pond" --dry-run --gpu L40S --gpu-hourly-usd 0.86
   videogen submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
   videogen submit --endpoint ENDPOINT_ID --payload job.json --out videos/
+  videogen train --data clips/ --out style/ --trigger-phrase fxstyle
   videogen doctor
   videogen verify boat.mp4
   videogen plans --gpu L40S
@@ -44,8 +45,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="videogen",
-        description="Make a video here, send a job to a RunPod endpoint, check a deployment or a file's marks of AI "
-        "origin, print memory plans or the input's schema.",
+        description="Make a video or train a LoRA here, send a job to a RunPod endpoint, check a deployment or a "
+        "file's marks of AI origin, print memory plans or the input's schema.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -58,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
             "submit",
             "send a job to a RunPod endpoint and fetch its videos",
             "Send a job to a RunPod endpoint, follow it and fetch its videos. The API key is RUNPOD_API_KEY.",
+        )
+    )
+    train_flags.add_to(
+        _command(
+            commands,
+            "train",
+            "train a LoRA on this machine",
+            "Train a LoRA on this machine, and show what it will take before it begins.",
         )
     )
     doctor = _command(commands, "doctor", "check what a deployment needs, and say what to do")
@@ -164,6 +173,10 @@ def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> in
         from worker.cli import generate
 
         return generate.run(chosen)
+    if chosen.command == "train":
+        from worker.cli import train
+
+        return train.run(chosen)
     if chosen.command == "submit":
         from worker.cli import submit
 

@@ -37,7 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Exit status of the command. Raises CommandFailed, SettingsError and KeyboardInterrupt."""
     if chosen.gpu is not None and not chosen.dry_run:
         raise usage("--gpu is for --dry-run: a video is made on the GPU that is here")
-    settings = _settings(chosen)
+    settings = local_settings(chosen)
     log.configure(
         level="INFO" if chosen.verbose else "ERROR",
         layout=settings.log_format,
@@ -60,10 +60,10 @@ def run(chosen: argparse.Namespace) -> int:
             return _generate(payload, video, settings, out, chosen)
         except WorkerError as failure:
             status = USAGE if isinstance(failure, InvalidRequest) else FAILED
-            return _failed(failure.as_dict(), flags.message_of(failure), as_json=chosen.json, status=status)
+            return failed(failure.as_dict(), flags.message_of(failure), as_json=chosen.json, status=status)
 
 
-def _settings(chosen: argparse.Namespace) -> Settings:
+def local_settings(chosen: argparse.Namespace) -> Settings:
     """The operator's settings, with a local folder for storage and nothing loaded ahead.
 
     The state is kept apart from a worker's: videos that wait there for its bucket must not land in OUTPUT_DIR.
@@ -118,7 +118,7 @@ def _generate(
         seen = overview.of_plan(video, made.spec, worker.engine.planner.gpu, made.plan, settings, notes)
         if not chosen.json:
             terminal.show(flags.in_flags(line) for line in seen.lines())
-        if chosen.confirm and not _confirmed():
+        if chosen.confirm and not confirmed():
             raise CommandFailed("nothing was made")
         answer = asyncio.run(_run(payload, worker))
     finally:
@@ -126,7 +126,7 @@ def _generate(
     return _conclude(answer, settings, out, chosen)
 
 
-def _confirmed() -> bool:
+def confirmed() -> bool:
     sys.stderr.write("go on? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -142,18 +142,18 @@ async def _run(payload: Mapping[str, Any], worker: Services) -> dict[str, Any]:
 
 def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None, chosen: argparse.Namespace) -> int:
     if answer["status"] != "completed":
-        failed = [video["error"] for video in answer["videos"] if video["status"] != "completed"]
-        error = failed[0] if failed else json.loads(answer["error"])
+        errors = [video["error"] for video in answer["videos"] if video["status"] != "completed"]
+        error = errors[0] if errors else json.loads(answer["error"])
         message = f"error: {flags.in_flags(error['message'])}"
         if error["code"] == "upload_failed":
             kept = folders.state_dir(settings)
             message += f"\nthe video is kept in {kept}: the next generate stores it in {settings.output_dir}"
-        return _failed(error, message, as_json=chosen.json)
+        return failed(error, message, as_json=chosen.json)
     paths: list[Path] = []
     shown = []
     for index, video in enumerate(answer["videos"]):
         video["warnings"] = [flags.in_flags(warning) for warning in video["warnings"]]
-        files = {name: _path_of(video[name]) for name in _FILES if video.get(name) is not None}
+        files = {name: path_of(video[name]) for name in _FILES if video.get(name) is not None}
         if out is not None:
             place = out.place(
                 answer["job_id"],
@@ -185,7 +185,7 @@ def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> d
     return {name: targets[name] for name in files}
 
 
-def _failed(error: Mapping[str, Any], message: str, *, as_json: bool, status: int = FAILED) -> int:
+def failed(error: Mapping[str, Any], message: str, *, as_json: bool, status: int = FAILED) -> int:
     cancelled = error["code"] == "cancelled"
     if as_json:
         terminal.show([json.dumps({"error": error}, ensure_ascii=False)])
@@ -193,7 +193,7 @@ def _failed(error: Mapping[str, Any], message: str, *, as_json: bool, status: in
     return CANCELLED if cancelled else status
 
 
-def _path_of(url: str) -> Path:
+def path_of(url: str) -> Path:
     return Path(unquote(urlsplit(url).path))
 
 

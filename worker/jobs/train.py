@@ -34,18 +34,15 @@ from worker.jobs import samples
 from worker.jobs.progress import Progress
 from worker.jobs.services import Services
 from worker.media.marks.provenance import Origin
-from worker.net.opener import MEGABYTE
-from worker.net.opener import Limits as FetchLimits
 from worker.request import Limits
 from worker.request.training import TrainingRequest, parse_training
+from worker.training import Dataset, fetch_archive, read_dataset
 from worker.training import plan as plans
-from worker.training.dataset import Dataset, read_dataset
 from worker.training.plan import TrainingPlan
 from worker.training.train import Trained, Watcher, train
 
 logger = logging.getLogger(__name__)
 
-DATA_LIMITS = FetchLimits(4_000 * MEGABYTE, 10.0, 30.0, 900.0)
 _ASKING_S = 10.0
 _INDEX = 0
 Result = dict[str, Any]
@@ -119,9 +116,8 @@ class TrainingFlow:
     def _dataset(self, request: TrainingRequest, folder: Path) -> Dataset:
         """Blocks."""
         archive = folder / "data.zip"
-        path = "train.training_data_url"
-        stop = self._stop.event
-        self._worker.opener.download(request.training_data_url, archive, limits=DATA_LIMITS, path=path, stop=stop)
+        opener, settings, stop = self._worker.opener, self._worker.settings, self._stop.event
+        fetch_archive(request.training_data_url, archive, opener=opener, settings=settings, stop=stop)
         clips = folder / "clips"
         clips.mkdir()
         return read_dataset(archive, clips, request, stop=stop)
