@@ -122,21 +122,23 @@ export type VideoInput = {
 export type TrainInput = {
   /** http(s) URL of a ZIP of videos and pictures with captions */
   training_data_url: string;
+  /** Text-to-video, image-to-video, or the small model */
   model?: "a14b-t2v" | "a14b-i2v" | "5b" | null;
   /** Which experts of an A14B model are trained */
   experts?: "both" | "high" | "low" | null;
-  /** Per expert; or {high, low} */
+  /** Optimizer steps per expert; or {high, low} */
   number_of_steps?: number | {
     high?: number | null;
     low?: number | null;
   } | null;
-  /** Or {high, low} */
+  /** At its peak; or {high, low} */
   learning_rate?: number | {
     high?: number | null;
     low?: number | null;
   } | null;
+  /** Of the LoRA's matrices: more can learn more, in larger files */
   rank?: number | null;
-  /** rank where not given */
+  /** It is scaled by alpha / rank; rank where not given */
   alpha?: number | null;
   /** Put before each caption that does not begin with it */
   trigger_phrase?: string | null;
@@ -457,7 +459,7 @@ export type ProgressEvent = {
   type: "progress";
   job_id: string;
   progress: number;
-  status: "queued" | "loading" | "generating" | "encoding" | "uploading";
+  status: "queued" | "loading" | "generating" | "encoding" | "uploading" | "preparing" | "training" | "sampling";
   event_id: string;
   timestamp: string;
   index: number | null;

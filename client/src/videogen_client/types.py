@@ -129,15 +129,17 @@ class TrainInput(TypedDict):
 
     # http(s) URL of a ZIP of videos and pictures with captions
     training_data_url: str
+    # Text-to-video, image-to-video, or the small model
     model: NotRequired[Literal["a14b-t2v", "a14b-i2v", "5b"] | None]
     # Which experts of an A14B model are trained
     experts: NotRequired[Literal["both", "high", "low"] | None]
-    # Per expert; or {high, low}
+    # Optimizer steps per expert; or {high, low}
     number_of_steps: NotRequired[int | dict[str, Any] | None]
-    # Or {high, low}
+    # At its peak; or {high, low}
     learning_rate: NotRequired[float | dict[str, Any] | None]
+    # Of the LoRA's matrices: more can learn more, in larger files
     rank: NotRequired[int | None]
-    # rank where not given
+    # It is scaled by alpha / rank; rank where not given
     alpha: NotRequired[float | None]
     # Put before each caption that does not begin with it
     trigger_phrase: NotRequired[str | None]
@@ -487,7 +489,7 @@ class ProgressEvent(TypedDict):
     type: Literal["progress"]
     job_id: str
     progress: int
-    status: Literal["queued", "loading", "generating", "encoding", "uploading"]
+    status: Literal["queued", "loading", "generating", "encoding", "uploading", "preparing", "training", "sampling"]
     event_id: str
     timestamp: str
     index: int | None
