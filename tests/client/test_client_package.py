@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -36,17 +37,29 @@ def test_importing_it_is_cheap() -> None:
     assert found[0][1] & HEAVY == set()
 
 
-def test_it_imports_what_it_declares_and_nothing_of_the_worker() -> None:
+@pytest.mark.parametrize("extra", ["", "serve"])
+def test_it_imports_what_it_declares_and_nothing_of_the_worker(extra: str) -> None:
+    """A folder that needs an extra may also import what that extra itself stands on."""
     project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {requirement.partition(">")[0] for requirement in project["dependencies"]}
+    declared = names_of(project["dependencies"])
+    extras = {name: names_of(listed) for name, listed in project["optional-dependencies"].items()}
+    package = SOURCE / "videogen_client"
     imported = set()
-    for file in SOURCE.rglob("*.py"):
+    for file in (package / extra).glob("*.py") if extra else package.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(str(node.module).partition(".")[0])
-    assert imported - set(sys.stdlib_module_names) == declared
+    imported -= set(sys.stdlib_module_names)
+    if extra:
+        assert imported <= declared | extras[extra] | {"starlette"}
+    else:
+        assert imported == declared
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[>=<]", requirement)[0].replace("-", "_") for requirement in requirements}
 
 
 @pytest.mark.slow

@@ -1,0 +1,297 @@
+"""The facade as OpenAI's own client sees it, in front of RunPod's API on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.kits.endpoint_double import completed, failed, in_progress, in_queue
+from tests.kits.facade_kit import FacadeServer
+from tests.kits.loopback import wait_until
+from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
+
+
+@pytest.fixture
+def facade(endpoint: PaidEndpoint, tmp_path: Path) -> Iterator[FacadeServer]:
+    with FacadeServer(tmp_path, endpoint.url) as server:
+        yield server
+
+
+@pytest.fixture
+def speak(facade: FacadeServer) -> Iterator[Callable[..., openai.OpenAI]]:
+    """A client of OpenAI with one of the keys."""
+    opened = []
+
+    def connect(key: str = "key-a") -> openai.OpenAI:
+        client = openai.OpenAI(base_url=f"{facade.url}/v1", api_key=key, max_retries=0)
+        opened.append(client)
+        return client
+
+    yield connect
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def http(facade: FacadeServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=facade.url, headers={"Authorization": "Bearer key-a"}, trust_env=False) as client:
+        yield client
+
+
+def sent(endpoint: PaidEndpoint) -> dict[str, Any]:
+    """The last payload that the endpoint was given."""
+    payload: dict[str, Any] = endpoint.requests("run")[-1].body["input"]
+    return payload
+
+
+def ended(http: httpx.Client, video_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def is_over() -> bool:
+        found.update(http.get(f"/v1/videos/{video_id}").raise_for_status().json())
+        return found["status"] in ("completed", "failed")
+
+    wait_until(is_over, 30)
+    return found
+
+
+def test_openais_client_makes_fetches_lists_and_deletes_a_video(
+    speak: Callable[..., openai.OpenAI], endpoint: PaidEndpoint
+) -> None:
+    client = speak()
+    video = client.videos.create_and_poll(prompt="a red fox", model="wan2.2-a14b", size="1280x720", seconds="5")  # type: ignore[arg-type]
+    assert (video.status, video.progress, video.error, video.model) == ("completed", 100, None, "wan2.2-a14b")
+    assert sent(endpoint) == {
+        "prompt": "a red fox",
+        "model": "a14b",
+        "width": 1280,
+        "height": 720,
+        "duration_seconds": 5.0,
+        "job_id": video.id,
+    }
+    assert client.videos.download_content(video.id).read() == endpoint.files[f"{video.id}.mp4"]
+    assert [each.id for each in client.videos.list()] == [video.id]
+    assert client.videos.delete(video.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve(video.id)
+    assert endpoint.paid == {video.id: 1}
+
+
+def test_a_picture_goes_with_the_request(speak: Callable[..., openai.OpenAI], endpoint: PaidEndpoint) -> None:
+    speak().videos.create(
+        prompt="it moves",
+        input_reference=("fox.png", PNG, "image/png"),
+        extra_body={
+            "num_inference_steps": 4,
+            "thumbnail": False,
+            "extra_params": {"seed": 7, "camera_motion": "static"},
+        },
+    )
+    payload = sent(endpoint)
+    assert payload.pop("reference_image_url").startswith("data:image/png;base64,iVBORw0KGgo")
+    payload.pop("job_id")
+    assert payload == {
+        "prompt": "it moves",
+        "num_inference_steps": 4,
+        "thumbnail": False,
+        "seed": 7,
+        "camera_motion": "static",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"size": "832x480"}, {"width": 832, "height": 480}),
+        ({"seconds": 3}, {"duration_seconds": 3.0}),
+        ({"input_reference": "https://example.com/a.png"}, {"reference_image_url": "https://example.com/a.png"}),
+        (
+            {"input_reference": {"image_url": "https://example.com/a.png"}},
+            {"reference_image_url": "https://example.com/a.png"},
+        ),
+        ({"model": "sora-2", "user": "me", "n": 1, "seed": None}, {}),
+        ({"model": "5b", "quality_preset": "draft"}, {"model": "5b", "quality_preset": "draft"}),
+        ({"extra_params": {"loras": [{"source": "a.safetensors"}]}}, {"loras": [{"source": "a.safetensors"}]}),
+    ],
+)
+def test_fields_become_those_of_the_worker(
+    http: httpx.Client, endpoint: PaidEndpoint, fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert http.post("/v1/videos", json={"prompt": "a fox", **fields}).status_code == 200
+    payload = sent(endpoint)
+    payload.pop("job_id")
+    assert payload == {"prompt": "a fox", **expected}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"size": "720p"}, "size"),
+        ({"seconds": "long"}, "seconds"),
+        ({"input_reference": {"file_id": "file-1"}}, "input_reference"),
+        ({"nmu_frames": 5}, "nmu_frames"),
+        ({"extra_params": [1]}, "extra_params"),
+        ({"extra_params": {"num_outputs": 2}}, "num_outputs"),
+        ({"job_id": "mine"}, "job_id"),
+    ],
+)
+def test_what_is_wrong_is_refused_at_its_field(
+    http: httpx.Client, endpoint: PaidEndpoint, fields: dict[str, Any], param: str
+) -> None:
+    answer = http.post("/v1/videos", json={"prompt": "a fox", **fields})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert endpoint.paid == {}
+
+
+def test_a_form_says_where_it_is_wrong(http: httpx.Client) -> None:
+    answers = [
+        http.post("/v1/videos", files={"prompt": (None, "a fox"), name: (None, value)})
+        for name, value in (("seed", "seven"), ("extra_params[loras][][source]", "a"), ("extra_params", "{"))
+    ]
+    assert [(each.status_code, each.json()["error"]["param"]) for each in answers] == [
+        (400, "seed"),
+        (400, "extra_params"),
+        (400, "extra_params"),
+    ]
+    assert http.post("/v1/videos", content=b"{").status_code == 400
+    video = http.post("/v1/videos", files={"prompt": (None, "a"), "input_reference": ("a.mp4", b"1", "video/mp4")})
+    assert video.json()["error"]["param"] == "input_reference"
+
+
+def test_a_job_that_fails_says_why(http: httpx.Client, endpoint: PaidEndpoint) -> None:
+    endpoint.status = lambda job_id: {  # type: ignore[method-assign]
+        "id": job_id,
+        **failed('{"code": "invalid_request", "message": "width: too small", "path": "width", "retryable": false}'),
+    }
+    video = ended(http, http.post("/v1/videos", json={"prompt": "a fox", "size": "16x16"}).json()["id"])
+    assert video["status"] == "failed"
+    assert video["error"] == {"code": "invalid_request", "message": "width: too small", "param": "size"}
+    answer = http.get(f"/v1/videos/{video['id']}/content")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_ready")
+
+
+def test_keys_are_asked_for_and_keep_videos_apart(speak: Callable[..., openai.OpenAI], http: httpx.Client) -> None:
+    video = speak().videos.create(prompt="a fox")
+    with pytest.raises(openai.AuthenticationError):
+        speak("key-c").videos.list()
+    other = speak("key-b")
+    assert list(other.videos.list()) == []
+    for call in (other.videos.retrieve, other.videos.delete, other.videos.download_content):
+        with pytest.raises(openai.NotFoundError):
+            call(video.id)
+    assert http.get("/metrics", headers={"Authorization": "Bearer no"}).status_code == 401
+    assert http.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
+
+
+def test_the_same_idempotency_key_is_the_same_video(http: httpx.Client, endpoint: PaidEndpoint) -> None:
+    def post(prompt: str, key: str = "order-1", bearer: str = "key-a") -> httpx.Response:
+        headers = {"Idempotency-Key": key, "Authorization": f"Bearer {bearer}"}
+        return http.post("/v1/videos", json={"prompt": prompt}, headers=headers)
+
+    first, second, other = post("a fox"), post("a fox"), post("a fox", bearer="key-b")
+    assert first.json()["id"] == second.json()["id"] != other.json()["id"]
+    refused = post("a cat")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_error")
+    assert sorted(endpoint.paid.values()) == [1, 1]
+
+
+def test_a_facade_that_starts_again_goes_on(endpoint: PaidEndpoint, tmp_path: Path) -> None:
+    """Also with a job that the endpoint has forgotten meanwhile: the worker's journal has its video."""
+    endpoint.status = lambda job_id: {"id": job_id, **in_queue()}  # type: ignore[method-assign]
+    headers = {"Authorization": "Bearer key-a"}
+    with FacadeServer(tmp_path, endpoint.url) as server, httpx.Client(base_url=server.url, headers=headers) as http:
+        video_id = http.post("/v1/videos", json={"prompt": "a fox"}).json()["id"]
+    del endpoint.status
+    endpoint.forget()
+    with FacadeServer(tmp_path, endpoint.url) as server, httpx.Client(base_url=server.url, headers=headers) as http:
+        assert ended(http, video_id)["status"] == "completed"
+        assert http.get(f"/v1/videos/{video_id}/content").content == endpoint.files[f"{video_id}.mp4"]
+    assert endpoint.paid == {video_id: 1}
+
+
+def test_progress_and_a_job_that_is_deleted_while_it_runs(http: httpx.Client, endpoint: PaidEndpoint) -> None:
+    endpoint.status = lambda job_id: {"id": job_id, **in_progress(42)}  # type: ignore[method-assign]
+    video_id = http.post("/v1/videos", json={"prompt": "a fox"}).json()["id"]
+    wait_until(lambda: http.get(f"/v1/videos/{video_id}").json()["progress"] == 42, 30)
+    assert http.get(f"/v1/videos/{video_id}").json()["status"] == "in_progress"
+    assert http.delete(f"/v1/videos/{video_id}").json() == {"id": video_id, "object": "video.deleted", "deleted": True}
+    assert [each.job_id for each in endpoint.requests("cancel")] == [endpoint.requests("status")[0].job_id]
+    assert http.get(f"/v1/videos/{video_id}").status_code == 404
+
+
+def test_the_files_beside_a_video(http: httpx.Client, endpoint: PaidEndpoint) -> None:
+    endpoint.files |= {"a.jpg": b"a poster", "a.preview.webp": b"a preview"}
+    urls = {"thumbnail_url": endpoint.file_url("a.jpg"), "preview_url": endpoint.file_url("a.preview.webp")}
+    made = video_of(
+        endpoint, "a.webm", b"a video", resolution="832x480", duration_seconds=5.0625, warnings=["w"], **urls
+    )
+    endpoint.status = lambda job_id: {"id": job_id, **completed(answer_of(made))}  # type: ignore[method-assign]
+    video = ended(http, http.post("/v1/videos", json={"prompt": "a fox"}).json()["id"])
+    assert {name: video[name] for name in ("size", "seconds", "seed", "warnings")} == {
+        "size": "832x480",
+        "seconds": "5.0625",
+        "seed": 7,
+        "warnings": ["w"],
+    }
+    content = f"/v1/videos/{video['id']}/content"
+    found = {name: http.get(content, params={"variant": name}) for name in ("video", "thumbnail", "spritesheet")}
+    assert {name: (each.content, each.headers["Content-Type"]) for name, each in found.items()} == {
+        "video": (b"a video", "video/webm"),
+        "thumbnail": (b"a poster", "image/jpeg"),
+        "spritesheet": (b"a preview", "image/webp"),
+    }
+    again = http.get(content, headers={"Range": "bytes=2-"})
+    assert (again.status_code, again.content) == (206, b"video")
+    assert len(endpoint.requests("file")) == 3
+    assert http.get(content, params={"variant": "poster"}).json()["error"]["param"] == "variant"
+
+
+def test_an_endpoint_that_fails_is_not_the_callers_fault(http: httpx.Client, endpoint: PaidEndpoint) -> None:
+    endpoint.refuse["run"] = [503] * 4
+    down = http.post("/v1/videos", json={"prompt": "a fox"})
+    assert (down.status_code, down.json()["error"]["type"]) == (503, "server_error")
+    assert down.headers["Retry-After"] == "5"
+    endpoint.refuse["run"] = [401]
+    assert http.post("/v1/videos", json={"prompt": "a fox"}).status_code == 502
+    assert http.get("/v1/videos").json()["data"] == []
+    assert http.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_that_is_too_large_is_not_read(http: httpx.Client) -> None:
+    stated = http.post("/v1/videos", json={"prompt": "a fox", "input_reference": "data:," + "a" * 10_000_000})
+    silent = http.post("/v1/videos", content=iter([b"x" * 1_000_000] * 11))
+    assert (stated.status_code, silent.status_code) == (413, 413)
+    assert stated.json()["error"]["code"] == silent.json()["error"]["code"] == "too_large"
+
+
+def test_pages_of_a_list(speak: Callable[..., openai.OpenAI], http: httpx.Client) -> None:
+    client = speak()
+    made = [client.videos.create(prompt=f"fox {number}").id for number in range(5)]
+    assert [each.id for each in client.videos.list(limit=2)] == made[::-1]
+    assert [each.id for each in client.videos.list(limit=2, order="asc", after=made[1])] == made[2:]
+    page = http.get("/v1/videos", params={"limit": 2}).json()
+    assert (page["has_more"], page["first_id"], page["last_id"]) == (True, made[4], made[3])
+    assert http.get("/v1/videos", params={"limit": 0}).json()["error"]["param"] == "limit"
+
+
+def test_metrics_count_by_route_and_hold_no_content(http: httpx.Client) -> None:
+    video_id = http.post("/v1/videos", json={"prompt": "a secret fox"}).json()["id"]
+    ended(http, video_id)
+    text = http.get("/metrics").text
+    assert 'videogen_facade_requests_total{method="POST",route="/v1/videos",status="200"} 1.0' in text
+    assert 'route="/v1/videos/{video_id}"' in text
+    assert 'videogen_facade_videos_ended_total{status="completed"} 1.0' in text
+    assert "secret" not in text
+    assert video_id not in text
