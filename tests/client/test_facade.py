@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from standardwebhooks import Webhook
 
 from tests.kits.endpoint_double import completed, failed, in_progress, in_queue
 from tests.kits.facade_kit import FacadeServer
@@ -16,6 +19,7 @@ from tests.kits.loopback import wait_until
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+SECRET = "whsec_" + "A" * 32
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 
 
@@ -295,3 +299,49 @@ def test_metrics_count_by_route_and_hold_no_content(http: httpx.Client) -> None:
     assert 'videogen_facade_videos_ended_total{status="completed"} 1.0' in text
     assert "secret" not in text
     assert video_id not in text
+
+
+def signed(event: dict[str, Any]) -> dict[str, Any]:
+    """What a worker with this secret posts."""
+    body, at = json.dumps(event), datetime.now(UTC)
+    signature = Webhook(SECRET).sign("msg-1", at, body)
+    headers = {"webhook-id": "msg-1", "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
+    return {"content": body.encode(), "headers": headers}
+
+
+def test_webhooks_move_a_video_on_where_they_are_genuine(endpoint: PaidEndpoint, tmp_path: Path) -> None:
+    endpoint.status = lambda job_id: {"id": job_id, **in_queue()}  # type: ignore[method-assign]
+    address = "https://facade.example.com/webhooks/videogen"
+    with (
+        FacadeServer(tmp_path, endpoint.url, keys=(), secret=SECRET, webhook_url=address) as server,
+        httpx.Client(base_url=server.url, trust_env=False) as http,
+    ):
+        video_id = http.post("/v1/videos", json={"prompt": "a fox"}).json()["id"]
+        assert sent(endpoint)["webhook_url"] == address
+        progress = {"type": "progress", "job_id": video_id, "progress": 40, "status": "generating", "preview_url": "u"}
+        made = video_of(endpoint, "a.mp4", b"a video", job_id=video_id)
+        forged = {"content": signed(progress)["content"], "headers": signed({"type": "progress"})["headers"]}
+        assert http.post("/webhooks/videogen", **forged).status_code == 401
+        assert http.get(f"/v1/videos/{video_id}").json()["progress"] == 0
+        assert http.post("/webhooks/videogen", **signed(progress)).status_code == 200
+        video = http.get(f"/v1/videos/{video_id}").json()
+        assert (video["status"], video["progress"], video["preview_url"]) == ("in_progress", 40, "u")
+        for event in ({"type": "completed", "data": made}, {"type": "failed", "data": {"job_id": "other"}}):
+            assert http.post("/webhooks/videogen", **signed(event)).status_code == 200
+        assert http.get(f"/v1/videos/{video_id}").json()["status"] == "completed"
+        assert http.get(f"/v1/videos/{video_id}/content").content == b"a video"
+
+
+def test_the_cache_keeps_to_its_size(endpoint: PaidEndpoint, tmp_path: Path) -> None:
+    """20 kB a file: of three only the last two stay, and the first is fetched again."""
+    with (
+        FacadeServer(tmp_path, endpoint.url, keys=(), cache_bytes=50_000) as server,
+        httpx.Client(base_url=server.url, trust_env=False) as http,
+    ):
+        ids = [http.post("/v1/videos", json={"prompt": "a fox"}).json()["id"] for _ in range(3)]
+        for video_id in (*ids, ids[0]):
+            ended(http, video_id)
+            content = http.get(f"/v1/videos/{video_id}/content").content
+            assert content == endpoint.files[f"{video_id}.mp4"]
+            assert sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) <= 50_000
+    assert len(endpoint.requests("file")) == 4
