@@ -1,0 +1,144 @@
+"""Each service, by its official SDK, against a double that speaks its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kits.router_kit import backend_table, policy_of, router_of
+from tests.kits.service_double import Order, ServiceDouble
+from tests.kits.services import FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
+
+SERVICES = [FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble]
+REQUEST = {"prompt": "a fox", "tier": "draft"}
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> Iterator[ServiceDouble]:
+    with request.param() as double:
+        yield double
+
+
+@pytest.fixture
+def spare() -> Iterator[FalDouble]:
+    with FalDouble() as double:
+        yield double
+
+
+async def outcome(tmp_path: Path, doubles: dict[str, ServiceDouble], **tier: Any) -> Any:
+    backends = {name: backend_table(double) for name, double in doubles.items()}
+    async with router_of(policy_of(tmp_path / "store", backends, tier=tier)) as router:
+        job_id = await router.submit(REQUEST)
+        return await router.result(job_id, timeout_s=20)
+
+
+async def test_a_video_is_made_once_and_can_be_downloaded(service: ServiceDouble, tmp_path: Path) -> None:
+    policy = policy_of(tmp_path / "store", {"first": backend_table(service)})
+    async with router_of(policy) as router:
+        job = await router.result(await router.submit(REQUEST), timeout_s=20)
+        assert job.status == "completed"
+        assert job.result is not None
+        assert job.result["backend"] == "first"
+        assert service.made("a fox") == 1
+        if not isinstance(service, RunPodDouble):  # whose file has a hash
+            await router.download(job.id, tmp_path / "fox.mp4")
+            assert (tmp_path / "fox.mp4").read_bytes() == service.video
+
+
+@pytest.mark.parametrize("status", [401, 402, 404, 429, 503])
+async def test_a_refusal_that_is_not_the_requests_fault_goes_to_the_next(
+    service: ServiceDouble, spare: FalDouble, status: int, tmp_path: Path
+) -> None:
+    service.submit_faults = [status] * 20
+    job = await outcome(tmp_path, {"first": service, "spare": spare})
+    if isinstance(service, RunPodDouble) and status in (402, 429, 503):
+        assert job.status in ("completed", "unknown")
+    else:
+        assert job.result["backend"] == "spare"
+        assert [each["backend"] for each in job.route if each["chosen"]] == ["first", "spare"]
+
+
+async def test_the_requests_own_fault_goes_nowhere_else(
+    service: ServiceDouble, spare: FalDouble, tmp_path: Path
+) -> None:
+    service.submit_faults = [422]
+    job = await outcome(tmp_path, {"first": service, "spare": spare})
+    assert job.status == "failed"
+    assert job.error["retryable"] is False
+    assert spare.jobs == {}
+
+
+async def test_a_model_that_refuses_the_content_ends_the_job(
+    service: ServiceDouble, spare: FalDouble, tmp_path: Path
+) -> None:
+    service.default = Order("refused")
+    job = await outcome(tmp_path, {"first": service, "spare": spare})
+    assert job.status == "failed"
+    assert job.error["code"] == "refused_by_model"
+    assert spare.jobs == {}
+
+
+async def test_a_failed_job_goes_to_the_next(service: ServiceDouble, spare: FalDouble, tmp_path: Path) -> None:
+    service.default = Order("failed")
+    job = await outcome(tmp_path, {"first": service, "spare": spare})
+    assert job.result["backend"] == "spare"
+    assert len(service.jobs) == 1
+
+
+async def test_questions_without_an_answer_change_nothing(service: ServiceDouble, tmp_path: Path) -> None:
+    service.read_faults = [500, "cut", 429, "cut_after", 502]
+    job = await outcome(tmp_path, {"first": service})
+    assert job.status == "completed"
+    assert service.made("a fox") == 1
+
+
+@pytest.mark.parametrize("fault", ["cut_after", "late", 500])
+async def test_a_lost_answer_is_never_paid_twice(
+    service: ServiceDouble, spare: FalDouble, fault: Any, tmp_path: Path
+) -> None:
+    service.submit_faults = [fault]
+    job = await outcome(tmp_path, {"first": service, "spare": spare}, deadline_s=1.5)
+    assert service.made("a fox") + spare.made("a fox") <= 1
+    if isinstance(service, RunPodDouble):
+        assert job.status == "completed"
+    elif isinstance(service, ReplicateDouble):  # is looked up in its list
+        assert job.result["backend"] == ("spare" if fault == 500 else "first")
+    else:
+        assert job.status == "unknown"
+        assert spare.jobs == {}
+
+
+async def test_a_server_that_keeps_keys_is_asked_again(tmp_path: Path) -> None:
+    with VideosDouble(keeps_keys=True) as service:
+        service.submit_faults = ["cut_after", "cut_after", 500, 503]
+        backends = {"first": backend_table(service, on_lost="resubmit")}
+        async with router_of(policy_of(tmp_path / "store", backends)) as router:
+            job = await router.result(await router.submit(REQUEST), timeout_s=20)
+        assert job.status == "completed"
+        assert len(service.jobs) == 1
+
+
+async def test_runpod_forgets_a_job_and_its_journal_does_not(tmp_path: Path) -> None:
+    with RunPodDouble(Order(seconds=0.3)) as service:
+        async with router_of(policy_of(tmp_path / "store", {"first": backend_table(service)})) as router:
+            job_id = await router.submit(REQUEST)
+            while not service.jobs:
+                await router.job(job_id)
+            service.forget()
+            job = await router.result(job_id, timeout_s=20)
+        assert job.status == "completed"
+        assert service.made("a fox") == 1
+
+
+async def test_extras_reach_their_backend_untouched_and_no_other(tmp_path: Path) -> None:
+    extras = {"first": {"shift": 5.0, "nested": {"a": [1, None]}}, "other": {"secret": 1}}
+    with ReplicateDouble() as service:
+        async with router_of(policy_of(tmp_path / "store", {"first": backend_table(service)})) as router:
+            await router.result(await router.submit({**REQUEST, "extras": extras}), timeout_s=20)
+        (job,) = service.jobs.values()
+    assert job.fields["shift"] == 5.0
+    assert job.fields["nested"] == {"a": [1, None]}
+    assert "secret" not in job.fields

@@ -1,0 +1,190 @@
+"""A hosted service on loopback, which speaks its protocol to the official SDK, and counts what it makes.
+
+    with FalDouble() as fal:
+        fal.plan.append(Order(outcome="hang"))
+        fal.submit_faults.append("cut_after")
+
+A job goes its way by the clock, whether anybody looks or not: half of `seconds` in the queue, half running. `plan` is
+how the next jobs go; `submit_faults` and `read_faults` what the next requests get instead: an HTTP status, "cut" (no
+job is made, the connection breaks), "cut_after" (carried out, the answer is lost), "late" (carried out, the answer is
+sent after `late_s`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar, Literal, Self
+
+Fault = int | Literal["cut", "cut_after", "late"]
+Reply = tuple[int, Any]
+NOT_FOUND: Reply = (404, {"detail": "not found"})
+
+
+@dataclass(frozen=True)
+class Order:
+    """`obeys` a cancel: always, only while it waits, or never."""
+
+    outcome: Literal["completed", "failed", "refused", "hang"] = "completed"
+    seconds: float = 0.02
+    obeys: Literal["always", "queued", "never"] = "always"
+
+
+@dataclass
+class FakeJob:
+    id: str
+    fields: dict[str, Any]
+    order: Order
+    begun_at: float = field(default_factory=time.time)
+    cancelled: bool = False
+
+    @property
+    def state(self) -> str:
+        """queued, running, completed, failed, refused or cancelled."""
+        if self.cancelled:
+            return "cancelled"
+        age_s = time.time() - self.begun_at
+        if age_s < self.order.seconds / 2:
+            return "queued"
+        return "running" if age_s < self.order.seconds or self.order.outcome == "hang" else self.order.outcome
+
+    def cancel(self) -> None:
+        state = self.state
+        obeyed = {"always": ("queued", "running"), "queued": ("queued",), "never": ()}
+        if state in obeyed[self.order.obeys]:
+            self.cancelled = True
+
+
+class ServiceDouble:
+    """Base of the doubles. `default` is the order of a job without a plan."""
+
+    key: ClassVar[str] = "the-key-of-the-account"
+
+    def __init__(self, default: Order | None = None) -> None:
+        self.default = Order() if default is None else default
+        self.plan: list[Order] = []
+        self.submit_faults: list[Fault] = []
+        self.read_faults: list[Fault] = []
+        self.jobs: dict[str, FakeJob] = {}
+        self.video = b"a video"
+        self.late_s = 0.5
+        self.requests = 0
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.double = self
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def base_url(self) -> str:
+        return self.url
+
+    def made(self, prompt: str) -> int:
+        """How many videos it has made of a prompt, and bills."""
+        return sum(each.fields["prompt"] == prompt and each.state == "completed" for each in list(self.jobs.values()))
+
+    def new_job(self, fields: dict[str, Any]) -> FakeJob:
+        job = FakeJob(uuid.uuid4().hex, fields, self.plan.pop(0) if self.plan else self.default)
+        self.jobs[job.id] = job
+        return job
+
+    def file_url(self, job: FakeJob) -> str:
+        return f"{self.url}/files/{job.id}.mp4"
+
+    def is_submission(self, method: str, path: str) -> bool:
+        return method == "POST" and not path.endswith("/cancel")
+
+    def answer(self, method: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> Reply:
+        raise NotImplementedError
+
+    def authorized(self, headers: dict[str, str]) -> bool:
+        return headers.get("authorization") in (f"Bearer {self.key}", f"Key {self.key}")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    double: ServiceDouble
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a connection that was cut on purpose
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def do_DELETE(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        double = self.server.double
+        path = self.path.partition("?")[0]
+        body = self._body()
+        if path.startswith("/files/") or path.endswith("/content"):
+            self._send(200, double.video)
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        with double.lock:
+            double.requests += 1
+            faults = double.submit_faults if double.is_submission(self.command, path) else double.read_faults
+            fault = faults.pop(0) if faults else None
+            reply: Reply = (401, {})
+            if isinstance(fault, int):
+                reply = (fault, {"detail": f"planned {fault}"})
+            elif fault != "cut" and double.authorized(headers):
+                reply = double.answer(self.command, path, body, headers)
+        if fault == "late":
+            time.sleep(double.late_s)
+        if fault in ("cut", "cut_after"):
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        status, content = reply
+        self._send(status, b"" if content is None else json.dumps(content).encode())
+
+    def _body(self) -> dict[str, Any]:
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "multipart" in self.headers.get("Content-Type", ""):
+            parts = re.findall(rb'name="([^"]+)"\r\n\r\n(.*?)\r\n--', raw, re.DOTALL)
+            return {name.decode(): value.decode() for name, value in parts}
+        read = json.loads(raw) if raw else {}
+        return read if isinstance(read, dict) else {}
+
+    def _send(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
