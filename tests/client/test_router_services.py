@@ -48,17 +48,14 @@ async def test_a_video_is_made_once_and_can_be_downloaded(service: ServiceDouble
             assert (tmp_path / "fox.mp4").read_bytes() == service.video
 
 
-@pytest.mark.parametrize("status", [401, 402, 404, 429, 503])
+@pytest.mark.parametrize("status", [401, 429])
 async def test_a_refusal_that_is_not_the_requests_fault_goes_to_the_next(
     service: ServiceDouble, spare: FalDouble, status: int, tmp_path: Path
 ) -> None:
-    service.submit_faults = [status] * 20
+    service.submit_faults = [status]
     job = await outcome(tmp_path, {"first": service, "spare": spare})
-    if isinstance(service, RunPodDouble) and status in (402, 429, 503):
-        assert job.status in ("completed", "unknown")
-    else:
-        assert job.result["backend"] == "spare"
-        assert [each["backend"] for each in job.route if each["chosen"]] == ["first", "spare"]
+    assert job.result["backend"] == "spare"
+    assert [each["backend"] for each in job.route if each["chosen"]] == ["first", "spare"]
 
 
 async def test_the_requests_own_fault_goes_nowhere_else(
@@ -100,7 +97,7 @@ async def test_a_lost_answer_is_never_paid_twice(
     service: ServiceDouble, spare: FalDouble, fault: Any, tmp_path: Path
 ) -> None:
     service.submit_faults = [fault]
-    job = await outcome(tmp_path, {"first": service, "spare": spare}, deadline_s=1.5)
+    job = await outcome(tmp_path, {"first": service, "spare": spare}, deadline_s=1)
     assert service.made("a fox") + spare.made("a fox") <= 1
     if isinstance(service, RunPodDouble):
         assert job.status == "completed"

@@ -70,8 +70,8 @@ class ServiceDouble:
     def __init__(self, default: Order | None = None) -> None:
         self.default = Order() if default is None else default
         self.plan: list[Order] = []
-        self.submit_faults: list[Fault] = []
-        self.read_faults: list[Fault] = []
+        self.submit_faults: list[Fault | None] = []
+        self.read_faults: list[Fault | None] = []
         self.jobs: dict[str, FakeJob] = {}
         self.video = b"a video"
         self.late_s = 0.5

@@ -128,7 +128,7 @@ class AsyncClient:
                     body.add(piece)
                 return body.reply(response)
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
-            raise transport.Passing(Reply(0)) from failure
+            raise transport.unanswered(failure) from failure
 
     async def _fetch(self, step: Fetch) -> Fetched:
         limits = transport.stall(self._core.timing, step)

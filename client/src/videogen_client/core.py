@@ -62,10 +62,11 @@ class Send:
 
 @dataclass(frozen=True)
 class Reply:
-    """`status` is 0 where no answer came; `content` is None where it is no JSON object."""
+    """`status` is 0 where no answer came; `content` is None where it is no JSON object. `was_sent`: the request."""
 
     status: int
     content: Mapping[str, Any] | None = None
+    was_sent: bool = True
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,11 @@ def _not_found(job: Job) -> JobNotFound:
 def _content_of(reply: Reply) -> Mapping[str, Any]:
     status = reply.status
     if status == 0:
-        raise EndpointUnavailable("no answer from the endpoint: check the network, then try again")
+        message = "no answer from the endpoint: check the network, then try again"
+        raise EndpointUnavailable(message, may_be_taken=reply.was_sent)
     if status == 429 or status >= 500:
-        raise EndpointUnavailable(f"the endpoint answered {status}: try again in a minute")
+        message = f"the endpoint answered {status}: try again in a minute"
+        raise EndpointUnavailable(message, may_be_taken=status not in (429, 503))
     if status in (400, 413, 422):
         said = str((reply.content or {}).get("error") or "")[:500]
         refused = failure_of(said, "invalid_request", f"the endpoint does not accept the request ({status})")

@@ -83,7 +83,13 @@ class CancelRefused(VideoGenError):
 
 
 class EndpointUnavailable(VideoGenError):
+    """`may_be_taken` is False where the last try was surely not carried out: no connection, 429 or 503."""
+
     retryable = True
+
+    def __init__(self, message: str, *, may_be_taken: bool = True) -> None:
+        super().__init__(message)
+        self.may_be_taken = may_be_taken
 
 
 class EndpointRefused(VideoGenError):

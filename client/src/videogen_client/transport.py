@@ -24,6 +24,12 @@ class Passing(Exception):
         self.retry_after = retry_after
 
 
+def unanswered(failure: httpx.HTTPError | httpx.InvalidURL) -> Passing:
+    """Of a request that got no answer."""
+    unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL)
+    return Passing(Reply(0, was_sent=not isinstance(failure, unsent)))
+
+
 class Budget:
     """The time of a request with its repetitions."""
 

@@ -34,7 +34,6 @@ class QualityGate:
     def __init__(self, rules: Quality, scorer: Scorer | None) -> None:
         self._rules = rules
         self._scorer = scorer
-        self._http = httpx.AsyncClient(timeout=_SCORE_S)
 
     async def __call__(self, backend: Backend, clip: Clip, job: Job) -> str | None:
         if self._rules.technical:
@@ -56,14 +55,12 @@ class QualityGate:
                 return await self._scorer(clip)
             if self._rules.scorer_url is None:
                 return None
-            reply = await self._http.post(self._rules.scorer_url, json={"video_url": clip["video_url"]})
+            async with httpx.AsyncClient(timeout=_SCORE_S) as http:
+                reply = await http.post(self._rules.scorer_url, json={"video_url": clip["video_url"]})
             return float(reply.raise_for_status().json()["score"])
         except Exception as failure:
             LOG.warning("a clip is delivered without its score: %s", type(failure).__name__)
             return None
-
-    async def close(self) -> None:
-        await self._http.aclose()
 
 
 def fault_of(path: Path, request: VideoRequest) -> str | None:

@@ -87,7 +87,6 @@ class Router:
         await self._in_thread(self._store.release, self._owner)
         for backend in self._backends.values():
             await backend.close()
-        await self._gate.close()
         self._threads.shutdown()
         self._store.close()
 

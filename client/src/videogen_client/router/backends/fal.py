@@ -18,7 +18,7 @@ from ..backend import Clip, State
 from ..errors import Gone, Unreadable
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
-from .service import Service, reading, submitting
+from .service import Service, reading, submitting, tls
 
 _URL = "https://queue.fal.run"
 
@@ -31,7 +31,8 @@ class Fal(Service):
         self._url = (table.base_url or _URL).rstrip("/")
         app = AppId.from_endpoint_id(self.model)
         self._app = "/".join(each for each in (app.namespace, app.owner, app.alias) if each)
-        self._queue = httpx.AsyncClient(headers={"Authorization": f"Key {self.key}"}, timeout=30)
+        headers = {"Authorization": f"Key {self.key}"}
+        self._queue = httpx.AsyncClient(headers=headers, verify=tls(), timeout=30)
 
     async def submit(self, request: VideoRequest, key: str, /) -> str:
         own = {
@@ -105,7 +106,6 @@ class Fal(Service):
 
     async def close(self) -> None:
         await self._queue.aclose()
-        await super().close()
 
 
 def _with_key(url: str, key: str) -> str:

@@ -83,7 +83,6 @@ class OpenAIVideos(Service):
 
     async def close(self) -> None:
         await self._client.close()
-        await super().close()
 
 
 async def _quiet(call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:

@@ -18,7 +18,7 @@ from ..backend import Clip, State
 from ..errors import Unreadable
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
-from .service import Service, reading, submitting
+from .service import Service, reading, submitting, tls
 
 _TOLERANCE_S = 120.0  # by which the clocks may differ
 _PAGES = 20
@@ -30,7 +30,7 @@ class Replicate(Service):
 
     def __init__(self, name: str, table: BackendTable, prices: Sequence[Price], key: str | None) -> None:
         super().__init__(name, table, prices, key)
-        self._transport = httpx.AsyncHTTPTransport()
+        self._transport = httpx.AsyncHTTPTransport(verify=tls())
         timeout = httpx.Timeout(30.0)
         self._client = Client(self.key, base_url=table.base_url, timeout=timeout, transport=self._transport)
 
@@ -88,7 +88,6 @@ class Replicate(Service):
 
     async def close(self) -> None:
         await self._transport.aclose()  # the client has no end of its own
-        await super().close()
 
 
 def _created_at(prediction: Prediction) -> float:

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from ... import AsyncClient, EndpointRefused, JobNotFound, JobRefused, JobState, Timing, VideoGenError
+from ... import (
+    AsyncClient,
+    EndpointRefused,
+    EndpointUnavailable,
+    JobNotFound,
+    JobRefused,
+    JobState,
+    Timing,
+    VideoGenError,
+)
 from ...types import Input, VideoResult
 from ..backend import Clip, State
 from ..errors import Gone, Lost, Refused, Unreadable
@@ -15,7 +24,7 @@ from ..policy import BackendTable, Price
 from ..request import VideoRequest
 from .service import Service
 
-_TIMING = Timing(request_s=20, retry_s=20, attempts=3)
+_TIMING = Timing(request_s=20, attempts=1)  # the router repeats what is worth repeating
 
 
 class RunPodWorker(Service):
@@ -51,7 +60,8 @@ class RunPodWorker(Service):
         except EndpointRefused as failure:
             raise Refused(str(failure)) from failure
         except VideoGenError as failure:
-            raise Lost(str(failure)) from failure
+            is_certain = isinstance(failure, EndpointUnavailable) and not failure.may_be_taken
+            raise (Refused if is_certain else Lost)(str(failure)) from failure
         return job.id
 
     async def status(self, handle: str) -> State:
@@ -76,7 +86,6 @@ class RunPodWorker(Service):
 
     async def close(self) -> None:
         await self._client.close()
-        await super().close()
 
 
 @contextmanager

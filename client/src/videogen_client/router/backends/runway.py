@@ -69,7 +69,6 @@ class Runway(Service):
 
     async def close(self) -> None:
         await self._client.close()
-        await super().close()
 
 
 def _state_of(task: Any) -> State:
