@@ -108,7 +108,7 @@ class Drive:
 
     async def _submit(self, attempt: Attempt, backend: Backend, *, is_lost: bool) -> str | None:
         """The handle; None where the attempt has ended. `is_lost`: it may have been submitted before."""
-        absent = 0
+        absent_since: float | None = None
         while True:
             try:
                 if not is_lost or backend.on_lost == "resubmit":
@@ -119,10 +119,9 @@ class Drive:
                     )
                     return handle
                 found = await self._lost_handle(attempt, backend)
-                absent += found is None
+                absent_since = self._driver.clock() if absent_since is None else absent_since
             except Refused as failure:
-                # Refusing a repetition for the moment says nothing of the first one.
-                if not is_lost or not failure.retryable:
+                if not is_lost:  # refusing a repetition says nothing of the first one
                     await self._refused(attempt, failure)
                     return None
                 found = None
@@ -131,11 +130,11 @@ class Drive:
                 found, is_lost = None, True
             if found is not None:
                 return found
-            waited_s = self._driver.clock() - attempt.begun_at
-            if backend.on_lost == "find" and absent >= 2 and waited_s >= self._timing.find_s:
+            now = self._driver.clock()
+            if backend.on_lost == "find" and absent_since is not None and now - absent_since >= self._timing.find_s:
                 await self._refused(attempt, Refused("the answer was lost, and the service does not list the job"))
                 return None
-            if self._driver.clock() >= self.job.deadline_at:
+            if now >= self.job.deadline_at:
                 await self._end_unknown(attempt, "the answer of the service was lost")
                 return None
             await self._pause(self._timing.retry_s)
