@@ -10,7 +10,7 @@ from tests.kits.service_double import ServiceDouble
 from tests.kits.services import FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
 from videogen_client.router import Policy, Router, RouterTiming
 
-FAST = RouterTiming(submit_s=0.4, read_s=2.0, lease_s=3.0, retry_s=0.02, pause_s=0.02, find_s=0.1)
+FAST = RouterTiming(submit_s=10.0, read_s=10.0, lease_s=40.0, retry_s=0.02, pause_s=0.02, find_s=0.1)
 ENVIRON = {"SERVICE_KEY": ServiceDouble.key}
 KINDS: dict[type[ServiceDouble], tuple[str, str]] = {
     FalDouble: ("fal", FalDouble.app),
@@ -54,7 +54,7 @@ def policy_of(
         "store": url,
         "backends": backends,
         "prices": [price_of(name, usd) for name in backends],
-        "tiers": {"draft": {"candidates": list(backends), "deadline_s": 10.0, **(tier or {})}},
+        "tiers": {"draft": {"candidates": list(backends), "deadline_s": 60.0, **(tier or {})}},
         **more,
     }
     return Policy.read(tables)

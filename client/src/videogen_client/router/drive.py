@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from . import metrics
-from .backend import Backend, State
+from .backend import Backend, Clip, State
 from .decide import weigh
 from .driver import Driver
 from .errors import BackendError, Gone, Refused
@@ -221,8 +221,7 @@ class Drive:
         if why_not is not None:
             await self._settle(attempt, "failed", cost_usd, is_success=False, why=f"the clip is not good: {why_not}")
             return True
-        result = {"backend": attempt.backend, "video_url": clip.url, "details": dict(clip.details), "handle": handle}
-        end = End("completed", result=result)
+        end = End("completed", result=delivered(attempt, handle, clip))
         await self._settle(attempt, "completed", cost_usd, is_success=True, end=end)
         return True
 
@@ -279,6 +278,11 @@ class Drive:
         except TimeoutError:
             return
         self.look.clear()
+
+
+def delivered(attempt: Attempt, handle: str, clip: Clip) -> dict[str, Any]:
+    """The result of a job."""
+    return {"backend": attempt.backend, "video_url": clip.url, "details": dict(clip.details), "handle": handle}
 
 
 def _error(code: str, message: str, *, retryable: bool) -> dict[str, Any]:

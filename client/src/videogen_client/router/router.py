@@ -20,7 +20,7 @@ from . import metrics
 from .backend import Backend, Clip
 from .backends import make_backends
 from .decide import Choice, weigh
-from .drive import Drive
+from .drive import Drive, delivered
 from .driver import Driver, RouterTiming
 from .errors import NoCandidate
 from .jobs import Job
@@ -143,6 +143,21 @@ class Router:
             else:
                 await asyncio.wait([task], timeout=left_s)
         return job
+
+    async def look_again(self, job_id: str) -> Job:
+        """The job; one that ended as unknown has its video from now on, where its service has made it since.
+
+        Raises JobUnknown and BackendError.
+        """
+        job = await self.job(job_id)
+        attempt = job.attempts[-1] if job.attempts else None
+        if job.status != "unknown" or attempt is None or attempt.handle is None:
+            return job
+        backend = self._backends[attempt.backend]
+        if (await backend.status(attempt.handle)).status == "completed":
+            result = delivered(attempt, attempt.handle, await backend.result(attempt.handle))
+            await self._in_thread(self._store.adopt, job_id, result)
+        return await self.job(job_id)
 
     async def cancel(self, job_id: str) -> None:
         """Asks for the end of a job: it ends as cancelled once its service has confirmed that. Raises JobUnknown."""

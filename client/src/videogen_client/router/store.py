@@ -239,6 +239,12 @@ class Store:
 
         self._run(change)
 
+    def adopt(self, job_id: str, result: Mapping[str, Any]) -> None:
+        """The video of a job that ended as unknown. Its cost was counted then."""
+        unknown = (JOBS.c.id == job_id) & (JOBS.c.status == "unknown")
+        query = sa.update(JOBS).where(unknown).values(status="completed", result=_dump(result), error=None)
+        self._run(lambda connection: connection.execute(query))
+
     def _write_end(
         self, connection: Connection, job_id: str, route: Sequence[Mapping[str, Any]], end: End | None
     ) -> None:
