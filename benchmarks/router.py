@@ -68,12 +68,12 @@ class Figures:
         return self.paid_twice == self.lost == self.over_budget == self.over_the_most_of_a_job == 0
 
 
-def doubles(dice: random.Random, runs: int) -> dict[str, ServiceDouble]:
-    """With faults for every request of so many runs, and a way for every job."""
+def doubles(dice: random.Random, runs: int, *, faulty: float = 0.4) -> dict[str, ServiceDouble]:
+    """With a way for every job of so many runs; `faulty` is the share of the submissions that meet a fault."""
     kinds = [RunPodDouble(), VideosDouble(keeps_keys=True), ReplicateDouble(), FalDouble(), RunwayDouble()]
     made = dict(zip(("own", "videos", "replicate", "fal", "runway"), kinds, strict=True))
     for double in made.values():
-        double.submit_faults = [_fault(dice, _SUBMIT_FAULTS, 0.4) for _ in range(3 * runs)]
+        double.submit_faults = [_fault(dice, _SUBMIT_FAULTS, faulty) for _ in range(3 * runs)]
         double.read_faults = [_fault(dice, _READ_FAULTS, 0.15) for _ in range(20 * runs)]
         double.plan = [_order(dice) for _ in range(2 * runs)]
         double.late_s = 2 * TIMING.submit_s

@@ -96,7 +96,7 @@ def measure(count: int, jobs: int, kills: int, seed: int, folder: Path, url: str
     """`count` processes on the database of `url`."""
     dice, figures, began = random.Random(seed), Figures(runs=jobs), time.monotonic()
     with contextlib.ExitStack() as stack:
-        services = doubles(dice, jobs)
+        services = doubles(dice, jobs, faulty=0.1)
         for double in services.values():
             stack.enter_context(double)
         policy = policy_for(url, services)

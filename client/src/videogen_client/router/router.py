@@ -90,6 +90,11 @@ class Router:
         self._threads.shutdown()
         self._store.close()
 
+    @property
+    def workers(self) -> list[str]:
+        """The names of the backends that are this worker."""
+        return [name for name, table in self._policy.backends.items() if table.kind == "runpod"]
+
     async def submit(self, request: VideoRequest | Mapping[str, Any], *, key: str | None = None) -> str:
         """The id of the job. The same key with the same request is the same job, whatever happened to it.
 

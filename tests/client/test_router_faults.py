@@ -1,0 +1,134 @@
+"""Samples of the campaigns: random faults of five services, and router processes that are killed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import router as faults
+from benchmarks import router_kills as kills
+from tests.kits.postgres import postgres
+from tests.kits.router_kit import backend_table, policy_of, router_of
+from tests.kits.service_double import Order
+from tests.kits.services import FalDouble, ReplicateDouble
+from videogen_client.router import NoCandidate
+from videogen_client.router.jobs import End
+from videogen_client.router.store import LeaseLost, Store
+
+REQUEST = {"prompt": "a fox", "tier": "draft"}
+
+
+@pytest.mark.parametrize("runs", [50, pytest.param(200, marks=pytest.mark.slow)])
+async def test_no_video_is_paid_twice_or_lost_and_no_budget_is_passed(runs: int, tmp_path: Path) -> None:
+    figures = await faults.measure(runs, 7, tmp_path)
+    assert figures.is_clean, figures
+    ended = figures.completed + figures.failed + figures.cancelled + figures.unknown + figures.refused
+    assert ended == runs
+    assert figures.completed > runs / 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_processes_that_are_killed_pay_nothing_twice(processes: int, tmp_path: Path) -> None:
+    with postgres() as url:
+        figures = kills.measure(processes, 12, 3, 5, tmp_path, url)
+    assert figures.is_clean, figures
+    assert figures.completed > 0
+
+
+@pytest.mark.slow
+def test_a_store_in_postgres_keeps_the_same_promises(tmp_path: Path) -> None:
+    with postgres() as url:
+        _keeps_its_promises(url)
+
+
+def test_a_store_in_sqlite_keeps_its_promises(tmp_path: Path) -> None:
+    _keeps_its_promises(f"sqlite:///{tmp_path / 'store'}")
+
+
+def _keeps_its_promises(url: str) -> None:
+    """One claim for a job, no write without the lease, one probe for a breaker, no reservation over the budget."""
+    with FalDouble() as fal:
+        tenants = {"default": {"budget_usd_per_day": 1.2}}
+        policy = policy_of(url, {"fal": backend_table(fal)}, tenants=tenants, breaker={"min_calls": 1, "open_s": 0.2})
+    now = [time.time()]
+    store, other = Store(policy, lambda: now[0]), Store(policy, lambda: now[0])
+    request = faults_request()
+    jobs = [store.create(f"job{each}", f"key{each}", request, now[0] + 60, "one", 10.0) for each in range(4)]
+    assert other.claim("two", 10.0, 10) == []
+    notes: dict[str, str] = {}
+    attempts = [store.begin(each, "one", [("fal", 0.5)], notes.__setitem__) for each in jobs]
+    assert [each is not None for each in attempts] == [True, True, False, False]
+    assert "budget" in notes["fal"]
+    assert store.budget_left_usd("default") == pytest.approx(0.2)
+
+    now[0] += 11
+    assert sorted(other.claim("two", 10.0, 10)) == ["job0", "job1", "job2", "job3"]
+    assert store.claim("one", 10.0, 10) == []
+    first = attempts[0]
+    assert first is not None
+    with pytest.raises(LeaseLost):
+        store.submitted("job0", "one", first.id, "handle")
+    with pytest.raises(LeaseLost):
+        store.settle(jobs[0], "one", first, "failed", cost_usd=0.5, is_success=False)
+    for _ in range(2):  # a second time changes nothing
+        other.settle(jobs[0], "two", first, "failed", cost_usd=0.1, is_success=False)
+    assert store.budget_left_usd("default") == pytest.approx(0.6)
+
+    assert store.breakers()["fal"].name == "open"
+    assert other.begin(store.get("job2"), "two", [("fal", 0.1)], notes.__setitem__) is None
+    now[0] += 0.3
+    probe = other.begin(store.get("job2"), "two", [("fal", 0.1)], notes.__setitem__)
+    assert probe is not None
+    assert other.begin(store.get("job3"), "two", [("fal", 0.1)], notes.__setitem__) is None
+    assert "a probe is under way" in notes["fal"]
+    other.settle(jobs[2], "two", probe, "completed", cost_usd=0.1, is_success=True, end=End("completed", result={}))
+    assert store.breakers()["fal"].name == "closed"
+    assert store.get("job2").status == "completed"
+    store.close()
+    other.close()
+
+
+def faults_request() -> Any:
+    from videogen_client.router import VideoRequest
+
+    return VideoRequest.read(REQUEST)
+
+
+async def test_the_breaker_opens_by_the_rate_lets_one_probe_through_and_closes(tmp_path: Path) -> None:
+    with FalDouble(Order("failed")) as flaky, ReplicateDouble() as spare:
+        tables = {"flaky": backend_table(flaky), "spare": backend_table(spare)}
+        breaker = {"failure_rate": 0.5, "min_calls": 4, "window": 10, "open_s": 1.0}
+        policy = policy_of(tmp_path / "store", tables, breaker=breaker)
+        now = [time.time()]
+        async with router_of(policy, clock=lambda: now[0]) as router:
+
+            async def made(count: int) -> list[str]:
+                ids = [await router.submit({**REQUEST, "prompt": str(each)}) for each in range(count)]
+                return [(await router.result(each, timeout_s=60)).result["backend"] for each in ids]  # type: ignore[index]
+
+            for _ in range(4):
+                assert await made(1) == ["spare"]
+            assert len(flaky.jobs) == 4
+            assert await made(3) == ["spare"] * 3
+            assert len(flaky.jobs) == 4  # open
+            assert "its breaker is open" in (await router.plan(REQUEST))[0]["why"]
+            now[0] += 1.1
+            await made(3)
+            assert len(flaky.jobs) == 5  # one probe, which failed
+            flaky.default = Order()
+            now[0] += 1.1
+            assert await made(1) == ["flaky"]
+            assert await made(3) == ["flaky"] * 3  # closed
+
+
+async def test_a_tenant_without_a_budget_has_none(tmp_path: Path) -> None:
+    with FalDouble() as fal:
+        policy = policy_of(tmp_path / "store", {"fal": backend_table(fal)}, tenants={"a": {"budget_usd_per_day": 9}})
+        async with router_of(policy) as router:
+            with pytest.raises(NoCandidate, match="budget"):
+                await router.submit({**REQUEST, "tenant": "b"})
