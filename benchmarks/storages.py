@@ -43,7 +43,7 @@ WAYS: Mapping[str, Fault | None] = {
 ENDS = ("answer", "answer", "stop", "SIGTERM")
 JOB_TIMEOUT_S, GRACE_S = 12.0, 3.0
 SLACK_S = 2.0
-# What a job of the demo model takes at most where nothing is in its way, and what random moments lie within.
+# What a job of the demo model takes at most where nothing is in its way, and what random moments are within.
 MOMENT_S = 6.0
 _BUCKET = "videos-bucket"
 

@@ -26,7 +26,7 @@ def save(learned: Learned, request: TrainingRequest, path: Path) -> None:
 
 
 def _sorted(content: bytes) -> bytes:
-    """The file with its facts in order: safetensors writes them in one that is drawn anew each time."""
+    """The file with its facts in order: safetensors writes them in one that is drawn again each time."""
     begins = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:begins])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
