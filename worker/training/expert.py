@@ -1,8 +1,8 @@
 """One expert learns: flow matching on the noise that is its own, from its last checkpoint to its last step.
 
 The noisy latent is x = (1 - sigma) * clip + sigma * noise, the target noise - clip, the timestep 1000 * sigma. Each
-step trains on one clip, in an order that is drawn again for every round. What a step draws follows from the seed and its
-number alone, so that a run that goes on after a kill makes the same steps.
+step trains on one clip, in an order that is drawn again for every round. What a step draws follows from the seed and
+its number alone, so that a run that goes on after a kill makes the same steps.
 """
 
 from __future__ import annotations
