@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Receiver, Runner, local_path, small
+from tests.kits.s3_double import Double, Handler, serving, status
 from worker.base.errors import UploadFailed
 from worker.delivery.storage.local import LocalStorage
 from worker.engine.preview_map import fit
@@ -91,3 +95,74 @@ def test_on_the_platform_without_a_bucket_a_preview_is_in_its_own_url(make_runne
     run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job", "OUTPUT_DIR": str(tmp_path)})
     (video,) = run(small(preview_only=True, preview_at=[0.5]))["videos"]
     assert video["preview_url"].startswith("data:image/webp;base64,")
+
+
+# --- with a bucket
+
+
+BUCKET = "videos-bucket"
+
+
+@pytest.fixture
+def bucket() -> Iterator[Double]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def stored(make_runner: Callable[[Mapping[str, str]], Runner], bucket: Double) -> Runner:
+    """A worker whose files go to `bucket`."""
+    return make_runner(
+        {
+            "DIGITAL_OCEAN_ENDPOINT_URL": bucket.endpoint_url,
+            "DIGITAL_OCEAN_BUCKET_NAME": BUCKET,
+            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
+            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+        }
+    )
+
+
+def test_previews_are_put_into_the_bucket_over_each_other(stored: Runner, bucket: Double) -> None:
+    video = stored(small(num_inference_steps=4, preview="strip", preview_at=[0.25, 0.75]), job_id="one")["videos"][0]
+    (name,) = [path for path in bucket.objects if path.endswith(".webp")]
+    assert video["preview_url"] == bucket.endpoint_url + name
+    assert name == video["video_url"].removeprefix(bucket.endpoint_url).replace("0.mp4", "0.preview.webp")
+    assert bucket.objects[name].headers["content-type"] == "image/webp"
+    with Image.open(BytesIO(bucket.objects[name].body)) as picture:
+        assert picture.format == "WEBP"
+    events = [event for event in stored.reports if event.preview_step is not None]
+    assert {event.preview_url for event in events} == {video["preview_url"]}
+
+
+def test_beside_an_upload_url_the_preview_is_in_the_bucket(
+    stored: Runner, bucket: Double, httpserver: HTTPServer
+) -> None:
+    httpserver.expect_request("/theirs", method="PUT").respond_with_data("")
+    asked = small(preview="strip", preview_at=[0.5], upload_url=httpserver.url_for("/theirs?signature=1"))
+    (video,) = stored(asked)["videos"]
+    assert video["video_url"] == httpserver.url_for("/theirs")
+    assert video["preview_url"].startswith(bucket.endpoint_url)
+    assert [path.rpartition("/")[2] for path in bucket.objects] == ["0.preview.webp", "0.jpg"]
+
+
+def test_beside_an_upload_url_alone_the_preview_is_in_its_own_url(
+    make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer
+) -> None:
+    run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job"})
+    httpserver.expect_request("/theirs", method="PUT").respond_with_data("")
+    asked = small(preview="strip", preview_at=[0.5], upload_url=httpserver.url_for("/theirs?signature=1"))
+    (video,) = run(asked)["videos"]
+    assert (video["status"], video["video_url"]) == ("completed", httpserver.url_for("/theirs"))
+    assert video["preview_url"].startswith("data:image/webp;base64,")
+
+
+def test_a_bucket_that_is_down_costs_the_preview_alone_until_the_video_is_stored(
+    stored: Runner, bucket: Double
+) -> None:
+    def previews_fail(handler: Handler) -> bool:
+        return handler.path.split("?")[0].endswith(".webp") and status(403, "AccessDenied")(handler)
+
+    bucket.always["put"] = previews_fail
+    (video,) = stored(small(preview="strip", preview_at=[0.5]))["videos"]
+    assert (video["status"], video["preview_url"]) == ("completed", None)
+    assert any("preview: that of step 1 failed" in line for line in video["warnings"])
