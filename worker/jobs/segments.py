@@ -27,6 +27,7 @@ from worker.engine import Engine, Video, device
 from worker.jobs.make import Generated, Made, encoded
 from worker.jobs.prepare_segments import before, sound
 from worker.jobs.report import VideoReport
+from worker.jobs.tidy import give_back_memory
 from worker.media import VideoFile, color_match, lossless, seams
 from worker.request import VideoRequest
 from worker.request.values import Chain
@@ -133,6 +134,7 @@ class _Run:
             warnings=rendering.warnings,
         )
         self._kept.keep(self._entry, self._video.request.index, number, segment, path)
+        give_back_memory()
         return segment
 
     def _begun(self, number: int, clip: Video, tail: list[np.ndarray]) -> Video:
