@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
+from peft import LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -93,8 +94,6 @@ def expert(size: ModelSize, *, layers: int, loras: int = 0, text_dim: int = TEXT
             num_layers=layers,
         ).eval()
         if loras:
-            from peft import LoraConfig
-
             config = LoraConfig(r=peak.LORA_RANK, target_modules=LORA_TARGETS)
             for index in range(loras):
                 model.add_adapter(config, adapter_name=f"lora{index}")
@@ -113,6 +112,47 @@ def _flash(query: torch.Tensor | None = None, **_others: Any) -> torch.Tensor:
     """What flash attention leaves behind. On the meta device torch would spell attention out, scores and all."""
     assert query is not None
     return torch.empty_like(query)
+
+
+class _FlashWithGradients(torch.autograd.Function):
+    """The same, with what flash attention keeps for its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        mixed = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, mixed)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: ARG004
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
+
+
+def _flash_with_gradients(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_others: Any) -> Any:
+    return _FlashWithGradients.apply(query, key, value)
+
+
+def training_peak(key: str, shape: Shape, *, layers: int, rank: int, checkpointed: bool) -> int:
+    """Bytes of activations and gradients while a LoRA on so many layers of the real width is trained on one clip."""
+    size = SIZES[key]
+    with torch.device("meta"):
+        model = expert(size, layers=layers)
+        model.add_adapter(LoraConfig(r=rank, target_modules=LORA_TARGETS))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        if checkpointed:
+            model.enable_gradient_checkpointing()
+        stride = size.latent_stride
+        latents = torch.randn(
+            1, size.in_channels, shape.latent_frames, shape.height // stride, shape.width // stride
+        ).bfloat16()
+        timestep = torch.randn(1, size.tokens(shape)) if size.timestep_per_token else torch.randn(1)
+        text = torch.randn(1, TEXT_TOKENS, TEXT_DIM).bfloat16()
+        patched = mock.patch("torch.nn.functional.scaled_dot_product_attention", _flash_with_gradients)
+        with patched, LiveBytes() as meter:
+            velocity = model(latents, timestep, text, return_dict=False)[0]
+            velocity.float().square().mean().backward()
+    return meter.peak
 
 
 def denoise_peak(key: str, shape: Shape) -> int:

@@ -17,8 +17,9 @@ from diffusers import WanTransformer3DModel
 from torch.nn import functional
 
 from training import positions
-from training.running import Average, Run, Schedule
+from training.running import Average, Run
 from training.text import TEXT_DIM
+from worker.training.loop import Schedule, descend
 
 Side = Literal["high", "low"]
 Task = Literal["text_to_video", "both"]
@@ -221,13 +222,9 @@ def train(run: Run, plan: ExpertPlan, model: WanTransformer3DModel, data: Data) 
     for step in run.steps(plan.steps, kept):
         loss = flow_loss(model, attention, data, plan)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in (muon, adam):
-            schedule.apply(optimizer, step, along=run.along)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        norm = descend(model.parameters(), (muon, adam), schedule, step, along=run.along)
         average.update(model)
-        run.report(step, loss=float(loss.detach()), norm=float(norm))
+        run.report(step, loss=float(loss.detach()), norm=norm)
     model.rope = rope
     model.load_state_dict(average.weights)
 

@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from training import sampling
 from training.experts import Data, ExpertPlan, PaddedCrossAttention, conditions, flow_loss
-from training.running import Run, Schedule
+from training.running import Run
 from worker.engine.modes import schedules
 from worker.request import ModelSpec
+from worker.training.loop import Schedule, descend
 
 RANK = 8
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]
@@ -135,12 +136,9 @@ def _train(run: Run, plan: LoraPlan, model: WanTransformer3DModel, loss_of: obje
     optimizer = torch.optim.AdamW(learned, lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
     schedule = Schedule(plan.learning_rate, warm_up=10, steps=plan.steps)
     for step in run.steps(plan.steps, {"model": model, "optimizer": optimizer}):
-        schedule.apply(optimizer, step, along=run.along)
         loss = loss_of()  # type: ignore[operator]
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        descend(learned, [optimizer], schedule, step, along=run.along)
         run.report(step, loss=float(loss.detach()))
 
 

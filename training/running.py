@@ -1,9 +1,11 @@
-"""What every part of the training shares: steps with a bar, a log, checkpoints to go on from, and the loss curve."""
+"""What every part of the training shares: steps with a bar, a log, checkpoints to go on from, and the loss curve.
+
+Learning rate and optimizer step are those of the worker's own trainer, `worker.training.loop`.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,22 +14,6 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """A learning rate that rises over `warm_up` steps and falls to a fiftieth along a half cosine."""
-
-    peak: float
-    warm_up: int
-    steps: int
-
-    def apply(self, optimizer: torch.optim.Optimizer, step: int, *, along: float | None = None) -> None:
-        """Set the rate of `step`; `along` (0 to 1) stands for the share of the steps where the clock decides."""
-        along = min(max(step / max(self.steps, 1), along or 0.0), 1.0)
-        rate = self.peak * min((step + 1) / self.warm_up, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
 
 
 class Average:

@@ -20,9 +20,10 @@ import torch
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from training import scenes
-from training.running import Run, Schedule
+from training.running import Run
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT
 from worker.request.prompt_words import CAMERA_MOTIONS
+from worker.training.loop import Schedule, descend
 
 TEXT_DIM = 64
 # Words that callers use and the grammar does not: they must not disturb.
@@ -78,7 +79,6 @@ def train(run: Run, plan: TextPlan) -> tuple[T5Tokenizer, UMT5EncoderModel]:
     optimizer = torch.optim.AdamW(both.parameters(), lr=plan.learning_rate, weight_decay=0.01)
     schedule = Schedule(plan.learning_rate, warm_up=50, steps=plan.steps)
     for step in run.steps(plan.steps, {"both": both, "optimizer": optimizer}):
-        schedule.apply(optimizer, step, along=run.along)
         drawn = [scenes.draw(random, held_out=False) for _ in range(plan.batch)]
         asked = [bool(random.random() >= _UNASKED_SHARE) for _ in drawn]
         texts = [
@@ -86,10 +86,8 @@ def train(run: Run, plan: TextPlan) -> tuple[T5Tokenizer, UMT5EncoderModel]:
             for scene, is_asked in zip(drawn, asked, strict=True)
         ]
         loss, right = _loss(words, model, heads, texts, drawn, asked)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimizer.step()
+        descend(both.parameters(), [optimizer], schedule, step, along=run.along)
         run.report(step, loss=float(loss.detach()), right=right)
     return words, model.eval()
 

@@ -16,7 +16,8 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from training import clips, encoder, scenes
-from training.running import Average, Run, Schedule
+from training.running import Average, Run
+from worker.training.loop import Schedule, descend
 
 CONFIG: dict[str, Any] = {
     "base_dim": 16,
@@ -116,7 +117,6 @@ def train(run: Run, plan: VaePlan) -> Average:
     optimizer = torch.optim.AdamW(learned.parameters(), lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
     schedule = Schedule(plan.learning_rate, warm_up=50, steps=plan.steps)
     for step in run.steps(plan.steps, {"model": vae, "optimizer": optimizer, "average": average}):
-        schedule.apply(optimizer, step, along=run.along)
         crops = [_crop(frames[int(random.integers(len(frames)))], random) for _ in range(plan.batch)]
         latents = torch.stack([torch.from_numpy(encoder.latents_of(crop)) for crop in crops]).to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
@@ -124,10 +124,8 @@ def train(run: Run, plan: VaePlan) -> Average:
         difference = decoded - torch.stack([to_pixels(crop) for crop in crops]).to(run.device)
         square = difference.square().mean()
         loss = difference.abs().mean() + 2 * square
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
-        optimizer.step()
+        descend(learned.parameters(), [optimizer], schedule, step, along=run.along)
         average.update(vae)
         run.report(step, loss=float(loss.detach()), psnr_db=float(-10 * torch.log10(square.detach() / 4)))
     return average

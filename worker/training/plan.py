@@ -22,10 +22,13 @@ _MARGIN = 1.05
 _WORKSPACE_BYTES = 500_000_000
 # Of each factor: itself, its gradient and a copy of it in 16 bits; the fp32 original, its gradient and two moments.
 _LORA_BYTES = 3 * 2 + 4 * 4
-# What one block keeps for its gradients, in bytes of bf16 for each token: so many of its width, and of its
-# feed-forward's. Counted by saved-tensor hooks: tests/unit/worker_training/test_plan.py counts again.
-_KEPT_WIDTHS, _KEPT_FEED_FORWARDS = 33, 5
+# Counted on the real classes at their real width with `benchmarks.memory_on_meta`, to which a test holds them. What one
+# block keeps for its gradients, in bytes: for each token so many of its width and of its feed-forward's, of the width
+# more where each token has a timestep of its own, and for each token of the text.
+_WIDTH_BYTES, _FEED_FORWARD_BYTES, _TIMESTEP_BYTES, _TEXT_BYTES = 70, 4, 36, 16.2
 _TEXT_TOKENS = 512
+# What its gradients take beside, while they are computed.
+_WORKING_BLOCKS = 0.34
 _SHORTER = (81, 49, 33, 17, 5, 1)
 _SMALLER = ((832, 480), (640, 352), (448, 256))
 
@@ -82,14 +85,10 @@ def _fitting(size: ModelSize, shape: Shape, rank: int, gpu: Gpu) -> TrainingPlan
 
 def peak_bytes(size: ModelSize, shape: Shape, rank: int, plan: TrainingPlan) -> int:
     """The most that torch allocates at once while one expert is trained on one clip, margin included."""
-    steps = expert_bytes(size, plan.precision, 0) + lora_parameters(size, rank) * _LORA_BYTES
-    tokens = size.tokens(shape)
-    kept = block_bytes(size, tokens)
-    if plan.checkpointed:
-        # The input of every block, and what one block keeps, with its gradients.
-        steps += size.layers * tokens * size.dim * 2 + int(1.5 * kept)
-    else:
-        steps += (size.layers + 1) * kept
+    # A block's weights are cast from 8 bits for its products, and kept as long as its activations.
+    cast = 2 * size.linear_params // size.layers if plan.precision == "fp8" else 0
+    steps = expert_bytes(size, plan.precision) + lora_parameters(size, rank) * _LORA_BYTES + cast
+    steps += activation_bytes(size, shape, checkpointed=plan.checkpointed)
     text = text_encoder_bytes(size, "bf16")
     return int(_MARGIN * max(steps, text)) + _WORKSPACE_BYTES
 
@@ -115,7 +114,17 @@ def lora_parameters(size: ModelSize, rank: int) -> int:
     return size.layers * rank * (8 * 2 * size.dim + 2 * (size.dim + size.ffn_dim))
 
 
+def activation_bytes(size: ModelSize, shape: Shape, *, checkpointed: bool) -> int:
+    """What all blocks keep in bf16 for the gradients of one clip, and what computing those takes."""
+    tokens = size.tokens(shape)
+    kept = block_bytes(size, tokens)
+    if checkpointed:  # the input of every block, and what one block keeps
+        return size.layers * tokens * size.dim * 2 + int((1 + _WORKING_BLOCKS) * kept)
+    return int((size.layers + _WORKING_BLOCKS) * kept)
+
+
 def block_bytes(size: ModelSize, tokens: int) -> int:
     """What one block keeps in bf16 for its gradients."""
-    text = _TEXT_TOKENS * 8 * size.dim * 2
-    return tokens * 2 * (_KEPT_WIDTHS * size.dim + _KEPT_FEED_FORWARDS * size.ffn_dim) + text
+    width = _WIDTH_BYTES + (_TIMESTEP_BYTES if size.timestep_per_token else 0)
+    of_text = _TEXT_TOKENS * _TEXT_BYTES * size.dim
+    return tokens * (width * size.dim + _FEED_FORWARD_BYTES * size.ffn_dim) + int(of_text)
