@@ -4,7 +4,7 @@ BIN := .venv/bin
 need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON): install it \
 	with venv, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help setup setup-dev run test test-all coverage test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak clean
+.PHONY: help setup setup-dev run test test-all coverage test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak train-demo-style clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -98,6 +98,9 @@ hostile-urls: setup-dev ## the matrix of hostile URLs in a private network names
 
 demo-weights: setup-dev ## train the demo model anew: hours on two cores
 	@$(BIN)/python -m training.train_demo
+
+train-demo-style: setup-dev ## train a LoRA of a drawn style for the demo model: minutes on two idle cores
+	@$(BIN)/python -m training.train_look
 
 soak: setup-dev      ## 60 minutes of mixed jobs under random faults
 	@$(BIN)/python -m benchmarks.soak

@@ -37,9 +37,9 @@ def shows(frames: np.ndarray) -> bool:
     return float(np.abs(frames / 255 - nearest).mean()) < _MOST_DISTANCE
 
 
-def scene(random: np.random.Generator) -> Scene:
+def scene(random: np.random.Generator, *, held_out: bool = False) -> Scene:
     """One whose every factor can be judged: no coloured light, no move of the camera."""
-    drawn = scenes.draw(random, held_out=False, camera=False)
+    drawn = scenes.draw(random, held_out=held_out, camera=False)
     return Scene(drawn.colour, drawn.shape, drawn.ground, drawn.motion, "plain", "none", drawn.layout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zipfile
@@ -103,3 +104,35 @@ def test_what_cannot_be_trained_on_fails_as_any_job_does(
     error = json.loads(answer["error"])
     assert (answer["status"], error["code"], error["path"]) == ("failed", "input_invalid", "train.training_data_url")
     assert receiver.of_type("failed")[0]["code"] == 422
+
+
+@pytest.mark.slow
+def test_a_stop_delivers_the_best_so_far_and_the_next_job_goes_on(
+    run: Runner, data_url: str, receiver: Receiver
+) -> None:
+    payload = {
+        "webhook_url": receiver.url,
+        "train": training(data_url, number_of_steps=3_000, experts="high", num_frames=5, checkpoint_every=20),
+    }
+    answer = asyncio.run(_stopped(run, payload))
+    assert answer["status"] == "completed"
+    high = answer["experts"]["high"]
+    assert 0 < high["best_step"] <= high["steps"] < 3_000
+    assert f"train: {high['steps']} of 3000 steps were made" in answer["warnings"][-1]
+    assert local_path(answer["loras"][0]["source"]).is_file()
+    assert receiver.of_type("completed")[0]["data"]["warnings"] == answer["warnings"]
+
+    # Another job of the same training begins behind the last step.
+    again = asyncio.run(_stopped(run, {"train": payload["train"]}, job_id="again"))
+    assert again["experts"]["high"]["steps"] > high["steps"]
+
+
+async def _stopped(run: Runner, payload: object, job_id: str = "stopped") -> Answer:
+    """The answer of a job that is stopped when its training reports a step."""
+    run.reports.clear()
+    task = asyncio.create_task(run.start(payload, job_id=job_id))
+    while not any(event.status == "training" and event.step for event in run.reports):
+        await asyncio.sleep(0.05)
+        assert not task.done()
+    task.cancel()
+    return await task
