@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from worker.request.plan import SIZES, ModelSize, Shape, peak
+from worker.training import recompute
 
 TEXT_TOKENS = 512
 TEXT_DIM = 4096
@@ -132,7 +133,7 @@ def _flash_with_gradients(query: torch.Tensor, key: torch.Tensor, value: torch.T
     return _FlashWithGradients.apply(query, key, value)
 
 
-def training_peak(key: str, shape: Shape, *, layers: int, rank: int, checkpointed: bool) -> int:
+def training_peak(key: str, shape: Shape, *, layers: int, rank: int, recomputed: bool) -> int:
     """Bytes of activations and gradients while a LoRA on so many layers of the real width is trained on one clip."""
     size = SIZES[key]
     with torch.device("meta"):
@@ -140,8 +141,8 @@ def training_peak(key: str, shape: Shape, *, layers: int, rank: int, checkpointe
         model.add_adapter(LoraConfig(r=rank, target_modules=LORA_TARGETS))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name)
-        if checkpointed:
-            model.enable_gradient_checkpointing()
+        if recomputed:
+            recompute.apply(model, on_host=False)
         stride = size.latent_stride
         latents = torch.randn(
             1, size.in_channels, shape.latent_frames, shape.height // stride, shape.width // stride

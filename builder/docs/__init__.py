@@ -5,7 +5,8 @@ docs/request.md               from the payload's JSON Schema (worker/request/sch
 docs/errors.md                from worker/base/errors.py
 README.md                     the parts between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`
 docs/monitoring-and-cost.md   the same: the table of costs, from worker/request/plan/duration.py
-docs/training.md              the same: the fields of a training, from worker/request/training_payload.py
+docs/training.md              the same: the fields of a training, from worker/request/training_payload.py, and what it
+                              takes on a GPU, from worker/training/plan.py
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.docs import configuration, costs, errors, readme, request
+from builder.docs import configuration, costs, errors, readme, request, training
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -31,7 +32,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
 PARTS_OF: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": PARTS,
     "docs/monitoring-and-cost.md": {"costs": costs.render},
-    "docs/training.md": {"train": request.training_fields},
+    "docs/training.md": {"train": request.training_fields, "plans": training.plans},
 }
 
 

@@ -29,7 +29,7 @@ from worker.training.dataset import Clip, Dataset
 from worker.training.plan import TrainingPlan
 from worker.training.train import Trained, Watcher, train
 
-PLAN = TrainingPlan("fp32", checkpointed=False)
+PLAN = TrainingPlan("fp32", recomputed=False)
 
 
 def request(key: str = "t2v", **fields: Any) -> TrainingRequest:
@@ -63,13 +63,14 @@ def run(
     out: Path,
     *,
     held_out: int = 1,
+    plan: TrainingPlan = PLAN,
     stop: Stop | None = None,
     watcher: Watcher | None = None,
 ) -> Trained:
     stop = Stop() if stop is None else stop
     out.mkdir(parents=True, exist_ok=True)
     return train(
-        *(wanted, dataset(out / "clips", held_out=held_out), bench(wanted, stop), PLAN, StateFolder(state), out),
+        *(wanted, dataset(out / "clips", held_out=held_out), bench(wanted, stop), plan, StateFolder(state), out),
         stop=stop,
         watcher=Watcher() if watcher is None else watcher,
     )

@@ -97,7 +97,8 @@ class TrainingFlow:
         return replace(job.train, seed=entry.seeds[0]), entry
 
     async def _made(self, request: TrainingRequest, entry: Entry, folder: Path) -> Result:
-        plan = plans.choose(request, self._worker.engine.planner.gpu)
+        planner = self._worker.engine.planner
+        plan = plans.choose(request, planner.gpu, planner.host_limit_bytes)
         self._progress.stage(_INDEX, "preparing")
         dataset = await asyncio.to_thread(self._dataset, request, folder)
         self._stopwatch.lap("inputs")

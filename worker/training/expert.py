@@ -18,7 +18,7 @@ from worker.base.stop import Stop
 from worker.engine import embeddings
 from worker.engine.bench import Bench
 from worker.request.training import ExpertTraining, TrainingRequest
-from worker.training import timesteps
+from worker.training import recompute, timesteps
 from worker.training.adapter import Adapter
 from worker.training.checkpoint import Checkpoint, Progress, State
 from worker.training.encode import Encoded, Example
@@ -116,8 +116,8 @@ class _Run:
         self._seed = int(timesteps.generator(request.seed, training.expert).initial_seed())
         self._expert = bench.expert(1 if training.expert == "low" else 0, fp8=plan.precision == "fp8")
         self._adapter = Adapter(self._expert, request.rank, request.alpha, seed=self._seed, dtype=bench.dtype)
-        if plan.checkpointed:
-            self._expert.enable_gradient_checkpointing()
+        if plan.recomputed:
+            recompute.apply(self._expert, on_host=plan.on_host)
         masters = self._adapter.masters
         self._optimizer = torch.optim.AdamW(masters, lr=training.learning_rate, betas=_BETAS, weight_decay=0.0)
         warm_up = min(_WARM_UP_STEPS, training.steps // 10 + 1)

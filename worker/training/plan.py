@@ -1,12 +1,13 @@
 """What a training takes on the GPU, and which arrangement of it fits: arithmetic, before anything is loaded.
 
 One expert is in memory at a time. Tried from the fastest to the smallest: every activation kept; blocks computed again
-for the gradients; the frozen weights stored in 8 bits too.
+for the gradients; their inputs in host memory; the frozen weights stored in 8 bits too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from worker.base.errors import InvalidRequest
@@ -35,36 +36,47 @@ _SMALLER = ((832, 480), (640, 352), (448, 256))
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """`precision` is that of the frozen weights in the blocks; `checkpointed`: blocks are computed twice.
+    """`precision` is that of the frozen weights in the blocks; `recomputed`: blocks are computed twice, and `on_host`:
+    their inputs wait in host memory.
 
     `estimated_peak_bytes`: the most that torch allocates at once; None on a CPU, where nothing is refused.
     """
 
     precision: Precision
-    checkpointed: bool
+    recomputed: bool
+    on_host: bool = False
     vae_tiling: bool = False
     estimated_peak_bytes: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.precision}{', blocks computed again' if self.checkpointed else ''}"
+        again = ", blocks computed again" if self.recomputed else ""
+        return f"{self.precision}{again}{', inputs on the host' if self.on_host else ''}"
 
 
-_LADDER = (TrainingPlan("bf16", False), TrainingPlan("bf16", True), TrainingPlan("fp8", True))
+_LADDER = (
+    TrainingPlan("bf16", recomputed=False),
+    TrainingPlan("bf16", recomputed=True),
+    TrainingPlan("bf16", recomputed=True, on_host=True),
+    TrainingPlan("fp8", recomputed=True),
+    TrainingPlan("fp8", recomputed=True, on_host=True),
+)
 
 
-def choose(request: TrainingRequest, gpu: Gpu | None) -> TrainingPlan:
-    """The fastest arrangement that fits. Raises InvalidRequest for what fits under none, with what would."""
+def choose(request: TrainingRequest, gpu: Gpu | None, host_limit_bytes: int | None = None) -> TrainingPlan:
+    """The fastest arrangement that fits, also into host memory. Raises InvalidRequest for what fits under none, with
+    what would."""
     if gpu is None:
-        return TrainingPlan("fp32", checkpointed=False)
+        return TrainingPlan("fp32", recomputed=False)
     size, shape = size_of(request.model), Shape(request.width, request.height, request.num_frames)
-    fitting = _fitting(size, shape, request.rank, gpu)
+    fits = partial(_fitting, size, rank=request.rank, gpu=gpu, host_limit_bytes=host_limit_bytes)
+    fitting = fits(shape)
     if fitting is not None:
         return fitting
     needed = peak_bytes(size, shape, request.rank, _LADDER[-1])
     offers = [replace(shape, num_frames=frames) for frames in _SHORTER if frames < shape.num_frames] + [
         Shape(width, height, 1) for width, height in _SMALLER if width * height < shape.pixels
     ]
-    offer = next((offer for offer in offers if _fitting(size, offer, request.rank, gpu) is not None), None)
+    offer = next((offer for offer in offers if fits(offer) is not None), None)
     what = "no size fits: a larger GPU is needed" if offer is None else f"what fits: {offer}"
     raise InvalidRequest(
         f"training at {shape} needs {needed / _GB:.1f} GB and this worker's GPU has {gpu.budget_bytes / _GB:.1f} GB; "
@@ -73,12 +85,15 @@ def choose(request: TrainingRequest, gpu: Gpu | None) -> TrainingPlan:
     )
 
 
-def _fitting(size: ModelSize, shape: Shape, rank: int, gpu: Gpu) -> TrainingPlan | None:
+def _fitting(
+    size: ModelSize, shape: Shape, *, rank: int, gpu: Gpu, host_limit_bytes: int | None
+) -> TrainingPlan | None:
+    full = host_limit_bytes is not None and input_bytes(size, shape) > host_limit_bytes
     for tiled in (False, True):
         encoding = vae_bytes(size) + encode_bytes(size, shape, tiled=tiled)
         for plan in _LADDER:
             peak = max(peak_bytes(size, shape, rank, plan), int(_MARGIN * encoding) + _WORKSPACE_BYTES)
-            if peak <= gpu.budget_bytes:
+            if peak <= gpu.budget_bytes and not (plan.on_host and full):
                 return replace(plan, vae_tiling=tiled, estimated_peak_bytes=peak)
     return None
 
@@ -88,7 +103,9 @@ def peak_bytes(size: ModelSize, shape: Shape, rank: int, plan: TrainingPlan) -> 
     # A block's weights are cast from 8 bits for its products, and kept as long as its activations.
     cast = 2 * size.linear_params // size.layers if plan.precision == "fp8" else 0
     steps = expert_bytes(size, plan.precision) + lora_parameters(size, rank) * _LORA_BYTES + cast
-    steps += activation_bytes(size, shape, checkpointed=plan.checkpointed)
+    steps += activation_bytes(size, shape, recomputed=plan.recomputed)
+    if plan.on_host:
+        steps -= input_bytes(size, shape)
     text = text_encoder_bytes(size, "bf16")
     return int(_MARGIN * max(steps, text)) + _WORKSPACE_BYTES
 
@@ -102,7 +119,7 @@ def estimated_s(request: TrainingRequest, plan: TrainingPlan, gpu: Gpu | None) -
     if speed is None or not duration.is_published(request.model):
         return None
     shape = Shape(request.width, request.height, request.num_frames)
-    step = duration.forward_flop(size_of(request.model), shape) * (4 if plan.checkpointed else 3)
+    step = duration.forward_flop(size_of(request.model), shape) * (4 if plan.recomputed else 3)
     slow, fast = (
         sum(each.steps for each in request.experts) * step / speed / share for share in duration.DENOISE_SHARE
     )
@@ -114,13 +131,18 @@ def lora_parameters(size: ModelSize, rank: int) -> int:
     return size.layers * rank * (8 * 2 * size.dim + 2 * (size.dim + size.ffn_dim))
 
 
-def activation_bytes(size: ModelSize, shape: Shape, *, checkpointed: bool) -> int:
+def activation_bytes(size: ModelSize, shape: Shape, *, recomputed: bool) -> int:
     """What all blocks keep in bf16 for the gradients of one clip, and what computing those takes."""
     tokens = size.tokens(shape)
     kept = block_bytes(size, tokens)
-    if checkpointed:  # the input of every block, and what one block keeps
-        return size.layers * tokens * size.dim * 2 + int((1 + _WORKING_BLOCKS) * kept)
+    if recomputed:  # the input of every block, and what one block keeps
+        return input_bytes(size, shape) + int((1 + _WORKING_BLOCKS) * kept)
     return int((size.layers + _WORKING_BLOCKS) * kept)
+
+
+def input_bytes(size: ModelSize, shape: Shape) -> int:
+    """The inputs of all blocks."""
+    return 2 * size.layers * size.tokens(shape) * size.dim
 
 
 def block_bytes(size: ModelSize, tokens: int) -> int:

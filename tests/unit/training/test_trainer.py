@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.kits import trainer_kit
 from worker.base.errors import Cancelled
 from worker.base.stop import Stop
+from worker.training.plan import TrainingPlan
 from worker.training.train import Trained, Watcher
 
 
@@ -58,6 +60,23 @@ def test_a_stop_before_the_first_step_is_raised(tmp_path: Path) -> None:
     stop.request(Cancelled())
     with pytest.raises(Cancelled):
         trainer_kit.run(trainer_kit.request(), tmp_path / "state", tmp_path, stop=stop)
+
+
+def test_blocks_that_are_computed_again_have_the_same_gradients(tmp_path: Path) -> None:
+    wanted = trainer_kit.request(experts="high")
+    plain = trainer_kit.run(wanted, tmp_path / "a", tmp_path / "1")
+    again = trainer_kit.run(
+        wanted, tmp_path / "b", tmp_path / "2", plan=TrainingPlan("fp32", recomputed=True, on_host=True)
+    )
+    for name, factor in plain.experts[0].learned.weights.items():
+        torch.testing.assert_close(again.experts[0].learned.weights[name], factor)
+
+
+def test_weights_in_8_bits_are_trained_on_too(tmp_path: Path) -> None:
+    plan = TrainingPlan("fp8", recomputed=True)
+    trained = trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path, plan=plan)
+    report = trained.experts[0].report()
+    assert report["loss_after"] < report["loss_before"]
 
 
 def test_where_nothing_is_held_out_the_last_step_is_the_best(tmp_path: Path) -> None:
