@@ -4,7 +4,7 @@ BIN := .venv/bin
 need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON): install it \
 	with venv, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help setup setup-dev run test test-all coverage test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak train-demo-style clean
+.PHONY: help setup setup-dev run play test test-all coverage test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak train-demo-style clean
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,6 +20,13 @@ setup-dev:           ## the same, and what tests and checks need
 
 run: setup           ## make the video of test_input.json with the small built-in model
 	@$(BIN)/python handler.py
+
+PLAY_ARGS ?= --start "$(CURDIR)/$(BIN)/python $(CURDIR)/handler.py"
+
+play:                ## open a page to try the worker here, or an endpoint: make play PLAY_ARGS="--endpoint ID"
+	@$(need_python)
+	@$(PYTHON) builder/setup_venv.py --play
+	@PYTHONPATH=client/src .venv-play/bin/python -m videogen_client.page --plan "$(CURDIR)/$(BIN)/videogen" $(PLAY_ARGS)
 
 # One worker for each core. Worksteal gives each a run of neighbours, so most modules build their engine once.
 PYTEST := $(BIN)/python -m pytest -q -n $$(nproc) --dist worksteal
@@ -106,4 +113,4 @@ soak: setup-dev      ## 60 minutes of mixed jobs under random faults
 	@$(BIN)/python -m benchmarks.soak
 
 clean:               ## remove what the commands made
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis outputs .state
+	rm -rf .venv .venv-play .mypy_cache .ruff_cache .hypothesis outputs .state

@@ -1,9 +1,10 @@
 """Makes `.venv` from the lock files: `make setup`. Needs only Python 3.11 and the package registry.
 
-    python3.11 builder/setup_venv.py [--dev]
+    python3.11 builder/setup_venv.py [--dev | --play]
 
 Hashes are required. Where pip's torch is the CUDA build, the CUDA libraries follow. A second run does nothing while the
-lock files are the same. The command `videogen` comes with it.
+lock files are the same. The command `videogen` comes with it. --play makes `.venv-play` too: gradio asks for versions
+that the worker cannot take.
 """
 
 from __future__ import annotations
@@ -21,37 +22,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+PLAY = ROOT / ".venv-play"
 PYTHON = VENV / "bin" / "python"
 PACKAGES = "lib/python3*/site-packages/*.dist-info"
 
 
-def install(lock: str, *, from_folder: bool = False) -> None:
-    """Install one lock file, unless it is the one that was installed last.
+def install(lock: str, *, into: Path | None = None, from_folder: bool = False) -> None:
+    """Install one lock file into .venv or another folder, unless it is the one that was installed last.
 
     from_folder: download first, without hashes, and install from there with them. When pip checks hashes it prefers a
     file of the index to one of a folder that it is configured with; so torch's CPU wheel would lose to the CUDA build.
     """
+    folder = VENV if into is None else into
     source = ROOT / "builder" / lock
-    stamp = VENV / f"{lock}.sha256"
+    stamp = folder / f"{lock}.sha256"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
     pins = [line.split()[0] for line in source.read_text().splitlines() if line[:1].isalpha()]
     checked = ["install", "--no-deps", "--require-hashes", "-r", str(source)]
     if from_folder:
-        with tempfile.TemporaryDirectory(dir=VENV) as folder:
-            pip(lock, len(pins), ["download", "--no-deps", "--dest", folder, *pins])
-            pip(lock, len(pins), [*checked, "--no-index", "--find-links", folder])
+        with tempfile.TemporaryDirectory(dir=folder) as fetched:
+            pip(folder, lock, len(pins), ["download", "--no-deps", "--dest", fetched, *pins])
+            pip(folder, lock, len(pins), [*checked, "--no-index", "--find-links", fetched])
     else:
-        pip(lock, len(pins), checked)
+        pip(folder, lock, len(pins), checked)
     stamp.write_text(digest)
 
 
-def pip(lock: str, packages: int, arguments: list[str]) -> None:
+def pip(folder: Path, lock: str, packages: int, arguments: list[str]) -> None:
     """Run pip, and say how many packages of `lock` it has. Ends the process with what pip said where it fails."""
     verb, *options = arguments
     command = [
-        PYTHON,
+        folder / "bin" / "python",
         "-m",
         "pip",
         "--disable-pip-version-check",
@@ -65,12 +68,12 @@ def pip(lock: str, packages: int, arguments: list[str]) -> None:
     installing, over = threading.Event(), threading.Event()
 
     def count() -> None:
-        """pip says nothing while it puts files into .venv; each package leaves a folder there when it is done."""
+        """pip says nothing while it puts files there; each package leaves a folder when it is done."""
         installing.wait()
-        before = len(list(VENV.glob(PACKAGES)))
+        before = len(list(folder.glob(PACKAGES)))
         while not over.wait(0.5):
-            done = len(list(VENV.glob(PACKAGES))) - before
-            show(f"{lock}: putting packages into .venv, {done} of {packages}")
+            done = len(list(folder.glob(PACKAGES))) - before
+            show(f"{lock}: putting packages into {folder.name}, {done} of {packages}")
 
     counter = threading.Thread(target=count, daemon=True)
     counter.start()
@@ -125,6 +128,7 @@ def torch_needs_cuda_libraries() -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make .venv from the lock files.")
     parser.add_argument("--dev", action="store_true", help="with what tests and checks need")
+    parser.add_argument("--play", action="store_true", help="with .venv-play, for the page of `make play`")
     options = parser.parse_args()
     if sys.version_info[:2] != (3, 11):
         print(f"Python 3.11 is needed, this is {sys.version.split()[0]}: run make PYTHON=/path/to/python3.11")
@@ -142,6 +146,10 @@ def main() -> int:
     if options.dev:
         install("requirements-dev.txt")
     write_scripts()
+    if options.play:
+        if not (PLAY / "bin" / "python").exists():
+            venv.create(PLAY, with_pip=True)
+        install("requirements-play.txt", into=PLAY)
     return 0
 
 

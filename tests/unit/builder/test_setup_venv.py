@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for .venv/bin/python whose pip says what pip says; `fail` beside it makes it fail."""
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
     python.write_text(
         "#!/bin/sh\n"
         'case "$*" in *"install --progress-bar off"*) ;; *) echo "no such option"; exit 2;; esac\n'
@@ -34,7 +35,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "builder" / "lock.txt").write_text(
         "numpy==2.3.4 \\\n    --hash=sha256:00\nftfy==6.3.1 \\\n    --hash=sha256:11\n"
     )
-    for name, value in {"ROOT": tmp_path, "VENV": tmp_path, "PYTHON": python}.items():
+    for name, value in {"ROOT": tmp_path, "VENV": tmp_path / ".venv", "PYTHON": python}.items():
         monkeypatch.setattr(setup_venv, name, value)
     return python
 
@@ -58,6 +59,14 @@ def test_elsewhere_each_lock_has_its_line_and_a_second_run_none(pip: Path, capsy
     assert re.fullmatch(r"lock\.txt: done in \d+ s\n", capsys.readouterr().out)
     setup_venv.install("lock.txt")
     assert capsys.readouterr().out == ""
+
+
+def test_another_folder_has_packages_of_its_own(pip: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / ".venv", tmp_path / ".venv-play")
+    pip.with_name("fail").touch()
+    setup_venv.install("lock.txt", into=tmp_path / ".venv-play")
+    assert (tmp_path / ".venv-play" / "lock.txt.sha256").exists()
+    assert not (tmp_path / ".venv" / "lock.txt.sha256").exists()
 
 
 def test_what_pip_says_is_shown_where_it_fails(pip: Path) -> None:
