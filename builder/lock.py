@@ -4,6 +4,7 @@
     requirements.txt        run time, every other package with the hashes of all its files
     requirements-cuda.txt   what torch's CUDA build needs beside it; never forced on a machine with the CPU build
     requirements-dev.txt    tests and checks
+    requirements-play.txt   the page of `make play`, for a virtual environment of its own
 
 torch has one pin and two builds: its CPU wheel may come from a folder that pip is configured with, its CUDA wheel from
 the index. The lock carries the hashes of both, so pip-compile runs once with pip's configuration and once without.
@@ -78,6 +79,7 @@ def main() -> None:
         "Beside torch's CUDA build.",
     )
     write_lock(HERE / "requirements-dev.txt", compile_lock(HERE / "requirements-dev.in"), "Development.")
+    write_lock(HERE / "requirements-play.txt", compile_lock(HERE / "requirements-play.in"), "The page of `make play`.")
 
 
 if __name__ == "__main__":
