@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,3 +51,30 @@ def test_openais_client_makes_a_video(facade: FacadeServer) -> None:
         assert failed.error is not None
         assert (failed.status, failed.error.code) == ("failed", "invalid_request")
         assert "width" in failed.error.message
+
+
+SPEAKS = """
+import sys, time, litellm
+how = {"api_base": sys.argv[1], "api_key": "key-a", "custom_llm_provider": "openai"}
+fields = {"num_inference_steps": 1, "fps": 8, "seed": 4}
+video = litellm.video_generation(
+    model="wan2.2-a14b", prompt="A blue box moves up", size="256x256", seconds="1", extra_body=fields, **how
+)
+while (state := litellm.video_status(video_id=video.id, **how)).status not in ("completed", "failed"):
+    time.sleep(0.1)
+content = litellm.video_content(video_id=video.id, **how)
+print(state.status, content[4:8].decode())
+"""
+
+
+def test_litellm_makes_a_video(facade: FacadeServer) -> None:
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "no_proxy": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", SPEAKS, f"{facade.url}/v1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout == "completed ftyp\n", done.stderr

@@ -167,6 +167,7 @@ def test_an_error_is_shown_at_its_field(page: Any) -> None:
     page.wait_for_selector("#error-loras:visible")
     assert "one LoRA a line" in page.inner_text("#error-loras")
     page.fill("#loras textarea", "")
+    page.click("#more-fields button")  # closed: the error opens it again
     page.click("#make")
     page.wait_for_selector("#error-steps:visible")
     assert "1 to 100" in page.inner_text("#error-steps")

@@ -101,7 +101,7 @@ class Studio:
         except TimeoutError:
             process.kill()
             return Look("the plan took too long", is_wrong=True)
-        return Look(said.decode(errors="replace").strip(), is_wrong=process.returncode != 0)
+        return Look(said.decode(errors="replace").strip("\n"), is_wrong=process.returncode != 0)
 
     async def make(self, form: Form, session: str) -> AsyncIterator[Look]:
         """Looks at the video on its way; the last one has its clip or its errors."""

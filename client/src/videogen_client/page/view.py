@@ -31,6 +31,7 @@ pre.plan { white-space: pre-wrap; font-size: 12px; line-height: 1.45; margin: 0;
 """
 FONT = ("system-ui", "sans-serif")
 THEME = gr.themes.Soft(font=FONT, font_mono=("ui-monospace", "monospace"))
+_INSIDE = {"loras", "steps", "seed", "more"}  # the fields that a click opens
 _HINT = "a red ball moves left over rippling water"
 
 
@@ -48,7 +49,7 @@ def make_page(studio: Studio, target: Target) -> gr.Blocks:
         gr.HTML(f"<h2 style='margin:4px'>Make a video</h2><div class='state'>by {escape(target.name)}</div>")
         with gr.Row():
             with gr.Column(scale=5):
-                fields, errors = _form()
+                fields, errors, more = _form()
                 with gr.Row():
                     make = gr.Button("Make the video", variant="primary", elem_id="make")
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
@@ -60,7 +61,7 @@ def make_page(studio: Studio, target: Target) -> gr.Blocks:
                     shown = gr.Code(language="json", label="JSON", elem_id="as-json", interactive=False)
                     curl = gr.Code(language="shell", label="curl", elem_id="as-curl", interactive=False)
                 gallery = gr.HTML(_gallery(studio.clips), elem_id="gallery", label="The last clips")
-        outputs = [state, stage, gallery, shown, curl, make, stop, *errors]
+        outputs = [state, stage, gallery, shown, curl, make, stop, more, *errors]
 
         async def run(*values: Any, request: gr.Request) -> AsyncIterator[list[Any]]:
             form = _form_of(values)
@@ -91,8 +92,8 @@ def _with_request(run: Any) -> Any:
     return called
 
 
-def _form() -> tuple[list[Any], list[Any]]:
-    """The fields in the order of `FIELDS`, and where the error of each is shown."""
+def _form() -> tuple[list[Any], list[Any], Any]:
+    """The fields in the order of `FIELDS`, where the error of each is shown, and the part that holds the last ones."""
     errors: list[Any] = []
 
     def with_error(field: Any) -> Any:
@@ -121,7 +122,7 @@ def _form() -> tuple[list[Any], list[Any]]:
             fields.append(with_error(names("Preset", choices("quality_preset"), "preset")))
         with gr.Column(min_width=150):
             fields.append(with_error(names("Camera", choices("camera_motion"), "camera")))
-    with gr.Accordion("More", open=False, elem_id="more-fields"):
+    with gr.Accordion("More", open=False, elem_id="more-fields") as more:
         fields.append(
             with_error(
                 gr.Textbox(
@@ -137,7 +138,7 @@ def _form() -> tuple[list[Any], list[Any]]:
         fields.append(
             with_error(gr.Textbox('{"preview": "animated"}', label="Any other field, as JSON", lines=2, elem_id="more"))
         )
-    return fields, errors
+    return fields, errors, more
 
 
 def _plan_row(studio: Studio, fields: list[Any], errors: list[Any]) -> None:
@@ -176,6 +177,7 @@ def _updates(studio: Studio, look: Look, texts: tuple[str, str]) -> list[Any]:
         _gallery(studio.clips),
         *texts,
         *buttons,
+        gr.Accordion(open=True) if look.errors.keys() & _INSIDE else gr.skip(),
         *_error_updates(look),
     ]
 

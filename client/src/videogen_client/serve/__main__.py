@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on_end=figures.ended,
     )
     app = make_app(Facade(videos, figures, keys, secret, chosen.poll))
-    uvicorn.run(app, host=chosen.host, port=chosen.port, access_log=False, log_config=None)
+    uvicorn.run(app, host=chosen.host, port=chosen.port, access_log=False, log_config=None, timeout_keep_alive=75)
     return 0
 
 
