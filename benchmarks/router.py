@@ -34,7 +34,8 @@ from videogen_client.router import Job, NoCandidate, Policy, Router, RouterTimin
 AT_ONCE = 40
 USD = 0.10  # of a video, at every service
 MOST_USD = 0.30  # of a job
-BUDGETS_USD = {"small": 1.0, "large": 60.0}
+# Of each tenant, for a run: a fifth of the runs are of the small one, and would cost four times as much.
+BUDGETS_USD = {"small": 0.005, "large": 0.075}
 DEADLINE_S = 4.0
 TIERS = ("preview", "draft", "standard", "premium")  # each begins with another service
 TIMING = RouterTiming(submit_s=0.6, read_s=1.0, lease_s=6.0, retry_s=0.02, pause_s=0.02, find_s=0.2)
@@ -90,12 +91,12 @@ def _order(dice: random.Random) -> Order:
     return Order(outcome, seconds, dice.choice(["always", "queued", "never"]))  # type: ignore[arg-type]
 
 
-def policy_for(store: Path | str, services: Mapping[str, ServiceDouble]) -> Policy:
+def policy_for(store: Path | str, services: Mapping[str, ServiceDouble], runs: int) -> Policy:
     tables = {}
     for name, double in services.items():
         more = {"on_lost": "resubmit"} if name == "videos" else {}
         tables[name] = backend_table(double, patience_s=0.8, **more)
-    tenants = {tenant: {"budget_usd_per_day": usd} for tenant, usd in BUDGETS_USD.items()}
+    tenants = {tenant: {"budget_usd_per_day": usd * runs} for tenant, usd in BUDGETS_USD.items()}
     breaker = {"open_s": 0.3, "failure_rate": 0.7, "window_s": 5.0}
     names = list(tables)
     rules = {"deadline_s": DEADLINE_S, "max_cost_usd": MOST_USD, "tries": 1}
@@ -109,7 +110,7 @@ async def measure(runs: int, seed: int, folder: Path) -> Figures:
         services = doubles(dice, runs)
         for double in services.values():
             stack.enter_context(double)
-        async with router_of(policy_for(folder / "router.sqlite3", services), TIMING) as router:
+        async with router_of(policy_for(folder / "router.sqlite3", services, runs), TIMING) as router:
             turns = asyncio.Semaphore(AT_ONCE)
             jobs = await asyncio.gather(
                 *(_run(router, number, random.Random(f"{seed}-{number}"), turns) for number in range(runs))
@@ -123,7 +124,7 @@ async def measure(runs: int, seed: int, folder: Path) -> Figures:
 
 async def _run(router: Router, number: int, dice: random.Random, turns: asyncio.Semaphore) -> Job | None:
     """None where the router refused the request: a budget is spent."""
-    tenant = "small" if dice.random() < 0.05 else "large"
+    tenant = "small" if dice.random() < 0.2 else "large"
     request = {"prompt": f"clip {number}", "tier": dice.choice(TIERS), "tenant": tenant}
     async with turns:
         try:
@@ -165,7 +166,7 @@ def judge(figures: Figures, jobs: Sequence[Job], services: Mapping[str, ServiceD
         figures.over_the_most_of_a_job += count * USD > MOST_USD or job.spent_usd > MOST_USD + 1e-6
         bills[job.request.tenant] += count
         states.update(f"{each.backend} {each.state}" for each in job.attempts)
-    figures.over_budget = sum(bills[tenant] * USD > usd + 1e-6 for tenant, usd in BUDGETS_USD.items())
+    figures.over_budget = sum(bills[tenant] * USD > usd * figures.runs + 1e-6 for tenant, usd in BUDGETS_USD.items())
     figures.requests = sum(double.requests for double in services.values())
     figures.attempts = dict(sorted(states.items()))
 

@@ -29,7 +29,7 @@ from typing import IO
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "client" / "src"))
 
 from benchmarks import reporting
-from benchmarks.router import BUDGETS_USD, TIERS, Figures, doubles, judge, policy_for
+from benchmarks.router import TIERS, Figures, doubles, judge, policy_for
 from tests.kits.postgres import postgres
 from tests.kits.router_kit import router_of
 from videogen_client.router import NoCandidate, Policy, RouterTiming
@@ -67,7 +67,7 @@ class Process:
         request = {
             "prompt": f"clip {number}",
             "tier": TIERS[number % len(TIERS)],
-            "tenant": dice.choice(["large", "large", "small"]),
+            "tenant": dice.choice(["large"] * 4 + ["small"]),
         }
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def measure(count: int, jobs: int, kills: int, seed: int, folder: Path, url: str
         services = doubles(dice, jobs, faulty=0.1)
         for double in services.values():
             stack.enter_context(double)
-        policy = policy_for(url, services)
+        policy = policy_for(url, services, jobs)
         tiers = {name: tier.model_copy(update={"deadline_s": DEADLINE_S}) for name, tier in policy.tiers.items()}
         policy = policy.model_copy(update={"tiers": tiers})
         path = folder / f"policy-{count}.json"
@@ -183,7 +183,7 @@ def main() -> int:
         with postgres() as url, tempfile.TemporaryDirectory() as folder:
             found[count] = measure(count, chosen.jobs, chosen.kills, chosen.seed, Path(folder), url)
             print(count, found[count])
-    result = {"seed": chosen.seed, "kills": chosen.kills, "budgets_usd": BUDGETS_USD}
+    result = {"seed": chosen.seed, "kills": chosen.kills}
     runs = [{"processes": count, **asdict(each)} for count, each in found.items()]
     print(reporting.write(reporting.RESULTS, "router-kills", {**result, "runs": runs}, "sqlalchemy", "psycopg"))
     return 0 if all(each.is_clean for each in found.values()) else 1

@@ -83,7 +83,8 @@ class Drive:
         attempt: Attempt | None = None
         if fitting:
             attempt = await self._stored(driver.store.begin, job, driver.owner, fitting, why_not.__setitem__)
-        metrics.DECISION_S.observe(time.perf_counter() - began)
+        took_s = time.perf_counter() - began
+        metrics.DECISION_S.observe(took_s)
         is_passing = any(each.is_passing for each in choices) or any("breaker" in each for each in why_not.values())
         if attempt is None and is_passing:
             return None, True
@@ -92,7 +93,8 @@ class Drive:
             entry = each.entry(chosen=each.backend == chosen, why=why_not.get(each.backend))
             self._route.append({"attempt": len(job.attempts) + 1, **entry})
             metrics.DECISIONS.labels(each.backend, str(entry["chosen"]).lower()).inc()
-        LOG.info("job %s, attempt %d: %s", job.id, len(job.attempts) + 1, chosen or "no backend")
+        number, took_ms = len(job.attempts) + 1, 1000 * took_s
+        LOG.info("job %s, attempt %d: %s, decided in %.1f ms", job.id, number, chosen or "no backend", took_ms)
         return attempt, False
 
     async def _carry_out(self, attempt: Attempt, *, is_new: bool) -> None:

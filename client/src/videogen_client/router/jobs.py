@@ -45,6 +45,7 @@ class Job:
     status: JobStatus
     created_at: float
     deadline_at: float
+    ended_at: float | None
     cancel_requested: bool
     route: tuple[dict[str, Any], ...]
     result: dict[str, Any] | None
@@ -80,6 +81,7 @@ def job_of(connection: Connection, row: Row[Any]) -> Job:
         row.status,
         row.created_at,
         row.deadline_at,
+        row.ended_at,
         row.cancel_requested,
         tuple(json.loads(row.route)),
         None if row.result is None else json.loads(row.result),

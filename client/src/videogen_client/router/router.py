@@ -91,6 +91,11 @@ class Router:
         self._store.close()
 
     @property
+    def in_flight(self) -> int:
+        """Jobs that this process drives."""
+        return len(self._drives)
+
+    @property
     def workers(self) -> list[str]:
         """The names of the backends that are this worker."""
         return [name for name, table in self._policy.backends.items() if table.kind == "runpod"]
