@@ -43,6 +43,7 @@ BREAKERS: dict[str, dict[str, Any]] = {
 }
 ILLS = {"down": Order("failed", 0.6), "flaky": Order("failed", 0.1), "slow": Order("completed", 30.0)}
 SHARE_FLAKY = 0.3
+ARRIVALS_PER_S = 25
 CHEAP_USD, DEAR_USD = 0.1, 0.4
 BAD_S, PER_SECOND, DEADLINE_S, PATIENCE_S = 5.0, 15, 1.6, 0.8
 
@@ -122,11 +123,10 @@ async def load(jobs: int, waves: int, folder: Path, seconds: float) -> Load:
         policy = policy_of(folder / "store", {"fal": table}, tier={"deadline_s": 600.0})
         async with router_of(policy, TIMING) as router:
             for wave in range(waves):
-                turns = asyncio.Semaphore(20)
 
-                async def submit(number: int, turns: asyncio.Semaphore = turns, wave: int = wave) -> str:
-                    async with turns:
-                        return await router.submit({"prompt": f"clip {wave} {number}", "tier": "draft"})
+                async def submit(number: int, wave: int = wave) -> str:
+                    await asyncio.sleep(number / ARRIVALS_PER_S)
+                    return await router.submit({"prompt": f"clip {wave} {number}", "tier": "draft"})
 
                 ids = await asyncio.gather(*(submit(number) for number in range(jobs)))
                 most = max(most, router.in_flight)
@@ -176,7 +176,7 @@ async def outage(ill: str, breaker: str, seed: int, folder: Path) -> Outage:
 
 
 async def measure(jobs: int, waves: int, seed: int, folder: Path) -> dict[str, Any]:
-    found = await load(jobs, waves, folder, 12.0)
+    found = await load(jobs, waves, folder, jobs / ARRIVALS_PER_S + 5)
     outages = [asdict(await outage(ill, breaker, seed, folder)) for ill in ILLS for breaker in BREAKERS]
     return {"seed": seed, "load": asdict(found), "breaker": outages}
 
@@ -186,7 +186,7 @@ def main() -> int:
         prog="python -m benchmarks.router_load", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--jobs", type=int, default=500)
-    parser.add_argument("--waves", type=int, default=6)
+    parser.add_argument("--waves", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     logging.getLogger("httpx").setLevel(logging.WARNING)

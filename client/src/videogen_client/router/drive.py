@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from . import metrics
 from .backend import Backend, Clip, State
-from .decide import weigh
 from .driver import Driver
 from .errors import BackendError, Gone, Refused
 from .jobs import Attempt, AttemptState, End, Job
@@ -66,34 +64,17 @@ class Drive:
 
     async def _decide(self) -> tuple[Attempt | None, bool]:
         """The attempt, and whether there may be one later."""
-        driver, job = self._driver, self.job
-        began = time.perf_counter()
-        choices = weigh(
-            driver.policy,
-            driver.backends,
-            job.request,
-            breakers=await self._stored(driver.store.breakers),
-            now=driver.clock(),
-            deadline_at=job.deadline_at,
-            attempts=job.attempts,
-            retry_s=self._timing.retry_s,
-        )
-        fitting = [(each.backend, each.estimate.usd_high) for each in choices if each.why_not is None]
-        why_not: dict[str, str] = {}
-        attempt: Attempt | None = None
-        if fitting:
-            attempt = await self._stored(driver.store.begin, job, driver.owner, fitting, why_not.__setitem__)
-        took_s = time.perf_counter() - began
-        metrics.DECISION_S.observe(took_s)
-        is_passing = any(each.is_passing for each in choices) or any("breaker" in each for each in why_not.values())
-        if attempt is None and is_passing:
+        job = self.job
+        decision = await self._stored(self._driver.decide, job)
+        attempt = decision.attempt
+        if attempt is None and decision.is_passing:
             return None, True
-        chosen = None if attempt is None else attempt.backend
-        for each in choices:
-            entry = each.entry(chosen=each.backend == chosen, why=why_not.get(each.backend))
-            self._route.append({"attempt": len(job.attempts) + 1, **entry})
+        number, chosen = len(job.attempts) + 1, None if attempt is None else attempt.backend
+        for each in decision.choices:
+            entry = each.entry(chosen=each.backend == chosen, why=decision.why_not.get(each.backend))
+            self._route.append({"attempt": number, **entry})
             metrics.DECISIONS.labels(each.backend, str(entry["chosen"]).lower()).inc()
-        number, took_ms = len(job.attempts) + 1, 1000 * took_s
+        took_ms = 1000 * decision.took_s
         LOG.info("job %s, attempt %d: %s, decided in %.1f ms", job.id, number, chosen or "no backend", took_ms)
         return attempt, False
 
@@ -184,7 +165,8 @@ class Drive:
             if now >= self.job.deadline_at:
                 await self._end_unknown(attempt, "it had not ended at the deadline, and no cancel was confirmed")
                 return
-            await self._pause(min(table.poll_s, max(0.0, self.job.deadline_at - now)))
+            pause_s = self._driver.between_looks_s(table.poll_s)
+            await self._pause(min(pause_s, max(0.0, self.job.deadline_at - now)))
 
     async def _cancel(self, backend: Backend, handle: str) -> State | None:
         try:

@@ -8,13 +8,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import metrics
 from .backend import Backend, Clip
-from .jobs import Job
+from .decide import Choice, weigh
+from .jobs import Attempt, Job
 from .policy import Policy
 from .store import Store
 
 # Why a clip is not good enough; None where it is.
 Gate = Callable[[Backend, Clip, Job], Awaitable[str | None]]
+
+
+_LOOKS_PER_S = 50
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,21 @@ class RouterTiming:
     retry_s: float = 2.0
     pause_s: float = 1.0
     find_s: float = 15.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`why_not` has the reasons that only the store knows: a budget, a breaker whose probe is under way."""
+
+    choices: list[Choice]
+    attempt: Attempt | None
+    why_not: dict[str, str]
+    took_s: float
+
+    @property
+    def is_passing(self) -> bool:
+        """There may be a candidate in a moment."""
+        return any(each.is_passing for each in self.choices) or any("breaker" in each for each in self.why_not.values())
 
 
 class Driver:
@@ -55,6 +75,31 @@ class Driver:
         self.clock = clock
         self.owner = owner
         self.leased_until = 0.0
+        self.in_flight = 0
+
+    def decide(self, job: Job) -> Decision:
+        """Chooses a backend and writes the attempt. Blocks: it belongs into a thread. Raises LeaseLost."""
+        began = time.perf_counter()
+        choices = weigh(
+            self.policy,
+            self.backends,
+            job.request,
+            breakers=self.store.breakers(),
+            now=self.clock(),
+            deadline_at=job.deadline_at,
+            attempts=job.attempts,
+            retry_s=self.timing.retry_s,
+        )
+        fitting = [(each.backend, each.estimate.usd_high) for each in choices if each.why_not is None]
+        why_not: dict[str, str] = {}
+        attempt = self.store.begin(job, self.owner, fitting, why_not.__setitem__) if fitting else None
+        took_s = time.perf_counter() - began
+        metrics.DECISION_S.observe(took_s)
+        return Decision(choices, attempt, why_not, took_s)
+
+    def between_looks_s(self, poll_s: float) -> float:
+        """Longer where there are many jobs: the requests are bounded, not their number times that of the jobs."""
+        return max(poll_s, self.in_flight / _LOOKS_PER_S)
 
     async def may_submit(self) -> None:
         """Waits until the lease outlasts a submission: nobody else takes the job while it is being submitted."""

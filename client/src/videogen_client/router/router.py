@@ -204,6 +204,7 @@ class Router:
     def _start(self, job: Job) -> None:
         drive = Drive(self._driver, job)
         self._drives[job.id] = drive, asyncio.create_task(self._drive(drive))
+        self._driver.in_flight = len(self._drives)
         metrics.IN_FLIGHT.inc()
 
     async def _drive(self, drive: Drive) -> None:
@@ -218,6 +219,7 @@ class Router:
                     await asyncio.sleep(self._timing.retry_s)
         finally:
             self._drives.pop(job_id, None)
+            self._driver.in_flight = len(self._drives)
             metrics.IN_FLIGHT.dec()
 
     async def _keep_on(self) -> None:

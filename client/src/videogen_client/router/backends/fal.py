@@ -21,6 +21,7 @@ from ..request import VideoRequest
 from .service import Service, reading, submitting, tls
 
 _URL = "https://queue.fal.run"
+_LIMITS = httpx.Limits(max_connections=20)  # the pool searches all of them for every request
 
 
 class Fal(Service):
@@ -32,7 +33,7 @@ class Fal(Service):
         app = AppId.from_endpoint_id(self.model)
         self._app = "/".join(each for each in (app.namespace, app.owner, app.alias) if each)
         headers = {"Authorization": f"Key {self.key}"}
-        self._queue = httpx.AsyncClient(headers=headers, verify=tls(), timeout=30)
+        self._queue = httpx.AsyncClient(headers=headers, verify=tls(), timeout=30, limits=_LIMITS)
 
     async def submit(self, request: VideoRequest, key: str, /) -> str:
         own = {
