@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,13 @@ async def _stopped(run: Runner, payload: object, job_id: str = "stopped") -> Ans
         assert not task.done()
     task.cancel()
     return await task
+
+
+def test_without_a_bucket_on_the_platform_nothing_is_trained(
+    make_runner: Callable[[Mapping[str, str]], Runner], data_url: str
+) -> None:
+    run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "https://example.com/job"})
+    error = json.loads(run({"train": training(data_url)})["error"])
+    assert (error["code"], error["path"]) == ("invalid_request", "train")
+    assert "bucket" in error["message"]
+    assert run({"train": training(data_url, dry_run=True, num_frames=5)}, job_id="dry")["dry_run"]

@@ -139,12 +139,19 @@ class Engine:
 
     @contextmanager
     def bench(self, spec: ModelSpec, stop: Stop) -> Iterator[Bench]:
-        """The device for work that is no video: nothing else is loaded on it, and videos wait until it is over."""
+        """The device for work that is no video: nothing else is loaded on it, and videos wait until it is over.
+
+        Raises DeviceLost where the device fails meanwhile.
+        """
         with self._lock:
             self.models.clear()
             _empty_cache()
             try:
                 yield Bench(self._source, spec, self._device, self._dtype, stop)
+            except torch.OutOfMemoryError:
+                raise
+            except torch.AcceleratorError as failure:
+                raise DeviceLost("the device failed in work that is no video") from failure
             finally:
                 _empty_cache()
 

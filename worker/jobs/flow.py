@@ -108,7 +108,8 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
             error = as_worker_error(failure, job_id, stop)
             stopwatch.lap("accept")
             await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
-            return _refused(job_id, error, stopwatch)
+            answer = _refused(job_id, error, stopwatch)
+            return {**answer, "refresh_worker": True} if isinstance(failure, DeviceLost) else answer
         finally:
             timer.cancel()
             await channel.close()

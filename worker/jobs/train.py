@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.base import folders, metrics, scratch, timing
-from worker.base.errors import UploadFailed, WorkerError
+from worker.base.errors import InvalidRequest, UploadFailed, WorkerError
 from worker.base.files import StateFolder
 from worker.base.log import fields
 from worker.base.sigterm import ShuttingDown
@@ -30,7 +30,7 @@ from worker.delivery.storage import Storage
 from worker.delivery.storage.base import LORA_SUFFIX, VIDEO_SUFFIXES, Files, training_key
 from worker.delivery.webhooks.channel import Channel
 from worker.engine import device
-from worker.jobs import samples
+from worker.jobs import samples, training_answer
 from worker.jobs.progress import Progress
 from worker.jobs.services import Services
 from worker.media.marks.provenance import Origin
@@ -89,6 +89,12 @@ class TrainingFlow:
             catalogue=self._worker.engine.catalogue,
             check_url=self._worker.opener.check,
         )
+        if settings.on_platform and not settings.storage_is_remote and not job.train.dry_run:
+            raise InvalidRequest(
+                "no bucket is configured on this worker, and the LoRAs would be lost with it: set the four "
+                "DIGITAL_OCEAN_* variables",
+                path="train",
+            )
         today = datetime.now(UTC).date()
         entry = await asyncio.to_thread(
             self._worker.journal.accept, job.job_id, digest, today=today, seeds=[job.train.seed]
@@ -111,7 +117,9 @@ class TrainingFlow:
         result = await asyncio.to_thread(self._stored, request, dataset, plan, entry, trained, made)
         self._stopwatch.lap("upload")
         result |= {"warnings": [*result["warnings"], *notes], "timings": self._stopwatch.read()}
-        await asyncio.to_thread(self._worker.journal.record_result, entry.job_id, _INDEX, result)
+        gone = entry.finished.get(_INDEX)
+        record = partial(self._worker.journal.record_result, entry.job_id, _INDEX, result, replacing=gone)
+        await asyncio.to_thread(record)
         return result
 
     def _dataset(self, request: TrainingRequest, folder: Path) -> Dataset:
@@ -141,7 +149,7 @@ class TrainingFlow:
             trained = train(request, dataset, bench, plan, self._state, folder, stop=stop, watcher=watcher)
         self._stopwatch.split(trained.seconds)
         if stop.requested:
-            done, steps = (sum(each.learned.progress.step for each in trained.experts), _steps(request))
+            done, steps = (sum(each.learned.progress.step for each in trained.experts), training_answer.steps(request))
             note = f"train: {done} of {steps} steps were made, what is delivered is the best of them: {stop.reason}"
             return trained, [], [f"{note}; the same training under a new job_id and this seed goes on from there"]
         made: list[samples.Sample] = []
@@ -180,43 +188,22 @@ class TrainingFlow:
                 marked = self._worker.marker.mark(video, origin)
                 shown[-1][f"{name}_url"] = self._storage.store(marked, f"{key}/{number}-{name}").video_url
         return {
-            **self._common(request, dataset, entry, plan),
-            "loras": _loras(trained, urls),
-            "experts": {each.learned.training.expert or "both": each.report() for each in trained.experts},
+            **training_answer.common(request, dataset, plan, job_id=entry.job_id, gpu=self._worker.engine.gpu),
+            "loras": training_answer.pasted([training_answer.name_of(each) for each in trained.experts], urls),
+            "experts": {training_answer.name_of(each): each.report() for each in trained.experts},
             "samples": shown,
             "peak_vram_bytes": device.peak_bytes(),
             "cost_usd": self._cost(self._stopwatch.worked_s()),
         }
 
-    def _common(self, request: TrainingRequest, dataset: Dataset, entry: Entry, plan: TrainingPlan) -> Result:
-        return {
-            "job_id": entry.job_id,
-            "status": "completed",
-            "model_version": request.model.version,
-            "parameters": {
-                "width": request.width,
-                "height": request.height,
-                "num_frames": request.num_frames,
-                "rank": request.rank,
-                "alpha": request.alpha,
-                "trigger_phrase": request.trigger_phrase,
-                "caption_dropout": request.caption_dropout,
-                "experts": [
-                    {"expert": each.expert, "steps": each.steps, "learning_rate": each.learning_rate}
-                    for each in request.experts
-                ],
-                "memory_plan": str(plan),
-            },
-            "seed": request.seed,
-            "dataset": dataset.report(),
-            "warnings": list(request.warnings),
-            "gpu": self._worker.engine.gpu,
-        }
-
     def _dry(self, request: TrainingRequest, dataset: Dataset, plan: TrainingPlan, entry: Entry) -> Result:
         seconds = plans.estimated_s(request, plan, self._worker.engine.planner.gpu)
+        common = training_answer.common(request, dataset, plan, job_id=entry.job_id, gpu=self._worker.engine.gpu)
+        limit_s = self._worker.settings.job_timeout_s
+        if seconds is not None and seconds.high > limit_s:
+            common["warnings"].append(f"train: JOB_TIMEOUT_S={limit_s:g} may stop it before it is done")
         return {
-            **self._common(request, dataset, entry, plan),
+            **common,
             "dry_run": True,
             **({} if plan.estimated_peak_bytes is None else {"estimated_peak_bytes": plan.estimated_peak_bytes}),
             "estimated_seconds": None if seconds is None else [round(seconds.low), round(seconds.high)],
@@ -233,7 +220,7 @@ class TrainingFlow:
         if known is None:
             return None
         key, until = training_key(entry.job_id, entry.accepted_on), Deadline.after(_ASKING_S, self._stop.event)
-        names = {name: f"{key}/{_stem(name)}" for name in known["experts"]}
+        names = {name: f"{key}/{training_answer.stem(name)}" for name in known["experts"]}
         try:
             stored = all(
                 self._storage.holds(names[name] + LORA_SUFFIX, sha256=each["sha256"], stop=until)
@@ -243,15 +230,20 @@ class TrainingFlow:
             stored = True  # the record counts
         if not stored:
             return None
-        urls = {f"{_stem(name)}{LORA_SUFFIX}": self._url(place, LORA_SUFFIX) for name, place in names.items()}
+        urls = {
+            f"{training_answer.stem(name)}{LORA_SUFFIX}": self._url(place, LORA_SUFFIX) for name, place in names.items()
+        }
         shown = [
             {
                 **sample,
-                **{f"{name}_url": self._url(f"{key}/{number}-{name}", VIDEO_SUFFIXES[0]) for name in _SAMPLES},
+                **{
+                    f"{name}_url": self._url(f"{key}/{number}-{name}", VIDEO_SUFFIXES[0])
+                    for name in training_answer.SAMPLES
+                },
             }
             for number, sample in enumerate(known["samples"])
         ]
-        return {**known, "loras": _pasted([*known["experts"]], urls), "samples": shown}
+        return {**known, "loras": training_answer.pasted([*known["experts"]], urls), "samples": shown}
 
     def _url(self, key: str, suffix: str) -> str:
         return self._storage.links(key, Files(suffix)).video_url
@@ -280,30 +272,6 @@ class _Reporting(Watcher):
     def training(self, done: int, steps: int, step_s: float | None) -> None:
         left_s = None if step_s is None else round((steps - done) * step_s, 1)
         self._progress.stage(_INDEX, "training", done / steps, step=done, steps=steps, eta_seconds=left_s)
-
-
-_SAMPLES = ("before", "after")
-
-
-def _steps(request: TrainingRequest) -> int:
-    return sum(each.steps for each in request.experts)
-
-
-def _stem(expert: str) -> str:
-    """The name of an expert's file."""
-    return "lora" if expert == "both" else expert
-
-
-def _loras(trained: Trained, urls: Mapping[str, str]) -> list[dict[str, Any]]:
-    return _pasted([each.learned.training.expert or "both" for each in trained.experts], urls)
-
-
-def _pasted(experts: list[str], urls: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What is to be pasted into a request as its `loras`."""
-    found = {name: urls[_stem(name) + LORA_SUFFIX] for name in experts}
-    if len(found) == 2:
-        return [{**found, "scale": 1.0}]
-    return [{"source": url, "expert": name, "scale": 1.0} for name, url in found.items()]
 
 
 def _storage_of(worker: Services) -> Storage:

@@ -169,14 +169,15 @@ class _Run:
         return True
 
     def state(self) -> State:
-        """On the host. Until something is held out and measured, the last factors are the best."""
-        names, tensors = self._adapter.names, {}
+        """On the host; behind the last step the best factors alone. Until something is measured, they are the last."""
         best = self._adapter.weights() if self._best is None else self._best
-        for name, master in zip(names, self._adapter.masters, strict=True):
+        tensors = {f"{_BEST}.{name}": factor for name, factor in best.items()}
+        if self.progress.step == self._training.steps:
+            return State(self.progress, tensors)
+        for name, master in zip(self._adapter.names, self._adapter.masters, strict=True):
             moments = self._optimizer.state.get(master, {})
             tensors[f"{_MASTER}.{name}"] = master.cpu()
             tensors |= {f"{moment}.{name}": moments.get(moment, torch.zeros_like(master)).cpu() for moment in _MOMENTS}
-            tensors[f"{_BEST}.{name}"] = best[name]
         return State(self.progress, tensors)
 
     def _number(self, step: int) -> int:

@@ -85,6 +85,14 @@ def choose(request: TrainingRequest, gpu: Gpu | None, host_limit_bytes: int | No
     )
 
 
+def lower(plan: TrainingPlan) -> TrainingPlan | None:
+    """The next arrangement below `plan`, for the one retry after out of memory; None where there is none."""
+    rungs = [replace(rung, vae_tiling=True) for rung in _LADDER]
+    at = [(rung.precision, rung.recomputed, rung.on_host) for rung in rungs]
+    place = (plan.precision, plan.recomputed, plan.on_host)
+    return rungs[at.index(place) + 1] if place in at[:-1] else None
+
+
 def _fitting(
     size: ModelSize, shape: Shape, *, rank: int, gpu: Gpu, host_limit_bytes: int | None
 ) -> TrainingPlan | None:

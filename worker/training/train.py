@@ -32,7 +32,7 @@ from worker.training.checkpoint import Checkpoint
 from worker.training.dataset import Dataset
 from worker.training.encode import Encoded
 from worker.training.expert import Learned
-from worker.training.plan import TrainingPlan
+from worker.training.plan import TrainingPlan, lower
 
 logger = logging.getLogger(__name__)
 # What has no part in the weights that come of a training.
@@ -97,15 +97,30 @@ def train(
     A stop ends it within a step. Raises its reason where nothing was learned before, ModelUnavailable, and OutOfMemory.
     """
     began = time.perf_counter()
-    try:
-        data = encode.encode(dataset, request, bench, state, tiled=plan.vae_tiling, on_progress=watcher.preparing)
-        encode_s = time.perf_counter() - began
-        learned = _learned(request, data, bench, plan, state, stop, watcher)
-    except torch.OutOfMemoryError as failure:
+    encode_s = 0.0
+
+    def attempt(arranged: TrainingPlan) -> list[Learned] | None:
+        """None where memory ran out."""
+        nonlocal encode_s
+        try:
+            tiled = arranged.vae_tiling
+            data = encode.encode(dataset, request, bench, state, tiled=tiled, on_progress=watcher.preparing)
+            encode_s = time.perf_counter() - began
+            return _learned(request, data, bench, arranged, state, stop, watcher)
+        except torch.OutOfMemoryError:
+            return None
+
+    learned, below = attempt(plan), lower(plan)
+    if learned is None and below is not None:
+        # Here, outside of any except block, the traceback no longer holds the tensors of the first try.
+        logger.warning("out of memory as %s: trying again as %s", plan, below)
+        bench.release()
+        learned = attempt(below)
+    if learned is None:
         raise OutOfMemory(
             "the GPU's memory does not hold this training: send fewer frames or a smaller resolution",
             path="train.num_frames",
-        ) from failure
+        )
     if not learned:
         stop.check()
     trained = []

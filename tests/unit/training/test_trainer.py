@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.kits import trainer_kit
-from worker.base.errors import Cancelled
+from worker.base.errors import Cancelled, OutOfMemory
 from worker.base.stop import Stop
+from worker.engine.bench import Bench
 from worker.training.plan import TrainingPlan
 from worker.training.train import Trained, Watcher
 
@@ -77,6 +80,24 @@ def test_weights_in_8_bits_are_trained_on_too(tmp_path: Path) -> None:
     trained = trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path, plan=plan)
     report = trained.experts[0].report()
     assert report["loss_after"] < report["loss_before"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_out_of_memory_is_tried_once_more_as_the_next_lower_plan(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, full = Bench.expert, iter([True] * times)
+
+    def expert(bench: Bench, number: int, *, fp8: bool) -> Any:
+        if next(full, False):
+            raise torch.OutOfMemoryError("full")
+        assert fp8
+        return load(bench, number, fp8=fp8)
+
+    monkeypatch.setattr(Bench, "expert", expert)
+    wanted, plan = trainer_kit.request(experts="high"), TrainingPlan("bf16", recomputed=True, on_host=True)
+    with pytest.raises(OutOfMemory) if times == 2 else nullcontext():
+        assert trainer_kit.run(wanted, tmp_path / "state", tmp_path, plan=plan).experts
 
 
 def test_where_nothing_is_held_out_the_last_step_is_the_best(tmp_path: Path) -> None:
