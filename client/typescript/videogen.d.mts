@@ -1,5 +1,5 @@
 import type {
-  Answer, FoundProblem, Input, Training, TrainingInput, VideoFailure, VideoResult, Webhook,
+  Answer, FoundProblem, Input, TrainInput, Training, TrainingInput, VideoFailure, VideoResult, Webhook,
 } from "./types.d.ts";
 export type * from "./types.d.ts";
 
@@ -31,6 +31,9 @@ export class Client {
     payload: TrainingInput, options?: { timeoutMs?: number; onProgress?: (progress: Progress) => void },
   ): Promise<Training>;
   generate(payload: Input, options?: { timeoutMs?: number; onProgress?: (progress: Progress) => void }): Promise<Answer>;
+  train(
+    settings: TrainInput, options?: { jobId?: string; timeoutMs?: number; onProgress?: (progress: Progress) => void },
+  ): Promise<Training>;
   submit(payload: Input): Promise<Job>;
   status(job: Job | string, options?: { timeoutMs?: number }): Promise<JobState>;
   result(job: Job | string, options?: { timeoutMs?: number; onProgress?: (progress: Progress) => void }): Promise<Answer>;

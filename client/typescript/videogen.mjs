@@ -34,6 +34,11 @@ export class Client {
     return this.result(job, { timeoutMs: until - Date.now(), onProgress });
   }
 
+  /** Trains a LoRA, waits, and returns what came of it. */
+  train(settings, { jobId, timeoutMs = 86_400_000, onProgress } = {}) {
+    return this.generate({ train: settings, job_id: jobId }, { timeoutMs, onProgress });
+  }
+
   /** A request whose answer was lost is sent again under the same `job_id`: the worker makes each video once. */
   async submit(payload) {
     const input = { ...payload, job_id: payload.job_id ?? crypto.randomUUID() };

@@ -158,7 +158,10 @@ def test_a_part_that_was_made_is_an_answer(to_scripted: Any, scripted: Scripted)
 
 def test_a_training_is_an_answer_too(to_scripted: Any, scripted: Scripted) -> None:
     scripted.plays(in_progress(3), completed(TRAINING))
-    assert to_scripted.generate({"train": {"training_data_url": "https://example.com/style.zip"}}) == TRAINING
+    settings = {"training_data_url": "https://example.com/style.zip"}
+    assert to_scripted.train(settings, job_id="style-1") == TRAINING
+    assert scripted.requests("run")[-1].body == {"input": {"train": settings, "job_id": "style-1"}}
+    assert to_scripted.generate({"train": settings}) == TRAINING
     scripted.plays(failed(answers.refused_answer("a", InvalidRequest("is missing", path="train"), {})["error"]))
     with pytest.raises(JobRefused, match="train: is missing"):
         to_scripted.generate({"train": {}})

@@ -51,6 +51,9 @@ def test_a_training_is_an_answer_too(scripted: EndpointDouble) -> None:
     scripted.plays(in_progress(3), completed(TRAINING))
     code = 'return client.generate({ train: { training_data_url: "https://example.com/style.zip" } });'
     assert run(code, scripted)["value"] == TRAINING
+    code = 'return client.train({ training_data_url: "https://example.com/style.zip" }, { jobId: "style-1" });'
+    assert run(code, scripted)["value"] == TRAINING
+    assert scripted.requests("run")[-1].body["input"]["job_id"] == "style-1"
 
 
 def test_a_video_is_made_once_and_fetched_through_faults(endpoint: PaidEndpoint) -> None:

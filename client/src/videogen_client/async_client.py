@@ -17,7 +17,7 @@ from .core import Core, Pause, Reply, Send, Steps, Timing, job_of
 from .downloads import Fetch, Fetched, File, download
 from .errors import Job
 from .state import JobState, Progress
-from .types import Answer, Input, VideoFailure, VideoResult
+from .types import Answer, Input, Training, TrainingInput, TrainInput, VideoFailure, VideoResult
 from .webhooks import verify_webhook
 
 _T = TypeVar("_T")
@@ -42,6 +42,10 @@ class AsyncClient:
 
     async def generate(self, payload: Input, *, timeout_s: float = 3600.0) -> Answer:
         return cast(Answer, await self._run(self._core.generate(payload, timeout_s)))
+
+    async def train(self, settings: TrainInput, *, job_id: str | None = None, timeout_s: float = 86_400.0) -> Training:
+        payload: TrainingInput = {"train": settings, "job_id": job_id}
+        return cast(Training, await self._run(self._core.generate(payload, timeout_s)))
 
     async def submit(self, payload: Input, *, timeout_s: float = 120.0) -> Job:
         return await self._run(self._core.submit(payload, timeout_s))

@@ -17,7 +17,7 @@ from .core import Core, Pause, Reply, Send, Steps, Timing, job_of
 from .downloads import Fetch, Fetched, File, download
 from .errors import Job
 from .state import JobState, Progress
-from .types import Answer, Input, VideoFailure, VideoResult
+from .types import Answer, Input, Training, TrainingInput, TrainInput, VideoFailure, VideoResult
 from .webhooks import verify_webhook
 
 _T = TypeVar("_T")
@@ -50,6 +50,14 @@ class Client:
         Raises VideoFailed where no video was made.
         """
         return cast(Answer, self._run(self._core.generate(payload, timeout_s)))
+
+    def train(self, settings: TrainInput, *, job_id: str | None = None, timeout_s: float = 86_400.0) -> Training:
+        """Trains a LoRA, waits, and returns what came of it: `loras` goes into the requests of videos as it is.
+
+        Raises VideoFailed where nothing was trained.
+        """
+        payload: TrainingInput = {"train": settings, "job_id": job_id}
+        return cast(Training, self._run(self._core.generate(payload, timeout_s)))
 
     def submit(self, payload: Input, *, timeout_s: float = 120.0) -> Job:
         return self._run(self._core.submit(payload, timeout_s))
