@@ -36,9 +36,9 @@ USD = 0.10  # of a video, at every service
 MOST_USD = 0.30  # of a job
 # Of each tenant, for a run: a fifth of the runs are of the small one, and would cost four times as much.
 BUDGETS_USD = {"small": 0.005, "large": 0.075}
-DEADLINE_S = 4.0
+DEADLINE_S = 6.0
 TIERS = ("preview", "draft", "standard", "premium")  # each begins with another service
-TIMING = RouterTiming(submit_s=0.6, read_s=1.0, lease_s=6.0, retry_s=0.02, pause_s=0.02, find_s=0.2)
+TIMING = RouterTiming(submit_s=1.5, read_s=2.0, lease_s=8.0, retry_s=0.02, pause_s=0.02, find_s=0.2)
 _SUBMIT_FAULTS: list[Fault | None] = ["cut", "cut_after", "cut_after", "late", 429, 503, 500, 502, 401, 422]
 _READ_FAULTS: list[Fault | None] = ["cut", "cut_after", 500, 503, 429]
 
@@ -95,7 +95,7 @@ def policy_for(store: Path | str, services: Mapping[str, ServiceDouble], runs: i
     tables = {}
     for name, double in services.items():
         more = {"on_lost": "resubmit"} if name == "videos" else {}
-        tables[name] = backend_table(double, patience_s=0.8, **more)
+        tables[name] = backend_table(double, patience_s=1.2, **more)
     tenants = {tenant: {"budget_usd_per_day": usd * runs} for tenant, usd in BUDGETS_USD.items()}
     breaker = {"open_s": 0.3, "failure_rate": 0.7, "window_s": 5.0}
     names = list(tables)

@@ -172,7 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, b"" if content is None else json.dumps(content).encode())
 
     def _body(self) -> dict[str, Any]:
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        raw = self.rfile.read(length)
+        if len(raw) < length:
+            raise ConnectionError("the client stopped before the end of its request")
         if "multipart" in self.headers.get("Content-Type", ""):
             parts = re.findall(rb'name="([^"]+)"\r\n\r\n(.*?)\r\n--', raw, re.DOTALL)
             return {name.decode(): value.decode() for name, value in parts}
