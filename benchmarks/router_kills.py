@@ -37,9 +37,9 @@ from videogen_client.router.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 # A lease is a little longer than a submission: what a killed process has left is taken over soon.
-TIMING = RouterTiming(submit_s=1.0, read_s=1.0, lease_s=3.0, retry_s=0.05, pause_s=0.1, find_s=0.5)
-DEADLINE_S = 30.0
-END_S = 90.0
+TIMING = RouterTiming(submit_s=3.0, read_s=3.0, lease_s=7.0, retry_s=0.1, pause_s=0.1, find_s=4.0)
+DEADLINE_S = 40.0
+END_S = 120.0
 
 
 class Process:
@@ -108,7 +108,7 @@ def measure(count: int, jobs: int, kills: int, seed: int, folder: Path, url: str
         with running(count, path, acknowledged) as processes:
             _kill(processes, jobs, kills, acknowledged, dice)
             ended = _wait_for_the_end(Store(policy, time.time), jobs, acknowledged, processes)
-        time.sleep(2 * TIMING.submit_s + 1.6)
+        time.sleep(5.0)
         judge(figures, ended.jobs(limit=10 * jobs), services)
         figures.refused = jobs - figures.completed - figures.failed - figures.cancelled - figures.unknown
         ended.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 
 from .backend import Backend, Clip
-from .errors import BackendError
+from .errors import PolicyInvalid, Problem
 from .jobs import Job
 from .policy import Quality
 from .request import VideoRequest
@@ -32,6 +33,9 @@ class QualityGate:
     """Called with a clip: returns why it is not good enough, or None. Raises BackendError where it is not read."""
 
     def __init__(self, rules: Quality, scorer: Scorer | None) -> None:
+        """Raises PolicyInvalid where PyAV is needed and is not installed."""
+        if rules.technical and importlib.util.find_spec("av") is None:
+            raise PolicyInvalid([Problem("quality.technical", "needs PyAV: pip install 'videogen-client[quality]'")])
         self._rules = rules
         self._scorer = scorer
 
@@ -64,11 +68,9 @@ class QualityGate:
 
 
 def fault_of(path: Path, request: VideoRequest) -> str | None:
-    """Codec, size, length, black and frozen frames. Raises BackendError where PyAV is not installed."""
-    try:
-        import av
-    except ImportError as failure:
-        raise BackendError("the technical checks need PyAV: pip install 'videogen-client[quality]'") from failure
+    """Codec, size, length, black and frozen frames."""
+    import av  # of an extra
+
     frames = 0
     brightest, changed = 0, 0.0
     first: bytes | None = None

@@ -123,11 +123,14 @@ class Store:
 
         return self._run(change)
 
-    def renew(self, owner: str, lease_s: float) -> set[str]:
-        """Prolongs the leases of the caller; returns its open jobs of which a cancel was requested."""
+    def renew(self, owner: str, driven: Sequence[str], lease_s: float) -> set[str]:
+        """Prolongs the leases of the jobs that the caller drives, and still owns; returns those to be cancelled.
+
+        A job that it owns and does not drive is left to run out, so that it is claimed again.
+        """
 
         def change(connection: Connection) -> set[str]:
-            mine = (JOBS.c.owner == owner) & (JOBS.c.status == "open")
+            mine = (JOBS.c.owner == owner) & (JOBS.c.status == "open") & JOBS.c.id.in_(driven)
             connection.execute(sa.update(JOBS).where(mine).values(lease_until=self._clock() + lease_s))
             return set(connection.scalars(sa.select(JOBS.c.id).where(mine & JOBS.c.cancel_requested)))
 
@@ -223,9 +226,10 @@ class Store:
             now, cost = self._clock(), microusd(cost_usd)
             fields = {"state": state, "cost_microusd": cost, "is_success": is_success, "ended_at": now, "why": why}
             going_on = (ATTEMPTS.c.id == attempt.id) & (ATTEMPTS.c.ended_at.is_(None))
-            if connection.execute(sa.update(ATTEMPTS).where(going_on).values(**fields)).rowcount == 1:
-                self._ledger.reserve(connection, job, -microusd(attempt.reserved_usd), spent=cost)
-                self._ledger.count(connection, attempt, is_success, now)
+            if connection.execute(sa.update(ATTEMPTS).where(going_on).values(**fields)).rowcount == 0:
+                raise LeaseLost(job.id)  # another process has had the job in the meantime
+            self._ledger.reserve(connection, job, -microusd(attempt.reserved_usd), spent=cost)
+            self._ledger.count(connection, attempt, is_success, now)
             self._write_end(connection, job.id, route, end)
 
         self._run(change)
