@@ -85,7 +85,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     tab = browser.new_page(viewport={"width": 1280, "height": 1100})
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
-    tab.set_default_timeout(120_000)
+    tab.set_default_timeout(300_000)
     tab.goto(address)
     tab.wait_for_selector("#prompt textarea")
     yield tab
