@@ -77,6 +77,7 @@ def _check_progress(reports: list[ProgressEvent]) -> None:
     assert [event.progress for event in reports] == sorted(event.progress for event in reports)
 
 
+@pytest.mark.slow
 def test_the_loras_of_a_training_are_pasted_into_a_request(
     run: Runner, data_url: str, httpserver: HTTPServer, tmp_path: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """A training of the random demo model at 64 x 64: seconds for both experts.
 
-`python -m tests.kits.trainer_kit FOLDER SECONDS ...` runs it in processes of its own. Each is killed so many seconds
-after a checkpoint of its own, the last one ends by itself.
+`python -m tests.kits.trainer_kit FOLDER SECONDS ...` runs it twice in processes of its own: undisturbed in FOLDER/whole;
+in FOLDER/killed each process but the last is killed so many seconds after a checkpoint of its own.
 """
 
 from __future__ import annotations
@@ -79,19 +79,24 @@ def run(
 def main() -> None:
     torch.set_num_threads(1)
     expert.SAVE_EVERY_S = 0.0
-    folder, moments = Path(sys.argv[1]), [*map(float, sys.argv[2:])]
-    for moment in (*moments, None):
-        known, child = _checkpoints(folder), os.fork()  # torch has started no thread yet
-        if child == 0:
-            run(request(number_of_steps=40), folder / "state", folder)
-            os._exit(0)
-        if moment is not None:
-            while _checkpoints(folder) == known and os.waitpid(child, os.WNOHANG) == (0, 0):
-                time.sleep(0.005)
-            time.sleep(moment)
-            os.kill(child, signal.SIGKILL)
-        ended = os.waitpid(child, 0)[1]
-        assert os.waitstatus_to_exitcode(ended) == (0 if moment is None else -signal.SIGKILL), (moment, ended)
+    folder = Path(sys.argv[1])
+    _run(folder / "whole", None)
+    for moment in (*map(float, sys.argv[2:]), None):
+        _run(folder / "killed", moment)
+
+
+def _run(folder: Path, moment: float | None) -> None:
+    known, child = _checkpoints(folder), os.fork()  # torch has started no thread yet
+    if child == 0:
+        run(request(number_of_steps=30), folder / "state", folder)
+        os._exit(0)
+    if moment is not None:
+        while _checkpoints(folder) == known and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.005)
+        time.sleep(moment)
+        os.kill(child, signal.SIGKILL)
+    ended = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(ended) == (0 if moment is None else -signal.SIGKILL), (moment, ended)
 
 
 def _checkpoints(folder: Path) -> set[tuple[str, int]]:
