@@ -1,6 +1,6 @@
 """A training of the random demo model at 64 x 64: seconds for both experts.
 
-`python -m tests.kits.trainer_kit FOLDER SECONDS ...` runs it twice in processes of its own: undisturbed in FOLDER/whole;
+`python -m tests.kits.trainer_kit FOLDER SECONDS ...` runs it twice in processes of its own: whole in FOLDER/whole;
 in FOLDER/killed each process but the last is killed so many seconds after a checkpoint of its own.
 """
 
