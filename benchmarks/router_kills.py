@@ -1,6 +1,6 @@
 """Router processes that are killed at random moments (kill -9) and started again: is a video paid twice or lost?
 
-    python -m benchmarks.router_kills --jobs 60 --kills 12
+    python -m benchmarks.router_kills --jobs 45 --kills 8
 
 One process, then three, on one Postgres, against the services of benchmarks.router with their faults. A caller whose
 process dies before it has an id submits again under the same key, elsewhere. Exits 1 as benchmarks.router does.
@@ -169,8 +169,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.router_kills", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--jobs", type=int, default=60)
-    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--jobs", type=int, default=45)
+    parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -38,14 +38,14 @@ from videogen_client.router import Job, RouterTiming
 TIMING = RouterTiming(submit_s=30.0, read_s=30.0, lease_s=90.0, retry_s=0.1, pause_s=0.05)
 BREAKERS: dict[str, dict[str, Any]] = {
     "none": {"min_calls": 1_000_000},
-    "one strike": {"window": 1, "min_calls": 1, "failure_rate": 1.0, "open_s": 1.0},
-    "by rate": {"window": 20, "min_calls": 5, "failure_rate": 0.5, "open_s": 1.0},
+    "one strike": {"window": 1, "min_calls": 1, "failure_rate": 1.0, "open_s": 2.0},
+    "by rate": {"window": 20, "min_calls": 5, "failure_rate": 0.5, "open_s": 2.0},
 }
-ILLS = {"down": Order("failed", 0.6), "flaky": Order("failed", 0.1), "slow": Order("completed", 30.0)}
+ILLS = {"down": Order("failed", 2.0), "flaky": Order("failed", 0.4), "slow": Order("completed", 30.0)}
 SHARE_FLAKY = 0.3
-ARRIVALS_PER_S = 25
+ARRIVALS_PER_S = 15
 CHEAP_USD, DEAR_USD = 0.1, 0.4
-BAD_S, PER_SECOND, DEADLINE_S, PATIENCE_S = 5.0, 15, 1.6, 0.8
+BAD_S, PER_SECOND, DEADLINE_S, PATIENCE_S = 10.0, 3, 6.0, 2.5
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,16 @@ def _service(seconds: float) -> Iterator[FalDouble]:
         process.join()
 
 
-async def load(jobs: int, waves: int, folder: Path, seconds: float) -> Load:
+async def load(jobs: int, waves: int, folder: Path) -> Load:
     decisions, began = _Decisions(), time.monotonic()
     log = logging.getLogger("videogen_client.router")
     log.addHandler(decisions)
     log.setLevel(logging.INFO)
     log.propagate = False
     rss_mb, most, completed = [], 0, 0
-    with _service(seconds) as fal:
+    with _service(jobs / ARRIVALS_PER_S + 5) as fal:
         table = backend_table(fal, poll_s=5.0)
-        policy = policy_of(folder / "store", {"fal": table}, tier={"deadline_s": 600.0})
+        policy = policy_of(folder / "store", {"fal": table}, tier={"deadline_s": 150.0})
         async with router_of(policy, TIMING) as router:
             for wave in range(waves):
 
@@ -143,10 +143,10 @@ async def outage(ill: str, breaker: str, seed: int, folder: Path) -> Outage:
     """Jobs come at an even rate; the cheap service is ill for the first half of the time."""
     dice = random.Random(seed)
     count = int(2 * BAD_S * PER_SECOND)
-    with FalDouble(Order(seconds=0.05)) as cheap, ReplicateDouble(Order(seconds=0.3)) as dear:
+    with FalDouble(Order(seconds=0.3)) as cheap, ReplicateDouble(Order(seconds=1.0)) as dear:
         tables = {
-            "cheap": backend_table(cheap, patience_s=PATIENCE_S, poll_s=0.05),
-            "dear": backend_table(dear, poll_s=0.05),
+            "cheap": backend_table(cheap, patience_s=PATIENCE_S, poll_s=0.2),
+            "dear": backend_table(dear, poll_s=0.2),
         }
         prices = [price_of("cheap", CHEAP_USD), price_of("dear", DEAR_USD)]
         tier = {"deadline_s": DEADLINE_S, "tries": 1}
@@ -156,7 +156,7 @@ async def outage(ill: str, breaker: str, seed: int, folder: Path) -> Outage:
             async def one(number: int) -> Job:
                 await asyncio.sleep(number / PER_SECOND)
                 is_bad = number < count / 2 and (ill != "flaky" or dice.random() < SHARE_FLAKY)
-                cheap.default = ILLS[ill] if is_bad else Order(seconds=0.05)
+                cheap.default = ILLS[ill] if is_bad else Order(seconds=0.3)
                 return await router.result(await router.submit({"prompt": str(number), "tier": "draft"}), timeout_s=60)
 
             jobs = await asyncio.gather(*(one(number) for number in range(count)))
@@ -175,10 +175,9 @@ async def outage(ill: str, breaker: str, seed: int, folder: Path) -> Outage:
     )
 
 
-async def measure(jobs: int, waves: int, seed: int, folder: Path) -> dict[str, Any]:
-    found = await load(jobs, waves, folder, jobs / ARRIVALS_PER_S + 5)
-    outages = [asdict(await outage(ill, breaker, seed, folder)) for ill in ILLS for breaker in BREAKERS]
-    return {"seed": seed, "load": asdict(found), "breaker": outages}
+async def outages(seed: int, folder: Path) -> dict[str, Any]:
+    found = [asdict(await outage(ill, breaker, seed, folder)) for ill in ILLS for breaker in BREAKERS]
+    return {"seed": seed, "outages": found}
 
 
 def main() -> int:
@@ -188,13 +187,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--waves", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["load", "breaker"], help="one of the two measurements")
     chosen = parser.parse_args()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("videogen_client.router").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        result = asyncio.run(measure(chosen.jobs, chosen.waves, chosen.seed, Path(folder)))
-    print(reporting.write(reporting.RESULTS, "router-load", result, "httpx", "sqlalchemy"))
-    print(result)
+        if chosen.only != "breaker":
+            found = asdict(asyncio.run(load(chosen.jobs, chosen.waves, Path(folder))))
+            print(found, reporting.write(reporting.RESULTS, "router-load", found, "httpx", "sqlalchemy"))
+        if chosen.only != "load":
+            logging.getLogger("videogen_client.router").setLevel(logging.ERROR)
+            found = asyncio.run(outages(chosen.seed, Path(folder)))
+            print(found, reporting.write(reporting.RESULTS, "router-breaker", found, "httpx", "sqlalchemy"))
     return 0
 
 
