@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from benchmarks import router as faults
 from benchmarks import router_kills as kills
 from tests.kits.postgres import postgres
-from tests.kits.router_kit import backend_table, policy_of, router_of
+from tests.kits.router_kit import FAST, backend_table, policy_of, router_of
 from tests.kits.service_double import Order
 from tests.kits.services import FalDouble, ReplicateDouble
 from videogen_client.router import NoCandidate, VideoRequest
@@ -130,3 +132,25 @@ async def test_a_tenant_without_a_budget_has_none(tmp_path: Path) -> None:
         async with router_of(policy) as router:
             with pytest.raises(NoCandidate, match="budget"):
                 await router.submit({**REQUEST, "tenant": "b"})
+
+
+async def test_a_job_that_another_process_has_left_is_begun_anew(tmp_path: Path) -> None:
+    """The other one took it while this one was asleep, saw its attempt fail, and died."""
+    with FalDouble(Order("hang", obeys="never")) as slow, ReplicateDouble() as spare:
+        tables = {"slow": backend_table(slow), "spare": backend_table(spare)}
+        policy = policy_of(tmp_path / "store", tables, tier={"tries": 1})
+        timing = replace(FAST, submit_s=2.0, lease_s=4.0)
+        async with router_of(policy, timing) as router:
+            job_id = await router.submit(REQUEST)
+            while not slow.jobs:
+                await asyncio.sleep(0.01)
+            while (attempt := (await router.job(job_id)).current) is None or attempt.handle is None:
+                await asyncio.sleep(0.01)
+            other = Store(policy, lambda: time.time() + 1000)
+            assert other.claim("other", 1.0, 10) == [job_id]
+            other.settle(other.get(job_id), "other", attempt, "failed", cost_usd=0.1, is_success=False)
+            other.release("other")
+            other.close()
+            job = await router.result(job_id, timeout_s=60)
+        assert job.result is not None
+        assert job.result["backend"] == "spare"
