@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,22 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.kits.browser import chromium
 from tests.kits.loopback import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAY = ROOT / ".venv-play" / "bin" / "python"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 WORDS = "A red ball moves left over rippling water"
 QUICK = '{"num_frames": 13, "fps": 8, "preview": "animated"}'
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
     pytest.mark.skipif(not PLAY.exists(), reason="there is no .venv-play: `make play` makes it"),
 ]
 
@@ -70,17 +65,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
+def page(browser: Browser, address: str) -> Iterator[Any]:
     """A tab of its own; all that it asks for comes from the page's own server."""
     tab = browser.new_page(viewport={"width": 1280, "height": 1100})
     asked: list[str] = []
