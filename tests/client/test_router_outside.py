@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
+from tests.kits.facade_kit import FacadeServer
 from tests.kits.router_kit import ENVIRON, backend_table, policy_of, router_of
 from tests.kits.service_double import Order
 from tests.kits.services import FalDouble, RunPodDouble
 from videogen_client import CancelRefused, Job, JobNotFound, JobRefused
 from videogen_client.router.__main__ import main
 from videogen_client.router.serving import RoutedClient
+from videogen_client.serve.__main__ import main as serve
 
 REQUEST: Any = {"prompt": "a fox", "tier": "draft", "job_id": "order-1"}
 TOML = """
@@ -89,6 +92,27 @@ async def test_the_facade_gets_what_it_needs(tmp_path: Path) -> None:
         with pytest.raises(JobRefused, match="belongs to another request"):
             await client.submit({**REQUEST, "prompt": "a wolf"}, timeout_s=30)
         await client.close()
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_openais_client_makes_a_video_through_facade_and_router(tmp_path: Path) -> None:
+    with FalDouble() as fal:
+        policy = policy_of(tmp_path / "store", {"fal": backend_table(fal)})
+        with (
+            FacadeServer(tmp_path, backend=lambda: RoutedClient(router_of(policy))) as facade,
+            openai.OpenAI(base_url=f"{facade.url}/v1", api_key="key-a", max_retries=0) as client,
+        ):
+            tier = {"extra_params": {"tier": "draft"}}
+            video = client.videos.create_and_poll(prompt="a red fox", seconds="5", extra_body=tier)  # type: ignore[arg-type]
+            assert (video.status, video.error) == ("completed", None)
+            assert client.videos.download_content(video.id).read() == fal.video
+        assert len(fal.jobs) == 1
+
+
+def test_the_facade_says_every_problem_of_a_policy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("backends = 3")
+    assert serve(["--router", str(file)]) == 2
+    assert "backends" in capsys.readouterr().err
 
 
 async def test_a_file_reaches_the_facade_whole(tmp_path: Path) -> None:

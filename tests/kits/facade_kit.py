@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID
 from tests.kits.loopback import wait_until
 from videogen_client import AsyncClient, Timing
 from videogen_client.serve.app import make_app
+from videogen_client.serve.backend import Backend
 from videogen_client.serve.content import Content
 from videogen_client.serve.figures import Figures
 from videogen_client.serve.routes import Facade
@@ -32,7 +33,8 @@ FAST = Timing(poll_s=0.005, request_s=5, retry_s=2, attempts=4, first_wait_s=0.0
 
 
 class FacadeServer:
-    """`runpod_url` is that of an endpoint, `worker_url` that of a local worker: one of them is given."""
+    """`runpod_url` is that of an endpoint, `worker_url` that of a local worker, `backend` makes another that serves:
+    one of them is given."""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class FacadeServer:
         runpod_url: str | None = None,
         *,
         worker_url: str | None = None,
+        backend: Callable[[], Backend] | None = None,
         keys: Sequence[str] = KEYS,
         secret: str | None = None,
         webhook_url: str | None = None,
@@ -50,6 +53,7 @@ class FacadeServer:
         self.url = ""
         self._folder = folder
         self._target = (ENDPOINT_ID, API_KEY, runpod_url) if worker_url is None else (None, None, worker_url)
+        self._backend = backend
         self._options = (keys, secret, webhook_url, poll_s, cache_bytes, timing)
         self._server: uvicorn.Server | None = None
         self._thread = threading.Thread(target=self._run, name="facade")
@@ -60,7 +64,11 @@ class FacadeServer:
     async def _serve(self) -> None:
         keys, secret, webhook_url, poll_s, cache_bytes, timing = self._options
         endpoint_id, api_key, base_url = self._target
-        client = AsyncClient(endpoint_id, api_key, base_url=base_url, timing=timing)
+        client: Backend
+        if self._backend is not None:
+            client = self._backend()
+        else:
+            client = AsyncClient(endpoint_id, api_key, base_url=base_url, timing=timing)
         figures = Figures()
         content = Content(client, self._folder / "files", cache_bytes)
         store = Store(self._folder / "videos.sqlite3")

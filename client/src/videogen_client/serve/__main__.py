@@ -14,7 +14,9 @@ from pathlib import Path
 import uvicorn
 
 from .. import AsyncClient
+from ..errors import VideoGenError
 from .app import make_app
+from .backend import Backend
 from .content import Content
 from .figures import Figures
 from .routes import Facade
@@ -27,13 +29,15 @@ _KEEP_S = 30 * 86_400
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m videogen_client.serve",
-        description="Serve /v1/videos, as OpenAI's clients speak it, in front of a RunPod endpoint or a local worker. "
+        description="Serve /v1/videos, as OpenAI's clients speak it, in front of a RunPod endpoint, a local worker or "
+        "the router. "
         "Environment: RUNPOD_API_KEY for the endpoint; FACADE_API_KEYS, separated by commas, are what callers send; "
         "WEBHOOK_SECRET is the worker's.",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--endpoint", metavar="ID", help="the id of the RunPod endpoint")
     target.add_argument("--worker", metavar="URL", help="a worker under handler.py --rp_serve_api")
+    target.add_argument("--router", metavar="POLICY", type=Path, help="the policy of a router, a TOML file")
     parser.add_argument("--runpod-url", metavar="URL", help="of RunPod's API, where it is another")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
@@ -57,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # signed URLs are in its lines
     try:
-        client = AsyncClient(chosen.endpoint, base_url=chosen.worker if chosen.endpoint is None else chosen.runpod_url)
+        client = _client(chosen)
+    except VideoGenError as failure:
+        sys.stderr.write(f"error: {chosen.router}: {failure}\n")
+        return 2
     except ValueError as failure:
         sys.stderr.write(f"error: {failure}; set RUNPOD_API_KEY\n")
         return 2
@@ -75,6 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = make_app(Facade(videos, figures, keys, secret, chosen.poll))
     uvicorn.run(app, host=chosen.host, port=chosen.port, access_log=False, log_config=None, timeout_keep_alive=75)
     return 0
+
+
+def _client(chosen: argparse.Namespace) -> Backend:
+    """Raises ValueError where the endpoint's key is missing, VideoGenError for a policy that is wrong."""
+    if chosen.router is not None:
+        from ..router import Policy, Router
+        from ..router.serving import RoutedClient
+
+        return RoutedClient(Router(Policy.load(chosen.router)))
+    return AsyncClient(chosen.endpoint, base_url=chosen.worker if chosen.endpoint is None else chosen.runpod_url)
 
 
 def _is_loopback(host: str) -> bool:
