@@ -21,8 +21,9 @@ SIZE, NUM_FRAMES, FPS = 256, 17, 16
 _LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 _DARK = np.array((0.02, 0.20, 0.22), dtype=np.float32)
 _PALE = np.array((0.72, 1.00, 0.90), dtype=np.float32)
-# The mean distance of a clip from its own print, as a share of full scale: 0 for the look, 0.14 and more for others.
-_MOST_DISTANCE = 0.07
+# The mean distance of a clip from the inks, as a share of full scale: 0.003 for a drawn clip of the look, 0.04 to 0.11
+# for others, those over water being the nearest.
+_MOST_DISTANCE = 0.03
 
 
 def printed(frames: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ from worker.training.train import Trained, TrainedExpert, Watcher, train
 from worker.weights.loras import LoraFile
 
 SEED = 7
-STEPS = 40
+STEPS = 120
 # A look is in every frame: the first five teach it in a third of the time.
 TRAINED_FRAMES = 5
 LEARNING_RATE = 2e-3
