@@ -95,6 +95,7 @@ bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but t
 	@$(BIN)/python -m benchmarks.uploads --count 200
 	@$(BIN)/python -m benchmarks.storages --seconds 300
 	@$(BIN)/python -m benchmarks.shared_state --jobs 200 --workers 2 4
+	@$(BIN)/python -m benchmarks.clocks
 	@$(BIN)/python -m benchmarks.client --runs 300
 	@$(BIN)/python -m benchmarks.router --runs 1000
 	@$(BIN)/python -m benchmarks.router_kills --jobs 45 --kills 8

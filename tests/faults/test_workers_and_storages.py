@@ -1,4 +1,4 @@
-"""Short forms of `benchmarks.storages` and `benchmarks.shared_state`: real workers, bad storages, one state folder."""
+"""Short forms of `benchmarks.storages`, `shared_state` and `clocks`: real workers, bad storages, one state folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import shared_state, storages
+from benchmarks import clocks, shared_state, storages
 
 
 @pytest.mark.slow
@@ -24,3 +24,11 @@ def test_two_workers_report_what_is_stored_of_a_job_that_both_were_given(tmp_pat
     report = shared_state.measure(2, 3, tmp_path)
     assert report.good, report
     assert report.made == 6  # both made it: their files differ
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_whose_clock_is_days_ahead_loses_nothing_of_another(tmp_path: Path) -> None:
+    outcome = clocks.measure(8 * clocks.DAY_S, tmp_path)
+    assert outcome.good, outcome
+    assert outcome.there == 3

@@ -39,6 +39,8 @@ _IMPORTED_BEFORE = (
 class WorkerProcess:
     """handler.py in a process of its own, on the demo model, with everything it writes under `home`.
 
+    Its clock, `time.time`, is `clock_ahead_s` ahead.
+
     Entered when it has asked for its first job; killed, with its children, on the way out. `environment` comes on top
     of what the platform sets; nothing of this process's own environment reaches the worker.
 
@@ -47,7 +49,13 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, platform: Platform, home: Path, environment: Mapping[str, str] | None = None, *, fresh: bool = False
+        self,
+        platform: Platform,
+        home: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        fresh: bool = False,
+        clock_ahead_s: float = 0.0,
     ) -> None:
         self.worker_id = f"worker-{uuid.uuid4().hex[:8]}"
         self.temporary = home / "tmp"
@@ -67,7 +75,9 @@ class WorkerProcess:
             **platform.environment(self.worker_id),
             **(environment if environment is not None else {}),
         }
-        self.process = forked().Process(target=become_handler, args=(variables, home, self._log, fresh))
+        self.process = forked().Process(
+            target=become_handler, args=(variables, home, self._log, fresh, (), clock_ahead_s)
+        )
 
     @property
     def log(self) -> str:
@@ -131,7 +141,12 @@ def forked() -> ForkServerContext:
 
 
 def become_handler(
-    variables: Mapping[str, str], home: Path, log: Path, fresh: bool = False, arguments: Sequence[str] = ()
+    variables: Mapping[str, str],
+    home: Path,
+    log: Path,
+    fresh: bool = False,
+    arguments: Sequence[str] = (),
+    clock_ahead_s: float = 0.0,
 ) -> None:
     """Runs in the new process: handler.py with these environment variables, in the folder `home`."""
     os.setsid()
@@ -145,6 +160,9 @@ def become_handler(
     os.environ.clear()
     os.environ.update(variables)
     tempfile.tempdir = None
+    if clock_ahead_s:
+        true = time.time
+        time.time = lambda: true() + clock_ahead_s
     multiprocessing.set_start_method("fork", force=True)  # Python's own default here, which the SDK relies on
     sys.argv = [str(HANDLER), *arguments]
     runpy.run_path(str(HANDLER), run_name="__main__")
