@@ -162,7 +162,8 @@ def render() -> str:
         "One clip of a [video longer than one](longer-clips.md).",
         _fields(definitions[SegmentInput.__name__]["properties"], required=()),
         "## Quality presets",
-        "A preset overrules `num_inference_steps`, `guidance_scale` and `guidance_scale_2` beside it.",
+        "A preset overrules `num_inference_steps`, `guidance_scale` and `guidance_scale_2` beside it. "
+        "[`guidance_until`](acceleration.md#guidance-that-ends-early) ends guidance behind that share of the steps.",
         presets(),
         "## Camera motions",
         "The phrase is added also with `enhance_prompt` off, unless the prompt asks for that very move already.",
