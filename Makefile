@@ -7,7 +7,7 @@ need_python = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, 
 .PHONY: help setup setup-dev run play test test-all coverage test-gpu check fix docs lock image image-test bench bench-faults hostile-urls demo-weights soak train-demo-style clean
 
 help:                ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 setup:               ## make .venv with what the worker needs, and the command .venv/bin/videogen
 	@$(need_python)
