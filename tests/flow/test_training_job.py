@@ -72,8 +72,14 @@ def _check_files(answer: Answer) -> None:
         assert loras[side].endswith(f"/style/{side}.safetensors")
 
 
+TRAINING_STAGES = ("queued", "preparing", "training", "sampling", "uploading", "completed")
+
+
 def _check_progress(reports: list[ProgressEvent]) -> None:
-    assert {"queued", "preparing"} <= {event.status for event in reports}
+    shown = [event.status for event in reports]  # those that lasted long enough to be sent
+    assert set(shown) <= set(TRAINING_STAGES)
+    assert shown == sorted(shown, key=TRAINING_STAGES.index)
+    assert (shown[0], "training" in shown or "sampling" in shown) == ("queued", True)
     assert [event.progress for event in reports] == sorted(event.progress for event in reports)
 
 

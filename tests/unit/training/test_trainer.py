@@ -130,6 +130,7 @@ def check_killed(folder: Path, *moments: float) -> None:
         assert whole.read_bytes() == killed.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_midst_of_training_changes_no_byte(tmp_path: Path) -> None:
     check_killed(tmp_path, 0.02)
 
