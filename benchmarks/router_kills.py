@@ -56,12 +56,14 @@ class Process:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, text=True
         )
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
 
     def _read(self, lines: IO[str]) -> None:
-        for line in lines:
-            if line.endswith("\n"):
-                self._acknowledged.add(line.strip())
+        with lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    self._acknowledged.add(line.strip())
 
     def send(self, number: int, dice: random.Random) -> None:
         request = {
@@ -77,6 +79,7 @@ class Process:
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        self._reader.join()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
