@@ -57,7 +57,7 @@ def measure(ahead_s: float, home: Path) -> Outcome:
 
     def store(handler: Handler) -> bool:
         if not works:
-            handler.error(503, "SlowDown")
+            handler.error(403, "AccessDenied")
         return not works
 
     def take(hook: Hook, _received: Received, _number: int) -> None:

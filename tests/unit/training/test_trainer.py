@@ -131,11 +131,6 @@ def check_killed(folder: Path, *moments: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_midst_of_training_changes_no_byte(tmp_path: Path) -> None:
-    check_killed(tmp_path, 0.02)
-
-
-@pytest.mark.slow
 def test_kills_at_ten_moments_change_no_byte(tmp_path: Path) -> None:
     drawn = random.Random(5)
     check_killed(tmp_path, *(drawn.uniform(0.0, 0.03) for _ in range(10)))
