@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks import reporting
 from benchmarks.reporting import RESULTS
+from tests.kits import no_orphans
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.s3_double import Handler, serving
 from tests.kits.webhook_receiver import Handler as Hook
@@ -32,7 +33,6 @@ from tests.kits.webhook_receiver import Received, Receiver
 
 DAY_S = 86_400.0
 AHEAD_S = (-400 * DAY_S, -8 * DAY_S, -3600.0, 3600.0, 8 * DAY_S, 400 * DAY_S)
-_BUCKET = "videos-bucket"
 _FOLDERS = ("journal", "outbox", "spool")
 
 
@@ -69,10 +69,7 @@ def measure(ahead_s: float, home: Path) -> Outcome:
         receiver = stack.enter_context(Receiver(take))
         double.always = dict.fromkeys(("put", "head"), store)
         environment = {
-            "DIGITAL_OCEAN_ENDPOINT_URL": double.endpoint_url,
-            "DIGITAL_OCEAN_BUCKET_NAME": _BUCKET,
-            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
-            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+            **double.environment(),
             "PRELOAD": "t2v",
         }
         video = {"prompt": "a cat", "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 1}
@@ -116,6 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    no_orphans.end_children_at_sigterm()
     outcomes = []
     for ahead_s in AHEAD_S:
         with tempfile.TemporaryDirectory() as home:

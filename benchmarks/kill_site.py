@@ -18,7 +18,6 @@ from tests.kits.platform_double import Platform
 from tests.kits.webhook_receiver import Handler as Hook
 from tests.kits.webhook_receiver import Received, Receiver
 
-BUCKET = "videos-bucket"
 VIDEOS = 2
 # Long enough for a random moment inside each stage, on any machine.
 _STEPS = {"generate": 100}
@@ -78,10 +77,7 @@ class Site:
         """What the workers get on top of the platform's variables."""
         return {
             "PRELOAD": "t2v",
-            "DIGITAL_OCEAN_ENDPOINT_URL": self.bucket.endpoint_url,
-            "DIGITAL_OCEAN_BUCKET_NAME": BUCKET,
-            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
-            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+            **self.bucket.environment(),
         }
 
 

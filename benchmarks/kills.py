@@ -30,9 +30,9 @@ from typing import Any
 import av
 
 from benchmarks import reporting
-from benchmarks.kill_site import BUCKET, VIDEOS, Site, open_site
+from benchmarks.kill_site import VIDEOS, Site, open_site
 from benchmarks.reporting import RESULTS
-from tests.kits import s3_double
+from tests.kits import no_orphans, s3_double
 from tests.kits.platform_double import WorkerProcess
 
 
@@ -169,7 +169,9 @@ def _problems(site: Site, job_id: str, answer: dict[str, Any], arrived: list[dic
         yield "a failure was reported"
     if left := [path.name for path in (site.home / "state" / "outbox").glob("*.json")]:
         yield f"still in the outbox: {left}"
-    if site.bucket.uploads or [name for name in site.bucket.objects if not name.startswith(f"/{BUCKET}/videos/")]:
+    if site.bucket.uploads or [
+        name for name in site.bucket.objects if not name.startswith(f"/{s3_double.BUCKET}/videos/")
+    ]:
         yield "something else is in the bucket"
 
 
@@ -189,6 +191,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    no_orphans.end_children_at_sigterm()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as home:
         kills = campaign(options.times, Path(home), lanes=options.lanes, seed=options.seed)

@@ -25,11 +25,11 @@ from typing import Any
 
 from benchmarks import reporting
 from benchmarks.reporting import RESULTS
+from tests.kits import no_orphans
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.s3_double import Double, serving
 from tests.kits.webhook_receiver import Receiver
 
-_BUCKET = "videos-bucket"
 # Jobs that wait at the platform at once, for each worker: more would only wait there.
 _AHEAD = 2
 
@@ -55,10 +55,7 @@ class Report:
 
 def environment(double: Double, number: int) -> dict[str, str]:
     return {
-        "DIGITAL_OCEAN_ENDPOINT_URL": double.endpoint_url,
-        "DIGITAL_OCEAN_BUCKET_NAME": _BUCKET,
-        "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
-        "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+        **double.environment(),
         "AIGC_PRODUCER": f"worker-{number}",
         "PRELOAD": "t2v",
     }
@@ -135,6 +132,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    no_orphans.end_children_at_sigterm()
     reports = []
     for workers in options.workers:
         with tempfile.TemporaryDirectory() as home:

@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks import reporting
 from benchmarks.reporting import RESULTS
+from tests.kits import no_orphans
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.s3_double import Double, Fault, drip, flip_a_byte, reset, say_nothing, serving, status
 from worker.jobs.deliver import LAST_S
@@ -45,7 +46,6 @@ JOB_TIMEOUT_S, GRACE_S = 12.0, 3.0
 SLACK_S = 2.0
 # What a job of the demo model takes at most where nothing is in its way, and what random moments are within.
 MOMENT_S = 6.0
-_BUCKET = "videos-bucket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,7 @@ class Outcome:
 
 def environment(double: Double) -> dict[str, str]:
     return {
-        "DIGITAL_OCEAN_ENDPOINT_URL": double.endpoint_url,
-        "DIGITAL_OCEAN_BUCKET_NAME": _BUCKET,
-        "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
-        "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+        **double.environment(),
         "JOB_TIMEOUT_S": f"{JOB_TIMEOUT_S:g}",
         "SHUTDOWN_GRACE_S": f"{GRACE_S:g}",
         "PRELOAD": "t2v",
@@ -172,6 +169,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of behaviours, ends and moments (default 1)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    no_orphans.end_children_at_sigterm()
     with tempfile.TemporaryDirectory() as home:
         report = campaign(options.seconds, Path(home), options.seed)
     reporting.write(options.output, "storages", {"good": is_good(report), **report}, "boto3")

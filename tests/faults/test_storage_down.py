@@ -29,7 +29,7 @@ from tests.flow.conftest import small as small_request
 from tests.kits.delivery import make_video, result_of
 from tests.kits.loopback import takes_at_most
 from tests.kits.platform_double import Platform, WorkerProcess
-from tests.kits.s3_double import Double, Fault, Handler, drip, reset, say_nothing, serving, status
+from tests.kits.s3_double import BUCKET, Double, Fault, Handler, drip, reset, say_nothing, serving, status
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
 from worker.delivery.journal import Journal
@@ -45,7 +45,6 @@ from worker.jobs.services import Services
 from worker.media import VideoFile
 
 ROOT = Path(__file__).parents[2]
-BUCKET = "videos-bucket"
 EVERYTHING = ("put", "head", "create", "part", "complete", "abort")
 
 
@@ -499,10 +498,7 @@ def test_in_bad_weather_every_video_is_stored_whole_and_once(run: Runner, tmp_pa
 def test_every_limit_of_the_worker_holds_while_its_storage_is_silent(double: Double, tmp_path: Path) -> None:
     """JOB_TIMEOUT_S, the stop signal, the next job, and the grace of SIGTERM."""
     environment = {
-        "DIGITAL_OCEAN_ENDPOINT_URL": double.endpoint_url,
-        "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "key",
-        "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
-        "DIGITAL_OCEAN_BUCKET_NAME": BUCKET,
+        **double.environment(),
         "JOB_TIMEOUT_S": "25",
         "SHUTDOWN_GRACE_S": "5",
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
@@ -97,10 +99,29 @@ def test_on_the_platform_without_a_bucket_a_preview_is_in_its_own_url(make_runne
     assert video["preview_url"].startswith("data:image/webp;base64,")
 
 
+def test_a_stop_after_a_preview_ends_within_a_step(run: Runner) -> None:
+    """Progress of a stage that goes on is reported every 2 s at most: the engine's own steps are counted."""
+    begun: list[int] = []
+    expert = run.worker.engine.models["t2v"].components.transformer
+    hook = expert.register_forward_pre_hook(lambda *_: begun.append(len(begun)))
+    asked = small(num_inference_steps=100, num_frames=81, guidance_scale=1.0, preview="strip", preview_at=[0.03])
+
+    async def stopped() -> tuple[dict[str, Any], int]:
+        task = asyncio.create_task(run.start(asked))
+        while not any(event.preview_step for event in run.reports):
+            await asyncio.sleep(0.002)
+        task.cancel()
+        at = len(begun)
+        return await task, at
+
+    run.reports.clear()
+    answer, at = asyncio.run(stopped())
+    hook.remove()
+    assert json.loads(answer["error"])["code"] == "cancelled"
+    assert len(begun) <= at + 2  # the one under way, and one until the event loop has its turn
+
+
 # --- with a bucket
-
-
-BUCKET = "videos-bucket"
 
 
 @pytest.fixture
@@ -112,14 +133,7 @@ def bucket() -> Iterator[Double]:
 @pytest.fixture
 def stored(make_runner: Callable[[Mapping[str, str]], Runner], bucket: Double) -> Runner:
     """A worker whose files go to `bucket`."""
-    return make_runner(
-        {
-            "DIGITAL_OCEAN_ENDPOINT_URL": bucket.endpoint_url,
-            "DIGITAL_OCEAN_BUCKET_NAME": BUCKET,
-            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
-            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
-        }
-    )
+    return make_runner(bucket.environment())
 
 
 def test_previews_are_put_into_the_bucket_over_each_other(stored: Runner, bucket: Double) -> None:

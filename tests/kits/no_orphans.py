@@ -1,6 +1,7 @@
-"""A pytest plugin: SIGTERM to a test run ends every process that its tests started, then the run itself.
+"""SIGTERM to a test run, or to a benchmark, ends every process that it started, then the run itself.
 
-pytest and xdist end at SIGTERM without a word to the workers, ffmpegs and servers of the tests that are under way.
+A pytest plugin: pytest and xdist end at SIGTERM without a word to the workers, ffmpegs and servers of the tests that
+are under way. Benchmarks that start workers call `end_children_at_sigterm`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Only in the process that the signal is sent to: it ends xdist's workers with all the rest."""
     if not hasattr(config, "workerinput"):
-        signal.signal(signal.SIGTERM, _end_all)
+        end_children_at_sigterm()
+
+
+def end_children_at_sigterm() -> None:
+    """Call it from the main thread."""
+    signal.signal(signal.SIGTERM, _end_all)
 
 
 def _end_all(_signal: int, _frame: FrameType | None) -> None:

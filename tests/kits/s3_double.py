@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 HEADER = '<?xml version="1.0" encoding="UTF-8"?>'
 
+BUCKET = "videos-bucket"
 Fault = Callable[["Handler"], bool]  # answers the request itself and returns True, or returns False
 
 
@@ -44,6 +45,15 @@ class Double:
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     always: dict[str, Fault] = field(default_factory=dict)
     endpoint_url: str = ""
+
+    def environment(self, bucket: str = BUCKET) -> dict[str, str]:
+        """The variables of a worker whose files go to `bucket` here."""
+        return {
+            "DIGITAL_OCEAN_ENDPOINT_URL": self.endpoint_url,
+            "DIGITAL_OCEAN_BUCKET_NAME": bucket,
+            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
+            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+        }
 
     def operations(self) -> list[str]:
         return [operation for operation, _ in self.seen]
