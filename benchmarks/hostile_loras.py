@@ -25,6 +25,8 @@ from typing import Any
 
 import safetensors.torch
 
+from benchmarks import reporting
+from benchmarks.reporting import RESULTS
 from tests.kits import lora_kit
 from tests.kits.lora_forms import FORMS
 from worker.base.errors import InputInvalid, Unsupported
@@ -168,6 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     counts: collections.Counter[str] = collections.Counter()
     slowest = (0.0, "")
@@ -185,6 +188,8 @@ def main() -> int:
     for result, count in counts.most_common():
         print(f"{result:14} {count}")
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    found = {"count": asked.count, "first": asked.first, **counts, "slowest_cpu_s": round(slowest[0], 3)}
+    reporting.write(asked.output, "hostile-loras", found)
     print(f"{asked.count} files, {peak_mb:.0f} MB of memory, the slowest {slowest[0]:.2f} s of CPU time ({slowest[1]})")
     return 0
 
