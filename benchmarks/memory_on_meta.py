@@ -143,17 +143,20 @@ def training_peak(key: str, shape: Shape, *, layers: int, rank: int, recomputed:
             parameter.requires_grad_("lora_" in name)
         if recomputed:
             recompute.apply(model, on_host=False)
-        stride = size.latent_stride
-        latents = torch.randn(
-            1, size.in_channels, shape.latent_frames, shape.height // stride, shape.width // stride
-        ).bfloat16()
-        timestep = torch.randn(1, size.tokens(shape)) if size.timestep_per_token else torch.randn(1)
-        text = torch.randn(1, TEXT_TOKENS, TEXT_DIM).bfloat16()
+        inputs = _inputs(size, shape)
         patched = mock.patch("torch.nn.functional.scaled_dot_product_attention", _flash_with_gradients)
         with patched, LiveBytes() as meter:
-            velocity = model(latents, timestep, text, return_dict=False)[0]
+            velocity = model(*inputs, return_dict=False)[0]
             velocity.float().square().mean().backward()
     return meter.peak
+
+
+def _inputs(size: ModelSize, shape: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What one forward pass takes: latents, timestep and text, on the default device."""
+    stride = size.latent_stride
+    latents = torch.randn(1, size.in_channels, shape.latent_frames, shape.height // stride, shape.width // stride)
+    timestep = torch.randn(1, size.tokens(shape)) if size.timestep_per_token else torch.randn(1)
+    return latents.bfloat16(), timestep, torch.randn(1, TEXT_TOKENS, TEXT_DIM).bfloat16()
 
 
 def denoise_peak(key: str, shape: Shape) -> int:
@@ -161,14 +164,9 @@ def denoise_peak(key: str, shape: Shape) -> int:
     size = SIZES[key]
     with torch.device("meta"), torch.no_grad():
         model = expert(size, layers=2, loras=shape.loras)
-        stride = size.latent_stride
-        latents = torch.randn(
-            1, size.in_channels, shape.latent_frames, shape.height // stride, shape.width // stride
-        ).bfloat16()
-        timestep = torch.randn(1, size.tokens(shape)) if size.timestep_per_token else torch.randn(1)
-        text = torch.randn(1, TEXT_TOKENS, TEXT_DIM).bfloat16()
+        inputs = _inputs(size, shape)
         with mock.patch("torch.nn.functional.scaled_dot_product_attention", _flash), LiveBytes() as meter:
-            model(latents, timestep, text, return_dict=False)
+            model(*inputs, return_dict=False)
     return meter.peak
 
 
