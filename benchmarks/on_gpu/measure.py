@@ -1,8 +1,8 @@
 """Run stages of the measurement in one process: `python -m benchmarks.on_gpu.measure STAGES --out FOLDER`.
 
 One process has one engine on random weights, made once: facts, race, job480, job720, attention, pass, decode,
-turbo480, turbo720, linear, profile, compile, compile720, pinned; then those with an engine of their own, for which the
-first one makes room: fp8, swap48, swap24.
+turbo480, turbo720, linear, profile, compile, compile720, weights, pinned; then those with an engine of their own, for
+which the first one makes room: fp8, stock480, swap48, swap24.
 Each stage writes its lines to FOLDER/results.jsonl as soon as it has them. A stage that fails or runs out of time says
 so in a line, and the next one runs. --tiny: tiny classes on the CPU, to see that it works.
 """
@@ -60,6 +60,8 @@ STAGES: Mapping[str, Stage] = {
     "compile": Stage(passes.compile_, 150, 60, needs_rates=True),
     "compile720": Stage(passes.compile720, 120, 60, needs_rates=True),
     "fp8": Stage(memory.fp8, 120, 25, own_engine=True),
+    "stock480": Stage(videos.stock480, 110, 55, own_engine=True),
+    "weights": Stage(memory.weights, 90, 40),
     "pinned": Stage(memory.pinned, 60, 20),
     "swap48": Stage(memory.swap48, 150, 50, own_engine=True),
     "swap24": Stage(memory.swap24, 150, 50, own_engine=True),

@@ -6,7 +6,7 @@
 #     OUT=gpu-results                 where results.jsonl, log.txt and table.txt go
 #     SECONDS_IN_ALL=540              of everything, unpacking included
 #     PYTHON=python3                  the Python that has torch for CUDA
-#     PARTS="main fp8 ..."            some of: tests main expandable fp8 pinned swap48 swap24 compile720
+#     PARTS="main fp8 ..."            some of: tests main expandable fp8 stock weights pinned swap48 swap24 compile720
 #     MAIN=facts,job480,...           the stages of `main` (measure.py names them), MAIN_SECONDS=355 its limit
 #     HOST_GB=128                     main memory, where the machine shows less at first than it has
 #     TINY=1                          tiny classes on the CPU: does it work?
@@ -41,7 +41,7 @@ left() { echo $((all - ($(date +%s) - began))); }
 part() { # NAME SECONDS COMMAND...: with a limit of its own, and never past the whole's
     local name=$1 limit=$2 rest
     shift 2
-    case " ${PARTS:-main expandable fp8 tests pinned swap48} " in *" $name "*) ;; *) return 0 ;; esac
+    case " ${PARTS:-main expandable fp8 tests stock weights swap48} " in *" $name "*) ;; *) return 0 ;; esac
     rest=$(left)
     if [ "$rest" -lt 25 ]; then
         echo "$name: left out, $rest s are left"
@@ -69,6 +69,8 @@ if grep -qs "out of memory" "$out/log.txt"; then
 fi
 part fp8 90 bash -c 'measure fp8'
 part tests 170 "$python" -m pytest -c /dev/null --rootdir . -p no:cacheprovider -q -m gpu -W ignore tests/gpu
+part stock 110 bash -c 'measure stock480'
+part weights 70 bash -c 'measure weights'
 part pinned 45 bash -c 'measure pinned'
 part swap48 120 bash -c 'measure swap48'
 part swap24 150 bash -c 'measure swap24'

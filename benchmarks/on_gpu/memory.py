@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from unittest import mock
@@ -45,6 +46,32 @@ def race(bench: Bench) -> None:
         torn += not torch.equal(target.cpu(), wanted)
         del target
     bench.notes.add("race", "weights torn by work that was under way, of 5 readings", torn)
+
+
+def weights(bench: Bench) -> None:
+    """How fast the worker reads weights to the device: first copies in the page cache, as the second start has them."""
+    from benchmarks.load_files import write_expert
+    from worker.weights.tensors import reading
+    from worker.weights.tensors.headers import stored_tensors
+
+    folder = bench.home / "weights"
+    if not bench.tiny:
+        write_expert(folder, blocks=12)
+    else:
+        from safetensors.torch import save_file
+
+        folder.mkdir()
+        save_file({"weight": torch.randn(256, 256)}, folder / "one.safetensors")
+    stored = [each for file in sorted(folder.glob("*.safetensors")) for each in stored_tensors(file)]
+    for take in range(3):
+        targets = [
+            reading.Target(each, torch.empty(each.shape, dtype=each.dtype, device=bench.device)) for each in stored
+        ]
+        total = sum(each.tensor.nbytes for each in targets)
+        seconds = bench.once(lambda targets=targets: reading.read(targets))
+        bench.notes.add("weights", f"page cache to the device, GB/s, take {take}", total / GB / seconds, GB=total / GB)
+        del targets
+    shutil.rmtree(folder)
 
 
 def fp8(bench: Bench) -> None:

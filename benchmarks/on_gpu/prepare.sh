@@ -28,7 +28,7 @@ pin() { # NAME [OTHERWISE]: the project's version of a package
 wanted=(
     "$(pin diffusers)" "$(pin ftfy)" "$(pin wcwidth)" "$(pin importlib-metadata)"
     "$(pin pydantic)" "$(pin pydantic-core)" "$(pin pydantic-settings)" "$(pin annotated-types)"
-    "$(pin typing-inspection)" "$(pin python-dotenv)"
+    "$(pin typing-inspection)" "$(pin python-dotenv)" "$(pin rapidfuzz)"
     "$(pin standardwebhooks)" "$(pin ssrfguard)" "$(pin httpx2)" "$(pin httpcore2)" "$(pin truststore)"
     "$(pin boto3)" "$(pin botocore)" "$(pin s3transfer)" "$(pin jmespath)"
     pytest-asyncio hypothesis sortedcontainers

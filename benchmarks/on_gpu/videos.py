@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_rates, gpu_rows, gpu_videos
+from benchmarks import gpu_rates, gpu_rows, gpu_stock, gpu_videos
 from benchmarks.on_gpu.bench import BEGAN, GB, Bench
 from worker.base.stop import Stop
 from worker.engine import decode as decoding
@@ -82,6 +82,7 @@ def _turbo(bench: Bench, stage: str, scale: Any, takes: int) -> None:
         made = bench.studio.make(gpu_rows.request(bench.row("turbo"), scale, take=10 + take), bench.home)
         said = {name: round(each, 2) for name, each in made.timings.items()}
         bench.notes.add(stage, f"whole request, s, take {take}", made.timings["total"], timings=said, **bench.memory())
+        bench.notes.add(stage, "passes, s", [round(each, 3) for each in made.steps_s])
 
 
 def turbo480(bench: Bench) -> None:
@@ -116,3 +117,26 @@ def decode(bench: Bench) -> None:
         more = {"above_weights_GB": memory["peak_GB"] - before, "reserved_GB": memory["reserved_GB"]} if memory else {}
         estimated = peak.decode_bytes(scale.size, scale.shape, tiled=False) / GB
         bench.notes.add("decode", name, again, first=first, estimate_GB=estimated, **more)
+
+
+def stock480(bench: Bench) -> None:
+    """The same video by Diffusers' own pipeline on weights of the same kind, and its decode of both sizes."""
+    add = bench.notes.add
+    bench.take_scale(bench.small)
+    stock = gpu_stock.Stock(bench.rig)
+    made = stock._video(
+        bench.row("exact"), gpu_rows.request(bench.row("exact"), bench.small, take=1, steps=4, even=True)
+    )
+    add("stock480", "step, s (median; all)", made.step_s, all=[round(each, 3) for each in made.steps_s])
+    add(
+        "stock480",
+        "whole, s (frames as arrays: not encoded)",
+        made.timings["total"],
+        peak_GB=(made.peak_bytes or 0) / GB,
+    )
+    for scale in (bench.small, bench.large):
+        bench.take_scale(scale)
+        bench.reset()
+        decoded = stock.measure(bench.row("decode"), steps=1, repeats=1)
+        add("stock480", f"decode, {scale.name}, fp32, s", decoded.video_s, peak_GB=(decoded.peak_bytes or 0) / GB)
+    stock.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-STAGES = "facts,race,job480,attention,decode,pass,linear,turbo480,profile,pinned,fp8,swap48"
+STAGES = "facts,race,job480,attention,decode,pass,linear,turbo480,profile,weights,pinned,fp8,stock480,swap48"
 
 
 @pytest.mark.slow
