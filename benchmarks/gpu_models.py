@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,23 @@ def fill(targets: Sequence[Target], *, check: Callable[[], None], on_bytes: Call
     Random bits, not one number: a GPU multiplies zeros faster, because they take less power.
     """
     noise: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
-    count = min(_NOISE_NUMBERS, max(target.tensor.numel() for target in targets))
+    largest = max(target.tensor.numel() for target in targets)
     for target in targets:
         check()
         tensor = target.tensor
         key = (tensor.device, tensor.dtype)
         if key not in noise:
-            numbers = torch.rand(count, generator=torch.Generator().manual_seed(len(noise)))
-            noise[key] = (2 * numbers - 1).to(*key)
+            noise[key] = _numbers(len(noise))[:largest].to(*key)
         _fill(tensor, target.stored.key, noise[key])
         on_bytes(target.stored.nbytes)
     for device in {device for device, _ in noise if device.type == "cuda"}:
         torch.cuda.synchronize(device)
+
+
+@lru_cache(maxsize=3)
+def _numbers(seed: int) -> torch.Tensor:
+    """The same for every call: quantised weights are read block by block."""
+    return 2 * torch.rand(_NOISE_NUMBERS, generator=torch.Generator().manual_seed(seed)) - 1
 
 
 @torch.no_grad()

@@ -149,6 +149,7 @@ def _smaller(bench: Bench, stage: str, gib: float) -> None:
     import psutil
 
     add = bench.notes.add
+    bench.take_scale(bench.small)
     found = torch.cuda.get_device_properties(0) if bench.on_gpu else None
     gpu = Gpu(f"{gib:g} GiB", int(gib * 2**30), (9, 0)) if found is not None else None
     if found is not None and gpu is not None:

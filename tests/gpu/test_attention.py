@@ -43,7 +43,7 @@ def test_the_fastest_exact_backend_is_chosen() -> None:
     technique.prepare(expert(), plan("resident"))
     assert technique.backend is not None
     assert technique.backend.name in {each.name for each in BACKENDS if not each.quantised}
-    assert technique.reason.startswith("the fastest at 8192 tokens: " + technique.backend.name)
+    assert technique.reason.startswith(f"the fastest at {TOKENS} tokens: " + technique.backend.name)
     assert NATIVE in technique.reason
     assert FALLBACK in technique.reason
 

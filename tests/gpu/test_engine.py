@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.hooks import group_offloading
 
 from tests.kits.engine_kit import PICTURE, FixedPlanner, image_request, pixels, plan, render, request
 from worker.base.errors import Cancelled
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
-from worker.engine.models import pinned
+from worker.engine.models import pinned, residency
 from worker.request.plan import Gpu, MemoryPlan
 from worker.weights.sources import demo
 
@@ -34,6 +35,11 @@ def weights(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in expert.state_dict().items()}
 
 
+def exact_engine(name: str) -> Engine:
+    """All on the GPU, with the kernels that the plan called `name` has: weights streamed by layer take none."""
+    return engine_on(RESIDENT, settings=Settings(enable_fused_kernels=name != "sequential"))
+
+
 LOWER: dict[str, Any] = {
     "text encoder offloaded": plan("resident"),
     "swap": plan("swap"),
@@ -44,7 +50,7 @@ LOWER: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", LOWER)
 def test_every_plan_makes_the_same_frames_twice(name: str) -> None:
-    exact = engine_on(RESIDENT)
+    exact = exact_engine(name)
     wanted = pixels(render(exact, TEXT, NOTHING))
     kept = weights(exact)
     engine = engine_on(LOWER[name])
@@ -52,6 +58,17 @@ def test_every_plan_makes_the_same_frames_twice(name: str) -> None:
         assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
     found = weights(engine)
     assert all(torch.equal(found[key], tensor) for key, tensor in kept.items())
+
+
+def test_weights_that_a_stream_brings_by_layer_make_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    def streamed(module: Any, **options: Any) -> None:
+        group_offloading.apply_group_offloading(module, use_stream=True, **options)
+
+    wanted = pixels(render(exact_engine("sequential"), TEXT, NOTHING))
+    monkeypatch.setattr(residency, "apply_group_offloading", streamed)
+    engine = engine_on(LOWER["sequential"])
+    for _ in range(3):
+        assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
 
 
 def test_what_takes_turns_waits_in_locked_memory() -> None:
@@ -68,7 +85,7 @@ def test_what_takes_turns_waits_in_locked_memory() -> None:
 
 @pytest.mark.parametrize("name", LOWER)
 def test_a_model_is_rearranged_from_memory(name: str) -> None:
-    engine = engine_on(RESIDENT)
+    engine = exact_engine(name)
     wanted = pixels(render(engine, TEXT, NOTHING))
     engine.models._read = _refused
     engine.planner = replace(engine.planner, fixed=LOWER[name])  # type: ignore[call-arg]
