@@ -1,8 +1,8 @@
 """Run stages of the measurement in one process: `python -m benchmarks.on_gpu.measure STAGES --out FOLDER`.
 
 One process has one engine on random weights, made once: facts, race, job480, job720, attention, pass, decode,
-turbo480, turbo720, linear, profile, compile, compile720, weights, pinned; then those with an engine of their own, for
-which the first one makes room: fp8, stock480, swap48, swap24.
+decode_profile, turbo480, turbo720, linear, profile, compile, compile720, weights, pinned; then those with an engine of
+their own, for which the first one makes room: fp8, stock480, swap48, swap24.
 Each stage writes its lines to FOLDER/results.jsonl as soon as it has them. A stage that fails or runs out of time says
 so in a line, and the next one runs. --tiny: tiny classes on the CPU, to see that it works.
 """
@@ -52,6 +52,7 @@ STAGES: Mapping[str, Stage] = {
     "attention": Stage(passes.attention_, 40, 8),
     "job720": Stage(videos.job720, 150, 50, needs_rates=True),
     "decode": Stage(videos.decode, 80, 25),
+    "decode_profile": Stage(videos.decode_profile, 40, 12),
     "pass": Stage(passes.pass_, 60, 14, needs_rates=True),
     "linear": Stage(passes.linear, 60, 10),
     "turbo480": Stage(videos.turbo480, 70, 28),

@@ -119,6 +119,30 @@ def decode(bench: Bench) -> None:
         bench.notes.add("decode", name, again, first=first, estimate_GB=estimated, **more)
 
 
+def decode_profile(bench: Bench) -> None:
+    """Which kernels the decode of the large size spends its time in."""
+    from torch.profiler import ProfilerActivity, profile
+
+    studio = bench.studio
+    bench.take_scale(bench.large)
+    plan = studio.engine.video(gpu_rows.request(bench.row("exact"), bench.large, take=0)).plan
+    loaded = studio.engine.models.use(studio.spec, plan, Stop())
+    vae = loaded.components.shared.vae
+    loaded.residency.bring(vae)
+    latents = gpu_videos.vae_input(bench.row("decode"), bench.rig)
+    activities = [ProfilerActivity.CUDA if bench.on_gpu else ProfilerActivity.CPU]
+    for half in (False, True):
+        closing = contextlib.closing(decoding.frames(vae, latents[:, :, :5], half=half))
+        with closing as frames, profile(activities=activities) as found:
+            seconds = bench.once(lambda frames=frames: [None for _ in frames])
+        name = f"{bench.large.name}, 5 latent frames, {'bf16' if half else 'fp32'}"
+        bench.notes.add("decode_profile", f"{name}, s", seconds)
+        kernels = found.key_averages()
+        taken = {each: float(each.self_device_time_total or each.self_cpu_time_total) / 1e6 for each in kernels}
+        for each in sorted(kernels, key=lambda each: -taken[each])[:14]:
+            bench.notes.add("decode_profile", f"{name}: {each.key[:110]}", taken[each], times=each.count)
+
+
 def stock480(bench: Bench) -> None:
     """The same video by Diffusers' own pipeline on weights of the same kind, and its decode of both sizes."""
     add = bench.notes.add
