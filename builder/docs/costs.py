@@ -79,7 +79,8 @@ def _cell(span: Span | None, price: float) -> str:
     if span is None:
         return "not possible"
     cost = duration.cost_usd(span, price)
-    return f"{_seconds(span.low)} to {_seconds(span.high)} s, ${cost.low:.2f} to {cost.high:.2f}"
+    dollars = " to ".join(dict.fromkeys((f"{cost.low:.2f}", f"{cost.high:.2f}")))
+    return f"{_seconds(span.low)} to {_seconds(span.high)} s, ${dollars}"
 
 
 def _seconds(seconds: float) -> str:

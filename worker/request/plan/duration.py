@@ -26,6 +26,11 @@ DENOISE_SHARE = (0.35, 0.65)
 # The VAE computes in fp32, which cuDNN rounds to TF32: half of the bf16 peak. The share of that which 3D convolutions
 # reach is a guess from published runs of 4 steps, which leave a few seconds for the VAE.
 VAE_SHARE = (0.10, 0.40)
+# This worker on H200s (benchmarks/results/h200-*, torch 2.11): 562 to 651 TFLOP/s of denoising, on cards of 722 to 796
+# TFLOP/s in bf16; 104 to 140 of decoding in fp32. An H100 of the same socket (SXM) has the same chip; PCIe
+# boards have less power, and are taken as all others are.
+HOPPER_DENOISE_SHARE = (0.55, 0.70)
+HOPPER_VAE_SHARE = (0.20, 0.32)
 # Bytes a second. Pinned host memory to the GPU; pageable memory, layer by layer; a network volume.
 PINNED_RATE = (20e9, 50e9)
 PAGEABLE_RATE = (1e9, 3e9)
@@ -60,12 +65,13 @@ STANDS_STILL: Mapping[str, tuple[tuple[int, float], ...]] = {
 }
 # Dense bf16 TFLOP/s with fp32 accumulation, from NVIDIA's data sheets and architecture papers. The name is matched as
 # words, so that a laptop's, a GH200's or a slice's (MIG) name finds nothing.
+_HOPPER_TFLOPS = 989.0
 PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
     (r"B200", 2250.0),
-    (r"H200", 989.0),
+    (r"H200", _HOPPER_TFLOPS),
     (r"H100 NVL", 835.0),
     (r"H100 PCIE", 756.0),
-    (r"H100", 989.0),
+    (r"H100", _HOPPER_TFLOPS),
     (r"A100", 312.0),
     (r"L40S", 362.0),
     (r"L40", 181.0),
@@ -141,15 +147,16 @@ def _of_clip(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPlan)
     expert = sizes.expert_bytes(size, plan.precision)
     text = 2 * 2 * TEXT_TOKENS * size.text_encoder_params  # two prompts
     conditioning = _conditioning_flop(request, spec, shape, plan)
-    decode = _at(decode_flop(spec, shape), peak / 2, VAE_SHARE).times(TILED_DECODE if plan.vae_tiling else 1.0)
+    denoise_share, vae_share = _shares(gpu.name)
+    decode = _at(decode_flop(spec, shape), peak / 2, vae_share).times(TILED_DECODE if plan.vae_tiling else 1.0)
     compress_s = ENCODE_S_PER_PIXEL * shape.pixels * shape.num_frames
-    denoising = _at(work, peak, DENOISE_SHARE)
+    denoising = _at(work, peak, denoise_share)
     if request.step_cache != "off" and request.quality_preset != "turbo":
         denoising = Span(denoising.low * STEP_CACHE_LEAVES, denoising.high)
     stages = {
-        "text": _at(text, peak, DENOISE_SHARE) + _moved(plan, sizes.text_encoder_bytes(size, "bf16"), of_text=True),
+        "text": _at(text, peak, denoise_share) + _moved(plan, sizes.text_encoder_bytes(size, "bf16"), of_text=True),
         "generate": _denoise(passes, denoising, expert, plan)
-        + _at(conditioning, peak / 2, VAE_SHARE)
+        + _at(conditioning, peak / 2, vae_share)
         + _moved(plan, size.experts * expert),
         "encode": Span(max(decode.low, compress_s), max(decode.high, compress_s)) + _moved(plan, sizes.vae_bytes(size)),
     }
@@ -168,6 +175,13 @@ def peak_flops(gpu_name: str) -> float | None:
         return None
     found = (tflops for name, tflops in PEAK_TFLOPS if re.search(rf"\b{name}\b", words))
     return next((tflops * 1e12 for tflops in found), None)
+
+
+def _shares(gpu_name: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The shares of the peak that denoising and the VAE reach on a GPU."""
+    if peak_flops(gpu_name) == _HOPPER_TFLOPS * 1e12:
+        return HOPPER_DENOISE_SHARE, HOPPER_VAE_SHARE
+    return DENOISE_SHARE, VAE_SHARE
 
 
 def forwards(request: VideoRequest, spec: ModelSpec) -> int:
