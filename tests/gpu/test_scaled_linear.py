@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from worker.engine.models.precision import Format, ScaledLinear, quantize
+from worker.engine import kernels
+from worker.engine.kernels import probe, reference
+from worker.engine.models.precision import Format, ScaledLinear, quantize, quantized_by
 
 GPU = torch.device("cuda", 0)
 TOLERANCE: dict[Format, float] = {"fp8": 0.05, "int8": 0.02}
@@ -77,3 +79,36 @@ def test_bias_and_output_in_the_product_change_nothing() -> None:
     found = layer(rows)  # in two parts, each into its rows of the result
     layer.bias = None
     assert float((found.float() - linear.bias.float() - layer(rows).float()).abs().max()) <= 0.07
+
+
+@pytest.mark.parametrize(("count", "width"), [(32_760, 5120), (32_760, 13_824), (7, 1536)])
+@torch.no_grad()
+def test_the_kernel_quantises_rows_to_the_bits_of_torch(count: int, width: int) -> None:
+    needs("fp8")
+    torch.manual_seed(0)
+    rows = torch.randn(count, width, device=GPU, dtype=torch.bfloat16) * torch.rand(count, 1, device=GPU).bfloat16()
+    rows[3] = 0
+    by = kernels.of(GPU)
+    (found, scale), (wanted, wanted_scale) = by.quantize_rows(rows), reference.quantize_rows(rows)
+    assert torch.equal(scale, wanted_scale)
+    assert torch.equal(found.float(), wanted.float())
+    (found, scale), (wanted, wanted_scale) = (each.quantize_rows(rows, gelu=True) for each in (by, reference))
+    exact = wanted.float() * wanted_scale
+    assert float((found.float() * scale - exact).norm() / exact.norm()) <= probe.TOLERANCE
+
+
+@torch.no_grad()
+def test_products_of_rows_that_the_kernel_quantised_are_as_near_the_exact_ones() -> None:
+    needs("fp8")
+    torch.manual_seed(0)
+    linear = nn.Linear(13_824, 5120, device=GPU, dtype=torch.bfloat16).requires_grad_(False)
+    layer = ScaledLinear.of(linear, "fp8", "quantized")
+    rows = torch.randn(1, 20_001, 13_824, device=GPU, dtype=torch.bfloat16)
+    for call, given in ((layer, rows), (layer.after_gelu, nn.functional.gelu(rows, approximate="tanh"))):
+        exact = nn.functional.linear(given.float(), linear.weight.float(), linear.bias.float())
+        plain = call(rows)
+        with quantized_by(kernels.of(GPU)):
+            found = call(rows)
+        assert (found.shape, found.dtype) == (plain.shape, torch.bfloat16)
+        off, before = (float((each.float() - exact).norm() / exact.norm()) for each in (found, plain))
+        assert off <= 1.01 * before < TOLERANCE["fp8"]

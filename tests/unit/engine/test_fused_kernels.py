@@ -41,9 +41,11 @@ from tests.unit.engine import crew_tokens
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, kernels
-from worker.engine.kernels import KernelFailed, reference
-from worker.engine.techniques import Setup, fused_kernels
-from worker.engine.techniques.fused_kernels import TOLERANCE, FusedKernels, fused, misfit
+from worker.engine.kernels import KernelFailed, probe, reference
+from worker.engine.kernels.probe import TOLERANCE
+from worker.engine.models import precision
+from worker.engine.techniques import Setup
+from worker.engine.techniques.fused_kernels import FusedKernels, fused, misfit
 from worker.request.plan import MemoryPlan
 from worker.weights.loras import LoraFile
 from worker.weights.sources import demo
@@ -128,6 +130,33 @@ def test_forty_blocks_in_bf16_drift_no_further_than_diffusers_own() -> None:
         theirs = block(theirs, text, temb, rotary)
         exact = block.float()(exact, text.float(), temb.float(), rotary)
     assert off(ours, exact) <= 1.05 * off(theirs, exact)
+
+
+@pytest.mark.parametrize("format", ["fp8", "int8"])
+@torch.no_grad()
+def test_a_block_of_quantised_layers_quantises_each_input_once(format: precision.Format) -> None:
+    """Queries, keys and values; both outputs; the text; queries of cross-attention; both layers of the feed-forward."""
+    block, inputs = block_of(dtype=torch.bfloat16), inputs_of(dtype=torch.bfloat16)
+    precision.replace_linears(block, format, "quantized")
+    plain = fused(block, *inputs, reference)
+    seen: list[tuple[int, bool]] = []
+
+    def quantize_rows(rows: torch.Tensor, *, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((rows.shape[0], gelu))
+        return reference.quantize_rows(rows, gelu=gelu)
+
+    by: Any = SimpleNamespace(quantize_rows=quantize_rows)
+    with precision.quantized_by(by):
+        assert torch.equal(fused(block, *inputs, reference), plain)
+    wide = [(30, False)] * 5 + [(30, True)]
+    assert sorted(seen) == ([(9, False), *wide] if format == "fp8" else [])
+    seen.clear()
+    for layer in precision.computing(block):
+        layer.arithmetic = "cast"
+    with precision.quantized_by(by):
+        fused(block, *inputs, reference)
+    fused(block, *inputs, reference)
+    assert seen == []
 
 
 def settings(**fields: Any) -> Setup:
@@ -224,6 +253,32 @@ def test_a_kernel_that_is_off_is_not_used(expert: Any, wrong: Any, caplog: pytes
         technique.prepare(expert, RESIDENT)
     assert technique.active is None
     assert "is off by more than" in caplog.text
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise KernelFailed("no such instruction")
+
+
+@pytest.mark.parametrize(
+    ("quantize_rows", "reason"),
+    [
+        (reference.quantize_rows, None),
+        (lambda rows, gelu=False: (reference.quantize_rows(rows)[0], torch.ones(len(rows), 1)), "off by more than"),
+        (failing, "no such instruction"),
+    ],
+    ids=["agrees", "is off", "fails"],
+)
+def test_a_kernel_for_fp8_that_is_off_leaves_the_others_on(
+    expert: Any, quantize_rows: Any, reason: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    by: Any = SimpleNamespace(add_norm=reference.add_norm, rms_rope=reference.rms_rope, quantize_rows=quantize_rows)
+    technique = FusedKernels(settings(quantized_compute="on"), by)
+    with caplog.at_level(logging.INFO):
+        technique.prepare(expert, plan("resident", "fp8"))
+    assert technique.active is by
+    assert technique._quantizer is (by if reason is None else None)
+    assert ("the fused kernels for fp8 are off" in caplog.text) == (reason is not None)
+    assert reason is None or reason in caplog.text
 
 
 def test_a_kernel_that_fails_in_a_run_leaves_the_result_as_it_is_without(
@@ -425,15 +480,23 @@ def in_a_new_process(*arguments: str, **environment: str) -> str:
 
 INTERPRETED = """
 import torch
-from types import SimpleNamespace
-from worker.base.settings import Settings
-from worker.engine.kernels import launch, reference
-from worker.engine.techniques import Setup, fused_kernels
+from worker.engine.kernels import FP8_LARGEST, LEAST, launch, probe, reference
+from worker.engine.techniques import fused_kernels
 from tests.unit.engine.test_fused_kernels import block_of, inputs_of, off
-setup = Setup(Settings(), torch.device("cpu"), torch.float32)
-config = SimpleNamespace(attention_head_dim=20, num_attention_heads=3)
-found = fused_kernels.probe(launch, SimpleNamespace(config=config), setup)
+found = probe.block(launch, heads=3, head=20, device=torch.device("cpu"), dtype=torch.float32)
 assert max(found.values()) < 1e-6, found
+rows = torch.randn(40, 60) * torch.rand(40, 1) * 100
+rows[3] = 0
+for gelu in (False, True):
+    # Into float32: the interpreter's cast to fp8 loses what rounding carries into the exponent.
+    out, scales = torch.empty(40, 60), torch.empty(40, 1)
+    constants = dict(WIDTH=60, BLOCK=64, LEAST=LEAST, SHARE=1 / FP8_LARGEST, GELU=gelu)
+    launch._launch(launch._quantize_rows, 40, rows, out, scales, **constants)
+    wanted, wanted_scales = reference.quantize_rows(rows, gelu=gelu)
+    assert torch.equal(scales, wanted_scales) or (gelu and off(scales, wanted_scales) < 1e-6)
+    assert off(out.to(torch.float8_e4m3fn).float(), wanted.float()) <= (1e-3 if gelu else 0)
+quantized, scales = launch.quantize_rows(rows[:, ::2])
+assert (quantized.shape, quantized.dtype, scales.shape) == ((40, 30), torch.float8_e4m3fn, (40, 1))
 block, inputs = block_of(60, 3), inputs_of(width=60, heads=3, batch=2)
 with torch.no_grad():
     assert off(fused_kernels.fused(block, *inputs, launch), block(*inputs)) < 1e-5
@@ -465,12 +528,7 @@ def test_tritons_interpreter_computes_the_reference() -> None:
 @torch.no_grad()
 def test_the_kernels_agree_at_the_size_of_a_480p_pass() -> None:
     device = torch.device("cuda")
-    by = kernels.of(device)
-    setup = Setup(Settings(), device, torch.bfloat16)
-    config = SimpleNamespace(attention_head_dim=128, num_attention_heads=40)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_kernels, "_PROBE_TOKENS", 32_760)
-        found = fused_kernels.probe(by, SimpleNamespace(config=config), setup)  # type: ignore[arg-type]
+    found = probe.block(kernels.of(device), heads=40, head=128, device=device, dtype=torch.bfloat16, tokens=32_760)
     assert max(found.values()) <= TOLERANCE, found
 
 

@@ -9,6 +9,11 @@ from typing import Protocol, cast
 
 import torch
 
+# The largest number of float8_e4m3fn.
+FP8_LARGEST = 448.0
+# The largest |x| that a row of zeros is given: its scale has a reciprocal in every dtype.
+LEAST = 1e-20
+
 
 class KernelFailed(RuntimeError):
     """A kernel could not be compiled or launched. Its outputs hold nothing; its inputs are as they were."""
@@ -62,6 +67,13 @@ class Kernels(Protocol):
         """The Wan VAE's norm over channels, [1, C, T, H, W] or [N, C, H, W], and SiLU, into `out` or a new tensor.
 
         gamma: [C, 1, 1(, 1)]. The result is x / max(||x||, 1e-12) * sqrt(C) * gamma.
+        """
+
+    def quantize_rows(self, rows: torch.Tensor, *, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contiguous `rows` [n, width], or their GELU (tanh), in float8_e4m3fn [n, width], and float32 scales [n, 1].
+
+        scale: the largest |x| of the row / 448. Each x, rounded to the rows' dtype behind GELU, is multiplied by
+        1 / scale in that dtype: what rounding takes past 448 is at most 450, which fp8 rounds to 448 again.
         """
 
 

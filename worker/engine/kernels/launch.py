@@ -15,9 +15,11 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.engine.kernels import KernelFailed, reference
+from worker.engine.kernels import FP8_LARGEST, LEAST, KernelFailed, reference
 
 _WARPS = 8
+# Of a row as wide as the feed-forward's inside.
+_WIDE, _WIDE_WARPS = 8192, 16
 # Numbers of a tile of the VAE's norm, whose rows are 96 to 1024 wide.
 _TILE = 4096
 
@@ -136,6 +138,33 @@ def _rms_silu(
     tl.store(out + at, normal.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _quantize_rows(
+    rows,
+    out,
+    scales,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LEAST: tl.constexpr,
+    SHARE: tl.constexpr,
+    GELU: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    at = row * WIDTH + columns
+    value = tl.load(rows + at, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
+    if GELU:
+        # 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3).
+        value = value / (1.0 + tl.exp(-1.5957691216057308 * (value + 0.044715 * (value * value * value))))
+        value = value.to(rows.dtype.element_ty).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(value), axis=0), LEAST) * SHARE
+    tl.store(scales + row, scale)
+    factor = tl.div_rn(1.0, scale).to(rows.dtype.element_ty).to(tl.float32)
+    value = (value * factor).to(rows.dtype.element_ty).to(tl.float32)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
+
+
 def add_norm(
     hidden: torch.Tensor,
     *,
@@ -237,17 +266,39 @@ def rms_silu(video: torch.Tensor, gamma: torch.Tensor, *, silu: bool, out: torch
     return result
 
 
+def quantize_rows(rows: torch.Tensor, *, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `Kernels.quantize_rows`."""
+    count, width = rows.shape
+    rows = rows.contiguous()
+    out = torch.empty_like(rows, dtype=torch.float8_e4m3fn)
+    scales = torch.empty(count, 1, dtype=torch.float32, device=rows.device)
+    _launch(
+        _quantize_rows,
+        count,
+        rows,
+        out,
+        scales,
+        WIDTH=width,
+        BLOCK=triton.next_power_of_2(width),
+        LEAST=LEAST,
+        SHARE=1 / FP8_LARGEST,
+        GELU=gelu,
+        num_warps=_WARPS if width <= _WIDE else _WIDE_WARPS,
+    )
+    return out, scales
+
+
 def _channels_last(video: torch.Tensor) -> bool:
     """Whether the channels of one place after the other are one row of memory, also in a part of the frames."""
     moved = video.movedim(1, -1)
     return moved.is_contiguous()
 
 
-def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+def _launch(kernel: Any, programs: int, *arguments: Any, num_warps: int = _WARPS, **constants: Any) -> None:
     launch: Callable[..., Any] = kernel[(programs,)]
     try:
         with torch.cuda.device_of(arguments[0]):
-            launch(*arguments, **constants, num_warps=_WARPS, enable_fp_fusion=False)
+            launch(*arguments, **constants, num_warps=num_warps, enable_fp_fusion=False)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as failure:

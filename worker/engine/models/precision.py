@@ -19,7 +19,9 @@ float8_e4m3fn, largest value 448 (Micikevicius et al., "FP8 formats for deep lea
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -27,21 +29,31 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 from torch.nn import functional
 
+from worker.engine.kernels import LEAST, Kernels, reference
 from worker.request.plan import MemoryPlan
 
 Format = Literal["fp8", "int8"]
 Arithmetic = Literal["cast", "quantized"]
 
 DTYPES: dict[Format, torch.dtype] = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
-LARGEST: dict[Format, float] = {"fp8": 448.0, "int8": 127.0}
+_INT8_LARGEST = 127
 # What the matrix units ask of the inner and outer size (cuBLASLt for fp8, CUTLASS for int8).
 _MULTIPLE: dict[Format, int] = {"fp8": 16, "int8": 8}
-# Of a row of zeros: its scale has a reciprocal in every dtype.
-_LEAST = 1e-20
-# Rows that are quantised at a time, or up to twice as many. Of the 75,600 of 81 frames at 1280x720 all at once, what
-# stands between the feed-forward's input and its product would take 3 GB in fp8 and 9 GB in int8.
+# Rows that are quantised at a time without a kernel, or up to twice as many. Of the 75,600 of 81 frames at 1280x720 all
+# at once, what stands between the feed-forward's input and its product would take 3 GB in fp8 and 9 GB in int8.
 LEAST_ROWS = 8192
 _FEWEST_INT8_ROWS = 17  # torch._int_mm asks for more than 16
+_kernels: ContextVar[Kernels | None] = ContextVar("kernels that quantise", default=None)
+
+
+@contextmanager
+def quantized_by(kernels: Kernels | None) -> Iterator[None]:
+    """Within it `kernels` quantise what the layers multiply in fp8; with None torch does."""
+    token = _kernels.set(kernels)
+    try:
+        yield
+    finally:
+        _kernels.reset(token)
 
 
 class ScaledLinear(nn.Linear):
@@ -74,7 +86,8 @@ class ScaledLinear(nn.Linear):
             weight = self.weight.to(input.dtype) * self.scale.to(input.dtype)
             return functional.linear(input, weight, self.bias)
         if self.format == "fp8" and input.dtype == torch.bfloat16:
-            product = self._product_fp8(input, rows)
+            shared = None if torch.compiler.is_compiling() else self.shared
+            product = self._product_fp8(_quantized(rows) if shared is None else shared.quantized(self, input, rows))
         else:
             product = rows.new_empty(rows.shape[0], self.out_features)
             for part, target in zip(_parts(rows), _parts(product), strict=True):
@@ -82,13 +95,21 @@ class ScaledLinear(nn.Linear):
             product = product if self.bias is None else product.add_(self.bias)
         return product.reshape(*input.shape[:-1], self.out_features)
 
-    def _product_fp8(self, input: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[n, in] to [n, out], both bf16: bias and output within the product."""
-        shared = None if torch.compiler.is_compiling() else self.shared
-        quantized = _quantized(rows) if shared is None else shared.quantized(self, input, rows)
+    def after_gelu(self, input: torch.Tensor) -> torch.Tensor:
+        """`forward` of the GELU (tanh) of `input`, which is part of the quantising where a kernel does that."""
+        by = _kernels.get()
+        computes = self.arithmetic == "quantized" and self.format == "fp8" and input.dtype == torch.bfloat16
+        if by is None or not computes:
+            return self(functional.gelu(input, approximate="tanh"))  # type: ignore[no-any-return]
+        product = self._product_fp8([by.quantize_rows(input.reshape(-1, self.in_features), gelu=True)])
+        return product.reshape(*input.shape[:-1], self.out_features)
+
+    def _product_fp8(self, quantized: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """[n, in] in parts to [n, out] in bf16: bias and output within the product."""
         if len(quantized) == 1:
             return self._multiplied(*quantized[0], bias=self.bias)
-        product = rows.new_empty(rows.shape[0], self.out_features)
+        rows = sum(part.shape[0] for part, _ in quantized)
+        product = quantized[0][0].new_empty(rows, self.out_features, dtype=torch.bfloat16)
         for (part, scale), target in zip(quantized, _parts(product), strict=True):
             if torch.compiler.is_compiling():
                 target.copy_(self._multiplied(part, scale, bias=self.bias))
@@ -135,7 +156,9 @@ class SharedInput:
 
 
 def _quantized(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [quantize(part, "fp8") for part in _parts(rows)]
+    """All at once by a kernel, which leaves nothing between; else in parts."""
+    by = None if torch.compiler.is_compiling() else _kernels.get()
+    return [quantize(part, "fp8") for part in _parts(rows)] if by is None else [by.quantize_rows(rows)]
 
 
 def _parts(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -146,13 +169,11 @@ def quantize(rows: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Te
     """[rows, n] in any float dtype to the format [rows, n] and its scale, float32 [rows, 1]."""
     if rows.dtype.itemsize == 1:  # torch has no largest value of fp8; bf16 holds every fp8 number exactly
         rows = rows.to(torch.bfloat16)
-    largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True).float().clamp(min=_LEAST)
-    scale = largest / LARGEST[format]
-    if format == "int8":
-        return (rows.float() / scale).round_().clamp_(-127, 127).to(torch.int8), scale
-    # In the rows' own dtype: bf16 has more digits than fp8, and a wide activation in fp32 costs memory and time. What
-    # rounding takes past 448 is at most 450, which fp8 rounds to 448 again.
-    return (rows * scale.reciprocal().to(rows.dtype)).to(torch.float8_e4m3fn), scale
+    if format == "fp8":
+        return reference.quantize_rows(rows)
+    largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True).float().clamp(min=LEAST)
+    scale = largest / _INT8_LARGEST
+    return (rows.float() / scale).round_().clamp_(-_INT8_LARGEST, _INT8_LARGEST).to(torch.int8), scale
 
 
 def replace_linears(module: nn.Module, format: Format, arithmetic: Arithmetic) -> None:

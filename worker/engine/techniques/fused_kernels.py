@@ -7,7 +7,8 @@ The kernels are those of `worker.engine.kernels`, compared with plain torch when
 Each block gets a `forward` of its own before any hook is put on it, so that all hooks (streamed weights, the step
 cache, several GPUs) wrap it as they wrap Diffusers' own. It computes fused only while a run is under way, and only what
 it fits; else it is Diffusers'. Linear layers, cross-attention and feed-forward are called as the modules they are: LoRA
-and quantised layers work in it. torch.compile fuses for itself: where it is switched on, this is off.
+and quantised layers work in it. What is multiplied in fp8 is quantised by a kernel, GELU with it. torch.compile fuses for
+itself: where it is switched on, this is off.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from diffusers import WanTransformer3DModel
+from diffusers.models.activations import GELU
+from diffusers.models.attention import FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import (
@@ -30,14 +33,12 @@ from diffusers.models.transformers.transformer_wan import (
 )
 
 from worker.engine import kernels
-from worker.engine.kernels import KernelFailed, Kernels, reference
+from worker.engine.kernels import KernelFailed, Kernels, probe
+from worker.engine.models import precision
 from worker.engine.techniques.base import Run, Setup, Technique
 from worker.request.plan import MemoryPlan
 
 logger = logging.getLogger(__name__)
-# Of the norm of the result: what the last bit of a few bf16 numbers makes, which is where the roundings may differ.
-TOLERANCE = 2e-3
-_PROBE_TOKENS = 96
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -78,7 +79,7 @@ def fused(
         shift=ffn_shift,
         out=rows,
     )
-    fed = block.ffn(normed.view(hidden.shape))
+    fed = _feed_forward(block.ffn, normed.view(hidden.shape))
     rows, _ = by.add_norm(rows, eps=0.0, update=fed.reshape(rows.shape), gate=ffn_gate, norm=False, out=rows)
     return rows.view(hidden.shape)
 
@@ -107,6 +108,14 @@ def _self_attention(attn: WanAttention, hidden: torch.Tensor, rotary: Rotary, by
     )
     attended = attn.to_out[0](attended.flatten(2, 3).type_as(query))
     return attn.to_out[1](attended)  # type: ignore[no-any-return]
+
+
+def _feed_forward(ffn: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
+    """`FeedForward.forward`; a quantised second layer takes GELU into the quantising of its input."""
+    first, last = ffn.net[0], ffn.net[2]
+    if type(last) is precision.ScaledLinear and type(first) is GELU and first.approximate == "tanh":
+        return last.after_gelu(first.proj(hidden))
+    return ffn(hidden)  # type: ignore[no-any-return]
 
 
 def misfit(block: WanTransformerBlock, hidden: torch.Tensor, temb: torch.Tensor, rotary: Rotary) -> str | None:
@@ -141,6 +150,8 @@ class FusedKernels(Technique):
         self._by = by
         self._probed = False
         self.active: Kernels | None = None
+        self._quantizer_probed = False
+        self._quantizer: Kernels | None = None
         self._running = False
         self._given_up: Kernels | None = None
         self._reported: set[str] = set()
@@ -158,6 +169,9 @@ class FusedKernels(Technique):
             self.active = self._choose(expert)
         if self.active is None:
             return
+        if plan.precision == "fp8" and self.setup.settings.quantized_compute != "off" and not self._quantizer_probed:
+            self._quantizer_probed = True
+            self._quantizer = self._choose_quantizer(expert, self.active)
         for block in expert.blocks:
             block.forward = _Forward(block, self)
         self._fitted.add(expert)
@@ -191,7 +205,8 @@ class FusedKernels(Technique):
             reason = misfit(block, hidden, temb, rotary)
             if reason is None:
                 try:
-                    return fused(block, hidden, text, temb, rotary, self.active)
+                    with precision.quantized_by(self._quantizer):
+                        return fused(block, hidden, text, temb, rotary, self.active)
                 except KernelFailed as failure:
                     self.active = None
                     reason = str(failure)
@@ -210,26 +225,43 @@ class FusedKernels(Technique):
         return None
 
     def _choose(self, expert: WanTransformer3DModel) -> Kernels | None:
-        began = time.perf_counter()
+        heads, head = expert.config.num_attention_heads, expert.config.attention_head_dim
         try:
             by = kernels.of(self.setup.device) if self._by is None else self._by
-            off = probe(by, expert, self.setup)
         except KernelFailed as failure:
             self._report(str(failure))
             return None
+        device, dtype = self.setup.device, self.setup.dtype
+        return self._agreeing(by, "", lambda: probe.block(by, heads=heads, head=head, device=device, dtype=dtype))
+
+    def _choose_quantizer(self, expert: WanTransformer3DModel, by: Kernels) -> Kernels | None:
+        width, wide = expert.config.num_attention_heads * expert.config.attention_head_dim, expert.config.ffn_dim
+        device, dtype = self.setup.device, self.setup.dtype
+        return self._agreeing(
+            by, " for fp8", lambda: probe.quantizing(by, width=width, wide=wide, device=device, dtype=dtype)
+        )
+
+    def _agreeing(self, by: Kernels, which: str, compare: Callable[[], dict[str, float]]) -> Kernels | None:
+        """`by` where `compare` finds its results within the tolerance, else None; the log has the reason."""
+        began = time.perf_counter()
+        try:
+            off = compare()
+        except KernelFailed as failure:
+            self._report(str(failure), which)
+            return None
         found = ", ".join(f"{name} {each:.1e}" for name, each in off.items())
-        if not all(each <= TOLERANCE for each in off.values()):  # NaN too
-            self._report(f"a kernel is off by more than {TOLERANCE:.0e} of its result ({found})")
+        if not all(each <= probe.TOLERANCE for each in off.values()):  # NaN too
+            self._report(f"a kernel is off by more than {probe.TOLERANCE:.0e} of its result ({found})", which)
             return None
         took_s = time.perf_counter() - began
-        logger.info("fused kernels for the experts' blocks, off by: %s; compiled in %.1f s", found, took_s)
+        logger.info("fused kernels for the experts' blocks%s, off by: %s; compiled in %.1f s", which, found, took_s)
         return by
 
-    def _report(self, reason: str) -> None:
+    def _report(self, reason: str, which: str = "") -> None:
         """Log once why the kernels are off."""
-        if reason not in self._reported:
-            self._reported.add(reason)
-            logger.info("the fused kernels are off: %s", reason)
+        if which + reason not in self._reported:
+            self._reported.add(which + reason)
+            logger.info("the fused kernels%s are off: %s", which, reason)
 
 
 class _Forward:
@@ -255,47 +287,3 @@ class _Forward:
         """Of a copied block. `memo` holds it already, because what a module holds is copied after it."""
         block = memo.get(id(self._block()))
         return _Forward(block, self._technique)
-
-
-@torch.no_grad()
-def probe(by: Kernels, expert: WanTransformer3DModel, setup: Setup) -> dict[str, float]:
-    """How far each kernel is from the reference on random numbers, as a share of its norm. Raises KernelFailed.
-
-    In the sizes of `expert`, with weights of their own: those of the expert may be elsewhere.
-    """
-    head = expert.config.attention_head_dim
-    width = expert.config.num_attention_heads * head
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int, dtype: torch.dtype = setup.dtype) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(setup.device, dtype)
-
-    hidden, update, query, key = (drawn(_PROBE_TOKENS, width) for _ in range(4))
-    modulation = drawn(2, 6, width, dtype=torch.float32)
-    weight, bias = drawn(2, width, dtype=torch.float32)
-    query_weight, key_weight = drawn(2, width)
-    angles = drawn(_PROBE_TOKENS, head // 2, dtype=torch.float32).repeat_interleave(2, dim=1)
-    shift, scale, gate = modulation.unbind(1)[:3]
-
-    def turned(each: Kernels) -> tuple[torch.Tensor, torch.Tensor]:
-        pair = query.clone(), key.clone()
-        each.rms_rope(*pair, query_weight, key_weight, angles.cos(), angles.sin(), eps=1e-6)
-        return pair
-
-    def all_of(each: Kernels) -> dict[str, tuple[torch.Tensor, ...]]:
-        return {
-            "norm": each.add_norm(hidden, eps=1e-6, scale=scale, shift=shift)[1:],
-            "gate, norm": each.add_norm(hidden, eps=1e-6, update=update, gate=gate, weight=weight, bias=bias),
-            "add, norm": each.add_norm(hidden, eps=1e-6, update=update, scale=scale, shift=shift, out=hidden.clone()),
-            "gate": each.add_norm(hidden, eps=0.0, update=update, gate=gate, norm=False),
-            "rope": turned(each),
-        }
-
-    found, wanted = all_of(by), all_of(reference)
-    if setup.device.type == "cuda":
-        torch.cuda.synchronize(setup.device)
-    return {name: max(map(_off, found[name], wanted[name])) for name in wanted}
-
-
-def _off(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
