@@ -98,7 +98,7 @@ bench-faults: setup-dev ## the full-size fault runs of docs/reliability.md but t
 	@$(BIN)/python -m benchmarks.clocks
 	@$(BIN)/python -m benchmarks.client --runs 300
 	@$(BIN)/python -m benchmarks.router --runs 1000
-	@$(BIN)/python -m benchmarks.router_kills --jobs 45 --kills 8
+	@$(BIN)/python -m benchmarks.router_kills --jobs 45 --kills 8 --stops 4
 	@$(BIN)/python -m benchmarks.router_load
 	@$(BIN)/python -m benchmarks.kills --times 10
 	@$(BIN)/python -m benchmarks.hostile_images --count 20000

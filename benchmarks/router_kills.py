@@ -1,9 +1,10 @@
-"""Router processes that are killed at random moments (kill -9) and started again: is a video paid twice or lost?
+"""Router processes that are killed at random moments (kill -9) or stand still: is a video paid twice or lost?
 
-    python -m benchmarks.router_kills --jobs 45 --kills 8
+    python -m benchmarks.router_kills --jobs 45 --kills 8 --stops 4
 
-One process, then three, on one Postgres, against the services of benchmarks.router with their faults. A caller whose
-process dies before it has an id submits again under the same key, elsewhere. Exits 1 as benchmarks.router does.
+One process, then three, on one Postgres, against the services of benchmarks.router with their faults. A killed process
+is started again; a caller whose process dies before it has an id submits again under the same key, elsewhere. One that
+is stopped (SIGSTOP) goes on after its lease is over. Exits 1 as benchmarks.router does.
 """
 
 from __future__ import annotations
@@ -84,6 +85,12 @@ class Process:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
+    def stand_still(self) -> None:
+        """For longer than its lease, and long enough that another process sees the end of its job."""
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(TIMING.lease_s + TIMING.find_s + 1.0)
+        self._process.send_signal(signal.SIGCONT)
+
 
 @contextlib.contextmanager
 def running(count: int, policy: Path, acknowledged: set[str]) -> Iterator[list[Process]]:
@@ -95,7 +102,7 @@ def running(count: int, policy: Path, acknowledged: set[str]) -> Iterator[list[P
             each.kill()
 
 
-def measure(count: int, jobs: int, kills: int, seed: int, folder: Path, url: str) -> Figures:
+def measure(count: int, jobs: int, kills: int, stops: int, seed: int, folder: Path, url: str) -> Figures:
     """`count` processes on the database of `url`."""
     dice, figures, began = random.Random(seed), Figures(runs=jobs), time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -109,7 +116,7 @@ def measure(count: int, jobs: int, kills: int, seed: int, folder: Path, url: str
         path.write_text(policy.model_dump_json(), encoding="utf-8")
         acknowledged: set[str] = set()
         with running(count, path, acknowledged) as processes:
-            _kill(processes, jobs, kills, acknowledged, dice)
+            _disturb(processes, jobs, kills, stops, acknowledged, dice)
             ended = _wait_for_the_end(Store(policy, time.time), jobs, acknowledged, processes)
         time.sleep(5.0)
         judge(figures, ended.jobs(limit=10 * jobs), services)
@@ -119,17 +126,23 @@ def measure(count: int, jobs: int, kills: int, seed: int, folder: Path, url: str
     return figures
 
 
-def _kill(processes: list[Process], jobs: int, kills: int, acknowledged: set[str], dice: random.Random) -> None:
-    """Jobs are spread over the time of the kills; what was not acknowledged is sent again."""
+def _disturb(
+    processes: list[Process], jobs: int, kills: int, stops: int, acknowledged: set[str], dice: random.Random
+) -> None:
+    """Jobs are spread over the time of the kills and stops; what was not acknowledged is sent again."""
     sent = 0
-    for turn in range(kills):
-        for number in range(sent, jobs * (turn + 1) // kills):
+    is_stop = dice.sample([False] * kills + [True] * stops, kills + stops)
+    for turn in range(kills + stops):
+        for number in range(sent, jobs * (turn + 1) // (kills + stops)):
             dice.choice(processes).send(number, random.Random(number))
             sent = number + 1
         time.sleep(dice.uniform(0.5, 3.0))  # a process needs a second or two to start
         process = dice.choice(processes)
-        process.kill()
-        process.start()
+        if is_stop[turn]:
+            process.stand_still()
+        else:
+            process.kill()
+            process.start()
         _send_again(processes, sent, acknowledged, dice)
 
 
@@ -174,6 +187,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=45)
     parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--stops", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -184,9 +198,9 @@ def main() -> int:
     found = {}
     for count in (1, 3):
         with postgres() as url, tempfile.TemporaryDirectory() as folder:
-            found[count] = measure(count, chosen.jobs, chosen.kills, chosen.seed, Path(folder), url)
+            found[count] = measure(count, chosen.jobs, chosen.kills, chosen.stops, chosen.seed, Path(folder), url)
             print(count, found[count])
-    result = {"seed": chosen.seed, "kills": chosen.kills}
+    result = {"seed": chosen.seed, "kills": chosen.kills, "stops": chosen.stops}
     runs = [{"processes": count, **asdict(each)} for count, each in found.items()]
     print(reporting.write(reporting.RESULTS, "router-kills", {**result, "runs": runs}, "sqlalchemy", "psycopg"))
     return 0 if all(each.is_clean for each in found.values()) else 1

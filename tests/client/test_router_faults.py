@@ -37,7 +37,7 @@ async def test_no_video_is_paid_twice_or_lost_and_no_budget_is_passed(tmp_path: 
 @pytest.mark.timeout(400)
 def test_three_processes_that_are_killed_pay_nothing_twice(tmp_path: Path) -> None:
     with postgres() as url:
-        figures = kills.measure(3, 8, 2, 5, tmp_path, url)
+        figures = kills.measure(3, 8, 2, 1, 5, tmp_path, url)
     assert figures.is_clean, figures
     assert figures.completed > 0
 
@@ -63,7 +63,7 @@ def _keeps_its_promises(url: str) -> None:
     jobs = [store.create(f"job{each}", f"key{each}", request, now[0] + 60, "one", 10.0) for each in range(4)]
     assert other.claim("two", 10.0, 10) == []
     notes: dict[str, str] = {}
-    attempts = [store.begin(each, "one", [("fal", 0.5)], notes.__setitem__) for each in jobs]
+    attempts = [store.begin(each, "one", 10.0, [("fal", 0.5)], notes.__setitem__) for each in jobs]
     assert [each is not None for each in attempts] == [True, True, False, False]
     assert "budget" in notes["fal"]
     assert store.budget_left_usd("default") == pytest.approx(0.2)
@@ -74,20 +74,31 @@ def _keeps_its_promises(url: str) -> None:
     first = attempts[0]
     assert first is not None
     with pytest.raises(LeaseLost):
+        store.hold("job0", "one", first.id, 10.0)
+    with pytest.raises(LeaseLost):
         store.submitted("job0", "one", first.id, "handle")
+    assert [(each.handle, each.state) for each in other.get("job0").attempts] == [("handle", "submitted")]
     with pytest.raises(LeaseLost):
         store.settle(jobs[0], "one", first, "failed", cost_usd=0.5, is_success=False)
     other.settle(jobs[0], "two", first, "failed", cost_usd=0.1, is_success=False)
     with pytest.raises(LeaseLost):  # a second time changes nothing
         other.settle(jobs[0], "two", first, "failed", cost_usd=0.1, is_success=False)
     assert store.budget_left_usd("default") == pytest.approx(0.6)
+    with pytest.raises(LeaseLost):  # an attempt that has ended is not submitted again
+        other.hold("job0", "two", first.id, 10.0)
+
+    second = attempts[1]
+    assert second is not None
+    other.settle(jobs[1], "two", second, "refused", cost_usd=0.0, is_success=None)
+    store.found(second.id, "late")  # a webhook for an attempt that has ended does not begin it anew
+    assert [(each.handle, each.state) for each in store.get("job1").attempts] == [("late", "refused")]
 
     assert store.breakers()["fal"].name == "open"
-    assert other.begin(store.get("job2"), "two", [("fal", 0.1)], notes.__setitem__) is None
+    assert other.begin(store.get("job2"), "two", 10.0, [("fal", 0.1)], notes.__setitem__) is None
     now[0] += 0.3
-    probe = other.begin(store.get("job2"), "two", [("fal", 0.1)], notes.__setitem__)
+    probe = other.begin(store.get("job2"), "two", 10.0, [("fal", 0.1)], notes.__setitem__)
     assert probe is not None
-    assert other.begin(store.get("job3"), "two", [("fal", 0.1)], notes.__setitem__) is None
+    assert other.begin(store.get("job3"), "two", 10.0, [("fal", 0.1)], notes.__setitem__) is None
     assert "a probe is under way" in notes["fal"]
     other.settle(jobs[2], "two", probe, "completed", cost_usd=0.1, is_success=True, end=End("completed", result={}))
     assert store.breakers()["fal"].name == "closed"

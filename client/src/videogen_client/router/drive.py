@@ -30,6 +30,7 @@ class Drive:
         self.cancel_requested = job.cancel_requested
         self.look = asyncio.Event()  # something may have happened: look now
         self._route = list(job.route)
+        self._held_until = 0.0  # of the driver's clock: nobody else takes the job before
 
     async def run(self) -> None:
         """Until the job has ended, or belongs to another process."""
@@ -64,9 +65,11 @@ class Drive:
 
     async def _decide(self) -> tuple[Attempt | None, bool]:
         """The attempt, and whether there may be one later."""
-        job = self.job
+        job, before = self.job, self._driver.clock()
         decision = await self._stored(self._driver.decide, job)
         attempt = decision.attempt
+        if attempt is not None:
+            self._held_until = before + self._timing.lease_s
         if attempt is None and decision.is_passing:
             return None, True
         number, chosen = len(job.attempts) + 1, None if attempt is None else attempt.backend
@@ -95,7 +98,7 @@ class Drive:
         while True:
             try:
                 if not is_lost or backend.on_lost == "resubmit":
-                    await self._driver.may_submit()
+                    await self._hold(attempt)
                     handle = await self._within(self._timing.submit_s, backend.submit(self.job.request, attempt.id))
                     await self._stored(
                         self._driver.store.submitted, self.job.id, self._driver.owner, attempt.id, handle
@@ -121,6 +124,13 @@ class Drive:
                 await self._end_unknown(attempt, "the answer of the service was lost")
                 return None
             await self._pause(self._timing.retry_s)
+
+    async def _hold(self, attempt: Attempt) -> None:
+        """Until the lease outlasts a submission: nobody else takes the job meanwhile. Raises LeaseLost."""
+        while self._held_until - (before := self._driver.clock()) < self._timing.submit_s:
+            lease_s = self._timing.lease_s
+            await self._stored(self._driver.store.hold, self.job.id, self._driver.owner, attempt.id, lease_s)
+            self._held_until = before + lease_s
 
     async def _lost_handle(self, attempt: Attempt, backend: Backend) -> str | None:
         if backend.on_lost == "find":

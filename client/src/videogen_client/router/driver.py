@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,10 @@ class RouterTiming:
     pause_s: float = 1.0
     find_s: float = 15.0
 
+    def __post_init__(self) -> None:
+        if self.lease_s <= self.submit_s:
+            raise ValueError("lease_s is longer than submit_s: nobody may take a job over while it is submitted")
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -53,7 +56,7 @@ class Decision:
 
 
 class Driver:
-    """`in_thread` runs a call of the store beside the event loop. `leased_until` is of `time.monotonic`."""
+    """`in_thread` runs a call of the store beside the event loop."""
 
     def __init__(
         self,
@@ -74,7 +77,6 @@ class Driver:
         self.timing = timing
         self.clock = clock
         self.owner = owner
-        self.leased_until = 0.0
         self.in_flight = 0
 
     def decide(self, job: Job) -> Decision:
@@ -92,7 +94,9 @@ class Driver:
         )
         fitting = [(each.backend, each.estimate.usd_high) for each in choices if each.why_not is None]
         why_not: dict[str, str] = {}
-        attempt = self.store.begin(job, self.owner, fitting, why_not.__setitem__) if fitting else None
+        attempt = None
+        if fitting:
+            attempt = self.store.begin(job, self.owner, self.timing.lease_s, fitting, why_not.__setitem__)
         took_s = time.perf_counter() - began
         metrics.DECISION_S.observe(took_s)
         return Decision(choices, attempt, why_not, took_s)
@@ -100,8 +104,3 @@ class Driver:
     def between_looks_s(self, poll_s: float) -> float:
         """Longer where there are many jobs: the requests are bounded, not their number times that of the jobs."""
         return max(poll_s, self.in_flight / _LOOKS_PER_S)
-
-    async def may_submit(self) -> None:
-        """Waits until the lease outlasts a submission: nobody else takes the job while it is being submitted."""
-        while self.leased_until - time.monotonic() < self.timing.submit_s:
-            await asyncio.sleep(self.timing.pause_s)

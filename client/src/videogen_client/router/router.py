@@ -232,14 +232,12 @@ class Router:
 
     async def _keep(self) -> None:
         """Renews the leases of this process, and takes jobs that no process has."""
-        began = time.monotonic()
         driven = list(self._drives)
         for job_id in await self._in_thread(self._store.renew, self._owner, driven, self._timing.lease_s):
             if job_id in self._drives:
                 drive, _ = self._drives[job_id]
                 drive.cancel_requested = True
                 drive.look.set()
-        self._driver.leased_until = began + self._timing.lease_s
         for job_id in await self._in_thread(self._store.claim, self._owner, self._timing.lease_s, _CLAIMED_AT_ONCE):
             LOG.info("job %s: taken over", job_id)
             if job_id in self._drives:  # its lease ran out: what that drive knows may be out of date

@@ -155,14 +155,20 @@ class Store:
         return self._run(lambda connection: self._ledger.budget_left_usd(connection, tenant, day))
 
     def begin(
-        self, job: Job, owner: str, candidates: Sequence[tuple[str, float]], note: Callable[[str, str], None]
+        self,
+        job: Job,
+        owner: str,
+        lease_s: float,
+        candidates: Sequence[tuple[str, float]],
+        note: Callable[[str, str], None],
     ) -> Attempt | None:
         """An attempt at the first of `candidates`, pairs of a backend and its highest price in USD, that its breaker
         and the tenant's budget let through, with its reservation. `note` gets the reason why another one is not.
+        The lease of the job is renewed.
         """
 
         def change(connection: Connection) -> Attempt | None:
-            self._own(connection, job.id, owner)
+            self._prolong(connection, job.id, owner, lease_s)
             number = len(job.attempts) + 1
             attempt_id, now = f"{job.id}-{number}", self._clock()
             for backend, usd in candidates:
@@ -189,18 +195,36 @@ class Store:
 
         return self._run(change)
 
+    def hold(self, job_id: str, owner: str, attempt_id: str, lease_s: float) -> None:
+        """Renews the lease of a job before a submission. Raises LeaseLost where the attempt is not the caller's."""
+
+        def change(connection: Connection) -> None:
+            self._prolong(connection, job_id, owner, lease_s)
+            going_on = (ATTEMPTS.c.id == attempt_id) & ATTEMPTS.c.ended_at.is_(None)
+            if connection.execute(sa.select(ATTEMPTS.c.id).where(going_on)).one_or_none() is None:
+                raise LeaseLost(job_id)
+
+        self._run(change)
+
     def submitted(self, job_id: str, owner: str, attempt_id: str, handle: str) -> None:
+        """Raises LeaseLost; the handle is written all the same, for the process that has the job now."""
+
         def change(connection: Connection) -> None:
             self._own(connection, job_id, owner)
             mine = (ATTEMPTS.c.id == attempt_id) & ATTEMPTS.c.ended_at.is_(None)
             connection.execute(sa.update(ATTEMPTS).where(mine).values(state="submitted", handle=handle))
 
-        self._run(change)
+        try:
+            self._run(change)
+        except LeaseLost:
+            self.found(attempt_id, handle)
+            raise
 
     def found(self, attempt_id: str, handle: str) -> None:
-        """The handle of an attempt whose answer was lost, as a webhook reports it."""
+        """The handle of an attempt whose answer was lost. One that has ended keeps its state."""
         lost = (ATTEMPTS.c.id == attempt_id) & (ATTEMPTS.c.handle.is_(None))
-        query = sa.update(ATTEMPTS).where(lost).values(state="submitted", handle=handle)
+        state = sa.case((ATTEMPTS.c.ended_at.is_(None), "submitted"), else_=ATTEMPTS.c.state)
+        query = sa.update(ATTEMPTS).where(lost).values(state=state, handle=handle)
         self._run(lambda connection: connection.execute(query))
 
     def settle(
@@ -261,6 +285,13 @@ class Store:
     def _own(self, connection: Connection, job_id: str, owner: str) -> None:
         mine = (JOBS.c.id == job_id) & (JOBS.c.owner == owner) & (JOBS.c.status == "open")
         if connection.execute(sa.select(JOBS.c.id).where(mine).with_for_update()).one_or_none() is None:
+            raise LeaseLost(job_id)
+
+    def _prolong(self, connection: Connection, job_id: str, owner: str, lease_s: float) -> None:
+        """As `_own`, with a new lease: whatever else the transaction writes, nobody takes the job before its end."""
+        mine = (JOBS.c.id == job_id) & (JOBS.c.owner == owner) & (JOBS.c.status == "open")
+        lease = sa.update(JOBS).where(mine).values(lease_until=self._clock() + lease_s)
+        if connection.execute(lease).rowcount == 0:
             raise LeaseLost(job_id)
 
 
