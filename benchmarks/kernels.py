@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from torch.utils._pytree import tree_iter
 from worker.engine import decode, kernels
 from worker.engine.kernels import Kernels, reference
 from worker.engine.lean_decoder import lean
-from worker.engine.models import components
+from worker.engine.models import components, precision
 from worker.engine.techniques.fused_kernels import fused
 
 HEADS, HEAD, FFN = 40, 128, 13_824
@@ -45,17 +46,20 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.bytes = 0
         self.kernels = 0
+        self.by_name: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if not func.is_view and not any(part in name for part in _LEFT_OUT):
-            self.add(tree_iter((args, kwargs)), tree_iter(out))
+            self.add(name, tree_iter((args, kwargs)), tree_iter(out))
         return out
 
-    def add(self, read: Iterable[Any], written: Iterable[Any]) -> None:
+    def add(self, name: str, read: Iterable[Any], written: Iterable[Any]) -> None:
+        moved = sum(_stored(each) for each in (*read, *written) if isinstance(each, torch.Tensor))
         self.kernels += 1
-        self.bytes += sum(_stored(each) for each in (*read, *written) if isinstance(each, torch.Tensor))
+        self.bytes += moved
+        self.by_name[name] += moved
 
 
 def _stored(tensor: torch.Tensor) -> int:
@@ -71,13 +75,18 @@ def counting(traffic: Traffic) -> Kernels:
         total = hidden if update is None else torch.empty_like(hidden) if out is None else out
         normed = torch.empty_like(hidden) if norm else total
         written = [each for each, is_written in ((total, update is not None), (normed, norm)) if is_written]
-        traffic.add((hidden, update, *others.values()), written)
+        traffic.add("add_norm", (hidden, update, *others.values()), written)
         return total, normed
 
     def rms_rope(*tensors: torch.Tensor, eps: float) -> None:  # noqa: ARG001 - the kernels' own
-        traffic.add(tensors, tensors[:2])
+        traffic.add("rms_rope", tensors, tensors[:2])
 
-    return SimpleNamespace(add_norm=add_norm, rms_rope=rms_rope, rms_silu=reference.rms_silu)
+    def quantize_rows(rows: torch.Tensor, *, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        found = torch.empty_like(rows, dtype=torch.float8_e4m3fn), rows.new_empty(len(rows), 1, dtype=torch.float32)
+        traffic.add("GELU, quantize_rows" if gelu else "quantize_rows", (rows,), found)
+        return found
+
+    return SimpleNamespace(add_norm=add_norm, rms_rope=rms_rope, quantize_rows=quantize_rows)
 
 
 def block_and_inputs(tokens: int, device: str) -> tuple[WanTransformerBlock, tuple[Any, Any, Any, Any]]:
@@ -96,9 +105,11 @@ def block_and_inputs(tokens: int, device: str) -> tuple[WanTransformerBlock, tup
 @torch.no_grad()
 def count(tokens: int) -> dict[str, Traffic]:
     block, inputs = block_and_inputs(tokens, "meta")
-    found = {"Diffusers": Traffic(), "fused": Traffic()}
-    # As on CUDA: attention is left out, and torch's RMS norm is one kernel. The meta device takes both apart.
+    found = {name: Traffic() for name in ("Diffusers", "fused", "fused, fp8 by torch", "fused, fp8")}
+    # As on CUDA: attention is left out, and torch's RMS norm is one kernel. The meta device takes both apart. It has no
+    # fp8 product into a given output either: all rows are one part.
     with (
+        mock.patch.object(precision, "LEAST_ROWS", tokens),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)),
         mock.patch("torch.nn.functional.rms_norm", lambda x, *_: x.clone()),
     ):
@@ -106,10 +117,15 @@ def count(tokens: int) -> dict[str, Traffic]:
             block(*inputs)
         with found["fused"] as traffic:
             fused(block, *inputs, counting(traffic))
+        precision.replace_linears(block, "fp8", "quantized")
+        with found["fused, fp8 by torch"] as traffic:
+            fused(block, *inputs, counting(traffic))
+        with found["fused, fp8"] as traffic, precision.quantized_by(counting(traffic)):
+            fused(block, *inputs, counting(traffic))
     return found
 
 
-def print_count() -> None:
+def print_count(*, each: bool) -> None:
     for size, tokens in TOKENS.items():
         for way, traffic in count(tokens).items():
             per_element = traffic.bytes / (tokens * WIDTH)
@@ -117,6 +133,8 @@ def print_count() -> None:
                 f"{size}, a block, {way}: {traffic.bytes / 1e9:.1f} GB moved, {per_element:.0f} B an element, "
                 f"{traffic.kernels} kernels; a pass of 40 blocks {40 * traffic.bytes / 1e12:.2f} TB"
             )
+            for name, moved in traffic.by_name.most_common() if each else ():
+                print(f"    {name}: {moved / (tokens * WIDTH):.1f} B an element")
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -163,6 +181,10 @@ def time_kernels(by: Kernels, tokens: int, size: str) -> None:
             lambda it: it.rms_rope(query, key, plain, plain, cosine, sine, eps=1e-6),
         ),
     }
+    if torch.cuda.get_device_capability() >= (8, 9):
+        wide = torch.randn(tokens, FFN, device="cuda", dtype=torch.bfloat16)
+        cases["fp8 of a row"] = (3, lambda it: it.quantize_rows(hidden))
+        cases["GELU, fp8 of a wide row"] = (3 * FFN / WIDTH, lambda it: it.quantize_rows(wide, gelu=True))
     for name, (each_bytes, work) in cases.items():
         taken, before = (milliseconds(partial(work, it)) for it in (by, reference))
         rate = each_bytes * element / taken / 1e6
@@ -222,8 +244,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true", help="measure on the CUDA device")
     parser.add_argument("--only", choices=("kernels", "block", "decode"), help="of what --gpu measures")
+    parser.add_argument("--each", action="store_true", help="also what each kernel of a block moves")
     options = parser.parse_args(arguments)
-    print_count()
+    print_count(each=options.each)
     if not options.gpu:
         return
     by = kernels.of(torch.device("cuda"))

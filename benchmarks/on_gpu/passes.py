@@ -11,8 +11,11 @@ import torch
 
 from benchmarks import gpu_rows
 from benchmarks.on_gpu.bench import Bench
+from worker.base.stop import Stop
+from worker.engine import kernels
 from worker.engine.models import precision
-from worker.engine.techniques import attention
+from worker.engine.models.precision import ScaledLinear
+from worker.engine.techniques import Run, attention
 from worker.engine.techniques import compile as compiling
 
 
@@ -76,41 +79,52 @@ def pass_(bench: Bench) -> None:
 
 @torch.no_grad()
 def profile(bench: Bench) -> None:
-    """Where a pass spends its time: matrix products, attention, all else."""
+    """Where a pass spends its time, with the techniques of a run: matrix products, attention, all else."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
-    expert, inputs = bench.expert(), bench.inputs(bench.small)
+    studio, inputs = bench.studio, bench.inputs(bench.small)
+    video = studio.engine.video(gpu_rows.request(bench.row("exact"), bench.small, take=0))
+    loaded = studio.engine.models.use(studio.spec, video.plan, Stop())
+    run = Run(video.request, video.spec, video.plan, loaded.components)
     activities = [ProfilerActivity.CUDA if bench.on_gpu else ProfilerActivity.CPU]
-    with profiling(activities=activities) as found:
-        bench.once(lambda: expert(**inputs, return_dict=False))
+    with studio.engine.techniques.applied(run):
+
+        def work() -> object:
+            return loaded.experts[0](**inputs, return_dict=False)
+
+        work()
+        seconds = bench.once(work)
+        with profiling(activities=activities) as found:
+            bench.once(work)
+    bench.notes.add("profile", f"{bench.small.name}, a pass, s", seconds, **run.parameters)
     kinds = {
         "attention": ("flash", "fmha", "sdpa", "attention"),
         "product": ("gemm", "nvjet", "xmma", "cutlass", "addmm"),
     }
     sums: dict[str, float] = {"attention": 0.0, "product": 0.0, "rest": 0.0}
-    rest: dict[str, float] = {}
+    rest: list[tuple[float, int, str]] = []
     for event in found.key_averages():
         taken = float(event.self_device_time_total if bench.on_gpu else event.self_cpu_time_total) / 1e6
         name = event.key.lower()
         kind = next((kind for kind, words in kinds.items() if any(word in name for word in words)), "rest")
         sums[kind] += taken
         if kind == "rest":
-            rest[event.key[:100]] = rest.get(event.key[:100], 0.0) + taken
+            rest.append((taken, event.count, event.key[:100]))
     total = sum(sums.values()) or 1.0
     for kind, taken in sums.items():
         bench.notes.add("profile", f"{bench.small.name}, {kind}, s", taken, share=taken / total)
-    for name, taken in sorted(rest.items(), key=lambda item: -item[1])[:8]:
-        bench.notes.add("profile", f"rest: {name}", taken)
+    for taken, count, name in sorted(rest, reverse=True)[:12]:
+        bench.notes.add("profile", f"rest: {name}", taken, calls=count)
 
 
 @torch.no_grad()
 def linear(bench: Bench) -> None:
     """The feed-forward's first layer at 480p: bf16, and what each part of the quantised way takes."""
-    rows, dim, wide = (bench.small.size.tokens(bench.small.shape), 5120, 13824) if not bench.tiny else (256, 64, 128)
-    plain = torch.nn.Linear(dim, wide, device=bench.device, dtype=bench.dtype).requires_grad_(False)
+    rows, dim, inner = (bench.small.size.tokens(bench.small.shape), 5120, 13824) if not bench.tiny else (256, 64, 128)
+    plain = torch.nn.Linear(dim, inner, device=bench.device, dtype=bench.dtype).requires_grad_(False)
     inputs = torch.randn(rows, dim, device=bench.device).to(bench.dtype)
-    flop = 2 * rows * dim * wide
+    flop = 2 * rows * dim * inner
 
     def tell(name: str, work: Callable[[], Any]) -> None:
         try:
@@ -142,6 +156,8 @@ def linear(bench: Bench) -> None:
                 use_fast_accum=fast,
             ),
         )
+    if bench.on_gpu:
+        _by_kernel(tell, plain, twin, inputs)
     one = torch.ones((), device=bench.device)
     tell(
         "_scaled_mm, one scale, fast accumulation True",
@@ -154,6 +170,27 @@ def linear(bench: Bench) -> None:
     compiled = torch.compile(precision.quantize, dynamic=False)
     tell("quantize of the input alone, compiled", lambda: compiled(inputs, "fp8"))
     tell("ScaledLinear fp8, compiled", torch.compile(lambda: twin(inputs)))
+
+
+def _by_kernel(
+    tell: Callable[[str, Callable[[], Any]], None], plain: torch.nn.Linear, twin: ScaledLinear, inputs: torch.Tensor
+) -> None:
+    """Quantising by the kernel, alone and before the product, and what GELU takes by itself and within others."""
+    by, wide = kernels.of(inputs.device), plain(inputs)
+
+    def product() -> torch.Tensor:
+        with precision.quantized_by(by):
+            return twin(inputs)
+
+    tell("quantize by the kernel", lambda: by.quantize_rows(inputs))
+    tell("ScaledLinear fp8, quantised by the kernel", product)
+    tell("GELU of the output alone", lambda: torch.nn.functional.gelu(wide, approximate="tanh"))
+    tell("quantize of the output alone", lambda: precision.quantize(wide, "fp8"))
+    tell("GELU and quantize of the output by the kernel", lambda: by.quantize_rows(wide, gelu=True))
+    tell(
+        "bf16 with GELU in the product",
+        lambda: torch._addmm_activation(plain.bias, inputs, plain.weight.t(), use_gelu=True),
+    )
 
 
 def compile_(bench: Bench, scale: Any | None = None, stage: str = "compile") -> None:

@@ -7,8 +7,8 @@ The kernels are those of `worker.engine.kernels`, compared with plain torch when
 Each block gets a `forward` of its own before any hook is put on it, so that all hooks (streamed weights, the step
 cache, several GPUs) wrap it as they wrap Diffusers' own. It computes fused only while a run is under way, and only what
 it fits; else it is Diffusers'. Linear layers, cross-attention and feed-forward are called as the modules they are: LoRA
-and quantised layers work in it. What is multiplied in fp8 is quantised by a kernel, GELU with it. torch.compile fuses for
-itself: where it is switched on, this is off.
+and quantised layers work in it. What is multiplied in fp8 is quantised by a kernel, GELU with it. torch.compile fuses
+for itself: where it is switched on, this is off.
 """
 
 from __future__ import annotations
