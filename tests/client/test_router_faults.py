@@ -17,7 +17,8 @@ from tests.kits.service_double import Order
 from tests.kits.services import FalDouble, ReplicateDouble
 from videogen_client.router import NoCandidate, VideoRequest
 from videogen_client.router.jobs import End
-from videogen_client.router.store import LeaseLost, Store
+from videogen_client.router.leases import LeaseLost
+from videogen_client.router.store import Store
 
 REQUEST = {"prompt": "a fox", "tier": "draft"}
 
@@ -63,10 +64,10 @@ def _keeps_its_promises(url: str) -> None:
     jobs = [store.create(f"job{each}", f"key{each}", request, now[0] + 60, "one", 10.0) for each in range(4)]
     assert other.claim("two", 10.0, 10) == []
     notes: dict[str, str] = {}
-    attempts = [store.begin(each, "one", 10.0, [("fal", 0.5)], notes.__setitem__) for each in jobs]
+    attempts = [store.begin(each, "one", 10.0, lambda _: [("fal", 0.5)], notes.__setitem__) for each in jobs]
     assert [each is not None for each in attempts] == [True, True, False, False]
     assert "budget" in notes["fal"]
-    assert store.budget_left_usd("default") == pytest.approx(0.2)
+    assert store.standing("default")[1] == pytest.approx(0.2)
 
     now[0] += 11
     assert sorted(other.claim("two", 10.0, 10)) == ["job0", "job1", "job2", "job3"]
@@ -83,7 +84,7 @@ def _keeps_its_promises(url: str) -> None:
     other.settle(jobs[0], "two", first, "failed", cost_usd=0.1, is_success=False)
     with pytest.raises(LeaseLost):  # a second time changes nothing
         other.settle(jobs[0], "two", first, "failed", cost_usd=0.1, is_success=False)
-    assert store.budget_left_usd("default") == pytest.approx(0.6)
+    assert store.standing("default")[1] == pytest.approx(0.6)
     with pytest.raises(LeaseLost):  # an attempt that has ended is not submitted again
         other.hold("job0", "two", first.id, 10.0)
 
@@ -93,15 +94,15 @@ def _keeps_its_promises(url: str) -> None:
     store.found(second.id, "late")  # a webhook for an attempt that has ended does not begin it anew
     assert [(each.handle, each.state) for each in store.get("job1").attempts] == [("late", "refused")]
 
-    assert store.breakers()["fal"].name == "open"
-    assert other.begin(store.get("job2"), "two", 10.0, [("fal", 0.1)], notes.__setitem__) is None
+    assert store.standing("default")[0]["fal"].name == "open"
+    assert other.begin(store.get("job2"), "two", 10.0, lambda _: [("fal", 0.1)], notes.__setitem__) is None
     now[0] += 0.3
-    probe = other.begin(store.get("job2"), "two", 10.0, [("fal", 0.1)], notes.__setitem__)
+    probe = other.begin(store.get("job2"), "two", 10.0, lambda _: [("fal", 0.1)], notes.__setitem__)
     assert probe is not None
-    assert other.begin(store.get("job3"), "two", 10.0, [("fal", 0.1)], notes.__setitem__) is None
+    assert other.begin(store.get("job3"), "two", 10.0, lambda _: [("fal", 0.1)], notes.__setitem__) is None
     assert "a probe is under way" in notes["fal"]
     other.settle(jobs[2], "two", probe, "completed", cost_usd=0.1, is_success=True, end=End("completed", result={}))
-    assert store.breakers()["fal"].name == "closed"
+    assert store.standing("default")[0]["fal"].name == "closed"
     assert store.get("job2").status == "completed"
     now[0] += 6
     other.renew("two", ["job0", "job3"], 10.0)

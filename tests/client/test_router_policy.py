@@ -156,6 +156,26 @@ async def test_a_key_belongs_to_one_request(tmp_path: Path) -> None:
         assert fal.made("a wolf") == 0
 
 
+async def test_a_key_that_is_known_is_its_job_also_where_no_other_could_be_made(tmp_path: Path) -> None:
+    """A caller who was told otherwise would have the same video made elsewhere."""
+    with FalDouble() as fal:
+        tenants = {"default": {"budget_usd_per_day": 0.5}}
+        async with router_of(policy_of(tmp_path / "store", {"fal": backend_table(fal)}, tenants=tenants)) as router:
+            job_id = await router.submit(REQUEST, key="order-1")
+            await router.result(job_id, timeout_s=60)
+            assert await router.submit(REQUEST, key="order-1") == job_id
+            with pytest.raises(NoCandidate, match="budget"):
+                await router.submit(REQUEST, key="order-2")
+
+
+async def test_a_tier_that_the_policy_has_not_is_refused(tmp_path: Path) -> None:
+    with FalDouble() as fal:
+        async with router_of(policy_of(tmp_path / "store", {"fal": backend_table(fal)})) as router:
+            for call in (router.submit, router.plan):
+                with pytest.raises(NoCandidate, match="the policy has no tier premium"):
+                    await call({**REQUEST, "tier": "premium"})
+
+
 async def test_a_budget_is_reserved_then_settled_and_never_passed(tmp_path: Path) -> None:
     """At 0.5 USD, with 1.5 USD for the day: three of eight are made."""
     with FalDouble() as fal, ReplicateDouble() as replicate:

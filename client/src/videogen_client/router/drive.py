@@ -16,7 +16,7 @@ from .backend import Backend, Clip, State
 from .driver import Driver
 from .errors import BackendError, Gone, Refused
 from .jobs import Attempt, AttemptState, End, Job
-from .store import LeaseLost
+from .leases import LeaseLost
 
 LOG = logging.getLogger("videogen_client.router")
 _T = TypeVar("_T")

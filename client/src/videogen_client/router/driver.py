@@ -9,6 +9,7 @@ from typing import Any
 
 from . import metrics
 from .backend import Backend, Clip
+from .breaker import BreakerState
 from .decide import Choice, weigh
 from .jobs import Attempt, Job
 from .policy import Policy
@@ -82,21 +83,23 @@ class Driver:
     def decide(self, job: Job) -> Decision:
         """Chooses a backend and writes the attempt. Blocks: it belongs into a thread. Raises LeaseLost."""
         began = time.perf_counter()
-        choices = weigh(
-            self.policy,
-            self.backends,
-            job.request,
-            breakers=self.store.breakers(),
-            now=self.clock(),
-            deadline_at=job.deadline_at,
-            attempts=job.attempts,
-            retry_s=self.timing.retry_s,
-        )
-        fitting = [(each.backend, each.estimate.usd_high) for each in choices if each.why_not is None]
+        choices: list[Choice] = []
         why_not: dict[str, str] = {}
-        attempt = None
-        if fitting:
-            attempt = self.store.begin(job, self.owner, self.timing.lease_s, fitting, why_not.__setitem__)
+
+        def choose(breakers: Mapping[str, BreakerState]) -> list[tuple[str, float]]:
+            choices[:] = weigh(
+                self.policy,
+                self.backends,
+                job.request,
+                breakers=breakers,
+                now=self.clock(),
+                deadline_at=job.deadline_at,
+                attempts=job.attempts,
+                retry_s=self.timing.retry_s,
+            )
+            return [(each.backend, each.estimate.usd_high) for each in choices if each.why_not is None]
+
+        attempt = self.store.begin(job, self.owner, self.timing.lease_s, choose, why_not.__setitem__)
         took_s = time.perf_counter() - began
         metrics.DECISION_S.observe(took_s)
         return Decision(choices, attempt, why_not, took_s)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from . import statements
 from .request import VideoRequest
-from .tables import ATTEMPTS
 
 # The job goes on while it is open. It ends as unknown where nobody can say whether a service makes its video.
 JobStatus = Literal["open", "completed", "failed", "cancelled", "unknown"]
@@ -72,7 +71,7 @@ class End:
 
 
 def job_of(connection: Connection, row: Row[Any]) -> Job:
-    query = sa.select(ATTEMPTS).where(ATTEMPTS.c.job_id == row.id).order_by(ATTEMPTS.c.number)
+    attempts = connection.execute(statements.ATTEMPTS_OF_JOB, {"of_job": row.id})
     return Job(
         row.id,
         row.key,
@@ -86,7 +85,7 @@ def job_of(connection: Connection, row: Row[Any]) -> Job:
         tuple(json.loads(row.route)),
         None if row.result is None else json.loads(row.result),
         None if row.error is None else json.loads(row.error),
-        tuple(_attempt_of(each) for each in connection.execute(query)),
+        tuple(_attempt_of(each) for each in attempts),
     )
 
 

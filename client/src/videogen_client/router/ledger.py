@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
-from sqlalchemy.dialects import postgresql, sqlite
 
+from . import statements
 from .breaker import BreakerState
 from .jobs import MICROUSD, Attempt, Job, microusd
 from .policy import Policy
@@ -25,20 +25,20 @@ class Ledger:
     def reserve(self, connection: Connection, job: Job, reserved: int, spent: int = 0) -> bool:
         """False where it would be more than the budget. What is taken back or spent is always written."""
         tenant, day = job.request.tenant, job.day
-        insert_new(connection, BUDGETS, {"tenant": tenant, "day": day})
-        room = (BUDGETS.c.tenant == tenant) & (BUDGETS.c.day == day)
+        added = {"of_tenant": tenant, "of_day": day, "reserved": reserved, "spent": spent}
         limit = self._policy.budget_usd(tenant)
+        statement = statements.RESERVE
         if reserved > 0 and limit is not None:
-            room &= BUDGETS.c.reserved_microusd + BUDGETS.c.spent_microusd + reserved <= microusd(limit)
-        added = {
-            "reserved_microusd": BUDGETS.c.reserved_microusd + reserved,
-            "spent_microusd": BUDGETS.c.spent_microusd + spent,
-        }
-        return connection.execute(sa.update(BUDGETS).where(room).values(**added)).rowcount == 1
+            statement, added["limit"] = statements.RESERVE_WITHIN, microusd(limit)
+        if connection.execute(statement, added).rowcount == 1:
+            return True
+        insert_new(connection, BUDGETS, {"tenant": tenant, "day": day})  # the first one of the day
+        return connection.execute(statement, added).rowcount == 1
 
-    def pass_breaker(self, connection: Connection, backend: str, attempt_id: str, now: float) -> str | None:
+    def pass_breaker(
+        self, connection: Connection, state: BreakerState, backend: str, attempt_id: str, now: float
+    ) -> str | None:
         """Why not; an open breaker whose time has come makes the attempt its probe, the first one alone."""
-        state = breakers(connection).get(backend, BreakerState())
         why_not = state.why_not(self._policy.breaker, now)
         if why_not is not None or state.name == "closed":
             return why_not
@@ -71,19 +71,17 @@ class Ledger:
         limit = self._policy.budget_usd(tenant)
         if limit is None:
             return None
-        query = sa.select(BUDGETS).where((BUDGETS.c.tenant == tenant) & (BUDGETS.c.day == day))
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(statements.BUDGET, {"of_tenant": tenant, "of_day": day}).one_or_none()
         return limit - (0 if row is None else row.reserved_microusd + row.spent_microusd) / MICROUSD
 
 
 def insert_new(connection: Connection, table: sa.Table, fields: Mapping[str, Any]) -> None:
     """Nothing where there is a row already."""
-    insert = sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
-    connection.execute(insert.values(**fields).on_conflict_do_nothing())
+    connection.execute(statements.insert_new(connection.dialect.name, table), fields)
 
 
 def breakers(connection: Connection) -> dict[str, BreakerState]:
-    return {row.backend: _breaker_of(row) for row in connection.execute(sa.select(BREAKERS))}
+    return {row.backend: _breaker_of(row) for row in connection.execute(statements.BREAKER_STATES)}
 
 
 def _breaker_of(row: Row[Any]) -> BreakerState:

@@ -19,6 +19,7 @@ from ..errors import Timeout
 from . import metrics
 from .backend import Backend, Clip
 from .backends import make_backends
+from .breaker import BreakerState
 from .decide import Choice, weigh
 from .drive import Drive, delivered
 from .driver import Driver, RouterTiming
@@ -111,16 +112,8 @@ class Router:
         if request.seed is None:  # every attempt has the same one, so that a service's list shows which job is whose
             digest = hashlib.sha256(f"{request.tenant}/{key}".encode()).digest()
             request = request.model_copy(update={"seed": int.from_bytes(digest[:4], "big") >> 1})
-        now = self._clock()
-        deadline_at = now + (
-            self._policy.tiers[request.tier].deadline_s if request.deadline_s is None else request.deadline_s
-        )
-        route = await self._route(request, now, deadline_at)
-        if not any(each.why_not is None or each.is_passing for each in route):
-            raise NoCandidate([each.entry(chosen=False) for each in route])
         new_id = uuid.uuid4().hex
-        created = self._store.create, new_id, key, request, deadline_at, self._owner, self._timing.lease_s
-        job: Job = await self._in_thread(*created)
+        job: Job = await self._in_thread(self._create, new_id, key, request)
         if job.id == new_id:
             self._start(job)
         return job.id
@@ -129,9 +122,7 @@ class Router:
         """What the router would do now: `backend`, `chosen`, `why` of each candidate. Nothing is submitted."""
         if not isinstance(request, VideoRequest):
             request = VideoRequest.read(request)
-        now = self._clock()
-        deadline_s = request.deadline_s or self._policy.tiers[request.tier].deadline_s
-        route = await self._route(request, now, now + deadline_s)
+        route = self._weigh(request, *await self._in_thread(self._store.standing, request.tenant))
         first = next((each for each in route if each.why_not is None), None)
         return [each.entry(chosen=each is first) for each in route]
 
@@ -192,14 +183,31 @@ class Router:
             raise ValueError("the job has no video")
         await self._backends[result["backend"]].download(Clip(result["video_url"], result["details"]), path)
 
-    async def _route(self, request: VideoRequest, now: float, deadline_at: float) -> list[Choice]:
+    def _create(self, job_id: str, key: str, request: VideoRequest) -> Job:
+        """Blocks: it belongs into a thread."""
+
+        def admit(breakers: Mapping[str, BreakerState], left_usd: float | None) -> None:
+            route = self._weigh(request, breakers, left_usd)
+            if not any(each.why_not is None or each.is_passing for each in route):
+                raise NoCandidate([each.entry(chosen=False) for each in route])
+
+        deadline_at = self._deadline_at(request)
+        return self._store.create(job_id, key, request, deadline_at, self._owner, self._timing.lease_s, admit)
+
+    def _weigh(
+        self, request: VideoRequest, breakers: Mapping[str, BreakerState], left_usd: float | None
+    ) -> list[Choice]:
         """The candidates, with what is left of the tenant's budget."""
-        if request.tier not in self._policy.tiers:
-            raise NoCandidate([{"backend": "none", "chosen": False, "why": f"the policy has no tier {request.tier}"}])
-        breakers = await self._in_thread(self._store.breakers)
+        now, deadline_at = self._clock(), self._deadline_at(request)
         choices = weigh(self._policy, self._backends, request, breakers=breakers, now=now, deadline_at=deadline_at)
-        left_usd = await self._in_thread(self._store.budget_left_usd, request.tenant)
         return [each if left_usd is None else each.within(left_usd) for each in choices]
+
+    def _deadline_at(self, request: VideoRequest) -> float:
+        """Raises NoCandidate."""
+        tier = self._policy.tiers.get(request.tier)
+        if tier is None:
+            raise NoCandidate([{"backend": "none", "chosen": False, "why": f"the policy has no tier {request.tier}"}])
+        return self._clock() + (tier.deadline_s if request.deadline_s is None else request.deadline_s)
 
     def _start(self, job: Job) -> None:
         drive = Drive(self._driver, job)

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 import stamina
 from sqlalchemy import Connection
 
+from . import statements
 from .breaker import BreakerState
 from .errors import JobUnknown, KeyReused
 from .jobs import Attempt, AttemptState, End, Job, job_of, microusd
+from .leases import LeaseLost, own, prolong
 from .ledger import Ledger, breakers, insert_new
 from .policy import Policy
 from .request import VideoRequest
@@ -26,10 +28,6 @@ from .tables import ATTEMPTS, JOBS, METADATA
 
 _BUSY_S = 30
 _T = TypeVar("_T")
-
-
-class LeaseLost(Exception):
-    """The job belongs to another process now."""
 
 
 class Store:
@@ -65,9 +63,19 @@ class Store:
         raise AssertionError
 
     def create(
-        self, job_id: str, key: str, request: VideoRequest, deadline_at: float, owner: str, lease_s: float
+        self,
+        job_id: str,
+        key: str,
+        request: VideoRequest,
+        deadline_at: float,
+        owner: str,
+        lease_s: float,
+        admit: Callable[[Mapping[str, BreakerState], float | None], None] = lambda _breakers, _left_usd: None,
     ) -> Job:
-        """The job of `key`, which is new where its id is `job_id`. Raises KeyReused for a key of another request."""
+        """The job of `key`, which is new where its id is `job_id`. Raises KeyReused for a key of another request.
+
+        `admit` gets what `standing` returns, for a job that would be new, and may raise.
+        """
         now = self._clock()
         fields = {
             "id": job_id,
@@ -83,9 +91,13 @@ class Store:
         }
 
         def change(connection: Connection) -> Job:
-            insert_new(connection, JOBS, fields)
-            condition = (JOBS.c.tenant == request.tenant) & (JOBS.c.key == key)
-            job = job_of(connection, connection.execute(sa.select(JOBS).where(condition)).one())
+            of_key = {"of_tenant": request.tenant, "of_key": key}
+            row = connection.execute(statements.JOB_OF_KEY, of_key).one_or_none()
+            if row is None:
+                admit(*self._standing(connection, request.tenant))
+                insert_new(connection, JOBS, fields)
+                row = connection.execute(statements.JOB_OF_KEY, of_key).one()
+            job = job_of(connection, row)
             if job.request != request:
                 raise KeyReused(f"the key {key} belongs to another request", job_id=job.id)
             return job
@@ -96,7 +108,7 @@ class Store:
         """Raises JobUnknown."""
 
         def read(connection: Connection) -> Job:
-            row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
+            row = connection.execute(statements.JOB, {"of_job": job_id}).one_or_none()
             if row is None:
                 raise JobUnknown(f"there is no job {job_id}", job_id=job_id)
             return job_of(connection, row)
@@ -145,37 +157,41 @@ class Store:
         query = sa.update(JOBS).where((JOBS.c.id == job_id) & (JOBS.c.status == "open")).values(cancel_requested=True)
         self._run(lambda connection: connection.execute(query))
 
-    def breakers(self) -> dict[str, BreakerState]:
-        """Of the backends that have had an outcome."""
-        return self._run(breakers)
+    def standing(self, tenant: str) -> tuple[dict[str, BreakerState], float | None]:
+        """The breakers of the backends that have had an outcome, and the USD that a tenant has left today.
 
-    def budget_left_usd(self, tenant: str) -> float | None:
-        """Of today; None where there is no limit."""
-        day = _day(self._clock())
-        return self._run(lambda connection: self._ledger.budget_left_usd(connection, tenant, day))
+        None where there is no limit.
+        """
+        return self._run(lambda connection: self._standing(connection, tenant))
 
     def begin(
         self,
         job: Job,
         owner: str,
         lease_s: float,
-        candidates: Sequence[tuple[str, float]],
+        choose: Callable[[Mapping[str, BreakerState]], Sequence[tuple[str, float]]],
         note: Callable[[str, str], None],
     ) -> Attempt | None:
-        """An attempt at the first of `candidates`, pairs of a backend and its highest price in USD, that its breaker
-        and the tenant's budget let through, with its reservation. `note` gets the reason why another one is not.
-        The lease of the job is renewed.
+        """An attempt at the first candidate that its breaker and the tenant's budget let through, with its reservation.
+
+        `choose` gets the breakers, and returns the candidates: pairs of a backend and its highest price in USD. `note`
+        gets the reason why one of them is not asked. The lease of the job is renewed where there is a candidate.
         """
 
         def change(connection: Connection) -> Attempt | None:
-            self._prolong(connection, job.id, owner, lease_s)
+            states = breakers(connection)
+            candidates = choose(states)
+            if not candidates:
+                return None
+            prolong(connection, job.id, owner, self._clock() + lease_s)
             number = len(job.attempts) + 1
             attempt_id, now = f"{job.id}-{number}", self._clock()
             for backend, usd in candidates:
                 if not self._ledger.reserve(connection, job, microusd(usd)):
                     note(backend, f"up to {usd:.4f} USD are more than what is left of the tenant's budget for the day")
                     continue
-                why_not = self._ledger.pass_breaker(connection, backend, attempt_id, now)
+                state = states.get(backend, BreakerState())
+                why_not = self._ledger.pass_breaker(connection, state, backend, attempt_id, now)
                 if why_not is not None:
                     self._ledger.reserve(connection, job, -microusd(usd))
                     note(backend, why_not)
@@ -189,7 +205,7 @@ class Store:
                     "reserved_microusd": microusd(usd),
                     "begun_at": now,
                 }
-                connection.execute(sa.insert(ATTEMPTS).values(**fields))
+                connection.execute(statements.BEGIN, fields)
                 return Attempt(attempt_id, number, backend, "intended", None, usd, None, now)
             return None
 
@@ -199,9 +215,8 @@ class Store:
         """Renews the lease of a job before a submission. Raises LeaseLost where the attempt is not the caller's."""
 
         def change(connection: Connection) -> None:
-            self._prolong(connection, job_id, owner, lease_s)
-            going_on = (ATTEMPTS.c.id == attempt_id) & ATTEMPTS.c.ended_at.is_(None)
-            if connection.execute(sa.select(ATTEMPTS.c.id).where(going_on)).one_or_none() is None:
+            prolong(connection, job_id, owner, self._clock() + lease_s)
+            if connection.execute(statements.GOING_ON, {"of_attempt": attempt_id}).one_or_none() is None:
                 raise LeaseLost(job_id)
 
         self._run(change)
@@ -210,9 +225,8 @@ class Store:
         """Raises LeaseLost; the handle is written all the same, for the process that has the job now."""
 
         def change(connection: Connection) -> None:
-            self._own(connection, job_id, owner)
-            mine = (ATTEMPTS.c.id == attempt_id) & ATTEMPTS.c.ended_at.is_(None)
-            connection.execute(sa.update(ATTEMPTS).where(mine).values(state="submitted", handle=handle))
+            own(connection, job_id, owner)
+            connection.execute(statements.SUBMITTED, {"of_attempt": attempt_id, "its_handle": handle})
 
         try:
             self._run(change)
@@ -246,7 +260,7 @@ class Store:
         """
 
         def change(connection: Connection) -> None:
-            self._own(connection, job.id, owner)
+            own(connection, job.id, owner)
             now, cost = self._clock(), microusd(cost_usd)
             fields = {"state": state, "cost_microusd": cost, "is_success": is_success, "ended_at": now, "why": why}
             going_on = (ATTEMPTS.c.id == attempt.id) & (ATTEMPTS.c.ended_at.is_(None))
@@ -262,7 +276,7 @@ class Store:
         """The route so far, and the end of a job between two attempts."""
 
         def change(connection: Connection) -> None:
-            self._own(connection, job.id, owner)
+            own(connection, job.id, owner)
             self._write_end(connection, job.id, route, end)
 
         self._run(change)
@@ -273,6 +287,9 @@ class Store:
         query = sa.update(JOBS).where(unknown).values(status="completed", result=_dump(result), error=None)
         self._run(lambda connection: connection.execute(query))
 
+    def _standing(self, connection: Connection, tenant: str) -> tuple[dict[str, BreakerState], float | None]:
+        return breakers(connection), self._ledger.budget_left_usd(connection, tenant, _day(self._clock()))
+
     def _write_end(
         self, connection: Connection, job_id: str, route: Sequence[Mapping[str, Any]], end: End | None
     ) -> None:
@@ -281,18 +298,6 @@ class Store:
             fields |= {"status": end.status, "ended_at": self._clock()}
             fields |= {"result": _dump(end.result), "error": _dump(end.error)}
         connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(**fields))
-
-    def _own(self, connection: Connection, job_id: str, owner: str) -> None:
-        mine = (JOBS.c.id == job_id) & (JOBS.c.owner == owner) & (JOBS.c.status == "open")
-        if connection.execute(sa.select(JOBS.c.id).where(mine).with_for_update()).one_or_none() is None:
-            raise LeaseLost(job_id)
-
-    def _prolong(self, connection: Connection, job_id: str, owner: str, lease_s: float) -> None:
-        """As `_own`, with a new lease: whatever else the transaction writes, nobody takes the job before its end."""
-        mine = (JOBS.c.id == job_id) & (JOBS.c.owner == owner) & (JOBS.c.status == "open")
-        lease = sa.update(JOBS).where(mine).values(lease_until=self._clock() + lease_s)
-        if connection.execute(lease).rowcount == 0:
-            raise LeaseLost(job_id)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
