@@ -19,6 +19,7 @@ from videogen_client import CancelRefused, Job, JobNotFound, JobRefused
 from videogen_client.router.__main__ import main
 from videogen_client.router.serving import RoutedClient
 from videogen_client.serve.__main__ import main as serve
+from worker.cli.__main__ import main as videogen
 
 REQUEST: Any = {"prompt": "a fox", "tier": "draft", "job_id": "order-1"}
 TOML = """
@@ -63,6 +64,25 @@ def test_a_dry_run_prints_the_candidates_and_submits_nothing(
         answer = json.loads(capsys.readouterr().out)
         assert answer["route"][0]["backend"] == "fal"
         assert (tmp_path / "fox.mp4").read_bytes() == fal.video
+
+
+def test_the_workers_command_line_has_the_router_where_it_is_installed(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_KEY", ENVIRON["SERVICE_KEY"])
+    with FalDouble() as fal:
+        file.write_text(TOML.format(store=tmp_path / "store", app=fal.app, url=fal.base_url))
+        request = '{"prompt": "a fox", "tier": "draft"}'
+        assert videogen(["route", str(file), request, "--dry-run"]) == 0
+        assert "-> fal: the first candidate that fits: 0.2000 to 0.4000 USD, 0 to 6 s" in capsys.readouterr().out
+        assert fal.requests == 0
+        out = tmp_path / "fox.mp4"
+        assert videogen(["route", str(file), request, "--key", "order-1", "--out", str(out)]) == 0
+        assert out.read_bytes() == fal.video
+        assert videogen(["route", str(file), "{}"]) == 2
+    monkeypatch.setitem(sys.modules, "videogen_client.router.__main__", None)
+    assert videogen(["route", str(file), request, "--dry-run"]) == 1
+    assert "pip install './client[router]'" in capsys.readouterr().err
 
 
 def test_a_wrong_policy_is_a_mistake_of_the_operator(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

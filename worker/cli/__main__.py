@@ -23,6 +23,7 @@ examples:
   videogen generate --prompt "A paper boat on a pond" --dry-run --gpu L40S --gpu-hourly-usd 0.86
   videogen submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
   videogen submit --endpoint ENDPOINT_ID --payload job.json --out videos/
+  videogen route router.toml '{"prompt": "A paper boat on a pond", "tier": "draft"}' --dry-run
   videogen train --data clips/ --out style/ --trigger-phrase fxstyle
   videogen doctor
   videogen verify boat.mp4
@@ -45,8 +46,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="videogen",
-        description="Make a video or train a LoRA here, send a job to a RunPod endpoint, check a deployment or a "
-        "file's marks of AI origin, print memory plans or the input's schema.",
+        description="Make a video or train a LoRA here, send a job to a RunPod endpoint or to the backend that a "
+        "policy chooses, check a deployment or a file's marks of AI origin, print memory plans or the input's schema.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -59,6 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
             "submit",
             "send a job to a RunPod endpoint and fetch its videos",
             "Send a job to a RunPod endpoint, follow it and fetch its videos. The API key is RUNPOD_API_KEY.",
+        )
+    )
+    _add_route(
+        _command(
+            commands,
+            "route",
+            "make a video by the backend that a policy chooses, or say which one and why",
+            "Make a video by the backend that the router's policy chooses, of the package videogen-client.",
         )
     )
     train_flags.add_to(
@@ -124,6 +133,14 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     _add_output(group, "this folder where not given")
 
 
+def _add_route(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("policy", metavar="POLICY", help="the router's policy, a TOML file")
+    parser.add_argument("request", metavar="REQUEST", help="JSON, or a file of it")
+    parser.add_argument("--dry-run", action="store_true", help="show cost, time and reason of each; submit nothing")
+    parser.add_argument("--key", metavar="KEY", help="the same key is the same job")
+    parser.add_argument("--out", metavar="FILE", help="where the video goes")
+
+
 def _add_output(group: argparse._ArgumentGroup, where: str) -> None:
     group.add_argument(
         "--out", metavar="PATH", help=f"where the video goes: NAME.mp4 (.webm, .gif, .webp) or a folder; {where}"
@@ -181,6 +198,10 @@ def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> in
         from worker.cli import submit
 
         return submit.run(chosen)
+    if chosen.command == "route":
+        from worker.cli import route
+
+        return route.run(chosen)
     if chosen.command == "doctor":
         from worker.doctor.__main__ import end, run
 
