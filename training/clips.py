@@ -13,6 +13,8 @@ Plane = np.ndarray
 
 _RADIUS = 0.15
 _TRAVEL = 0.27
+# A slow scene goes this far in so many clips, and stays within the frame.
+_SLOW_TRAVEL, SLOW_CLIPS = 0.34, 4
 _LIGHTS = {
     "plain": (1.0, 1.0, 1.0),
     "noon": (1.08, 1.08, 1.06),
@@ -21,18 +23,22 @@ _LIGHTS = {
 }
 
 
-def clip(scene: Scene, *, height: int, width: int, num_frames: int = 17) -> np.ndarray:
-    """Frames of `scene`, uint8 [num_frames, height, width, 3]."""
+def clip(scene: Scene, *, height: int, width: int, num_frames: int = 17, first: int = 0) -> np.ndarray:
+    """Frames of `scene` from number `first`, uint8 [num_frames, height, width, 3].
+
+    What is slow goes on for `SLOW_CLIPS` clips; only of such a scene should `first` be other than 0.
+    """
     random = np.random.default_rng(scene.layout)
     side = min(height, width)
-    time = np.linspace(0, 1, num_frames, dtype=np.float32)[:, None, None]
+    begins = np.float32(first / max(1, num_frames - 1))
+    time = np.linspace(0, 1, num_frames, dtype=np.float32)[:, None, None] + begins
     rows = ((np.arange(height, dtype=np.float32) + 0.5 - height / 2) / side)[None, :, None]
     columns = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) / side)[None, None, :]
     drift_x, drift_y, ground_scale, object_scale, side_shift = _camera(scene.camera, time, random)
     ground_x = columns / ground_scale - drift_x - side_shift
     ground_y = rows / ground_scale - drift_y
     ground = _ground(scene.ground, ground_x, ground_y, time, random)
-    centre_x, centre_y = _track(scene.motion, time, random)
+    centre_x, centre_y = _track(scene, time, random)
     object_x = columns / object_scale - drift_x - centre_x
     object_y = rows / object_scale - drift_y - centre_y
     distance = _distance(scene.shape, object_x, object_y)
@@ -76,11 +82,12 @@ def _camera(name: str, time: Plane, random: np.random.Generator) -> tuple[Plane,
     return known.get(name, (none, none, still, still, none))
 
 
-def _track(motion: str, time: Plane, random: np.random.Generator) -> tuple[Plane, Plane]:
+def _track(scene: Scene, time: Plane, random: np.random.Generator) -> tuple[Plane, Plane]:
     """The object's centre over `time`, right and down from the middle of the frame."""
     aside = random.uniform(-0.16, 0.16)
-    travel = _TRAVEL * random.uniform(0.9, 1.1)
-    forth = 2 * travel * (time - 0.5)
+    travel, lasts = (_SLOW_TRAVEL, SLOW_CLIPS) if scene.slow else (_TRAVEL, 1)
+    forth = 2 * travel * random.uniform(0.9, 1.1) * (time / lasts - 0.5)
+    motion = scene.motion
     if motion in ("left", "right"):
         return (forth if motion == "right" else -forth), np.full_like(time, aside)
     if motion in ("up", "down"):

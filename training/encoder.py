@@ -3,13 +3,12 @@
 Each latent pixel covers 8 x 8 pixels. In the first latent frame its 16 channels are the colours of the four quarters of
 that block and four slopes of brightness; in every later one they are the block's colour in each of the four frames and
 four slopes. All of it is linear, so residual branches are nothing, shortcuts are the identity, and one large constant
-channel keeps the last normalisation from bending it. `latents_of` computes the same from pixels without the network,
-which makes the encoding of a training set a matter of seconds; tests hold the two together.
+channel keeps the last normalisation from bending it. `training.latents` computes the same from pixels without the
+network, which makes the encoding of a training set a matter of seconds; tests hold the two together.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 
@@ -66,7 +65,7 @@ def _halve_first(space: torch.Tensor, time: torch.Tensor) -> None:
 
 
 def _halve_second(space: torch.Tensor, time: torch.Tensor) -> None:
-    """Blocks of 8 x 8: what `latents_of` says, in channels 0 to 15; 17 to 24 are what the time convolution reads."""
+    """Blocks of 8 x 8: `training.latents` in channels 0 to 15; 17 to 24 are what the time convolution reads."""
     for colour in range(3):
         for quarter, (row, column) in enumerate(_QUARTERS):
             space[3 * quarter + colour, colour, row, column] = 1
@@ -83,30 +82,3 @@ def _halve_second(space: torch.Tensor, time: torch.Tensor) -> None:
 
 
 _QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-
-
-def latents_of(frames: np.ndarray) -> np.ndarray:
-    """float32 [16, T, H / 8, W / 8], not normalised, of frames uint8 or float (-1 to 1) [4 (T - 1) + 1, H, W, 3]."""
-    pixels = frames.astype(np.float32) / 127.5 - 1 if frames.dtype == np.uint8 else frames
-    count, height, width, _ = pixels.shape
-    four = pixels.reshape(count, height // 4, 4, width // 4, 4, 3).mean((2, 4))
-    blocks = four.reshape(count, height // 8, 2, width // 8, 2, 3).transpose(0, 2, 4, 5, 1, 3)
-    first = np.concatenate([blocks[0].reshape(12, *blocks.shape[-2:]), _fine_slopes(pixels[0])])
-    later = blocks[1:].reshape(-1, 4, *blocks.shape[1:])
-    colour = later.mean((2, 3)).reshape(len(later), 12, *blocks.shape[-2:])
-    bright = later.mean(4).reshape(len(later), 2, 2, 2, 2, *blocks.shape[-2:]).mean(2)
-    across = (bright[:, :, :, 1] - bright[:, :, :, 0]).mean(2)
-    along = (bright[:, :, 1] - bright[:, :, 0]).mean(2)
-    slopes = np.stack([across, along], 2).reshape(len(later), 4, *blocks.shape[-2:])
-    return np.concatenate([first[None], np.concatenate([colour, slopes], 1)]).transpose(1, 0, 2, 3)
-
-
-def _fine_slopes(picture: np.ndarray) -> np.ndarray:
-    """Brightness inside the 4 x 4 blocks: to the right in the upper and lower half, downwards in the left and right."""
-    height, width, _ = picture.shape
-    two = picture.mean(-1).reshape(height // 8, 2, 2, 2, width // 8, 2, 2, 2).mean((3, 7))
-    right = (two[..., 1] - two[..., 0]).mean(2)
-    down = (two[:, :, 1] - two[:, :, 0]).mean(-1)
-    upper, lower = right[:, 0].mean(-1), right[:, 1].mean(-1)
-    left, beyond = down[..., 0].mean(1), down[..., 1].mean(1)
-    return np.stack([upper, lower, left, beyond])

@@ -9,7 +9,8 @@ that asks for nothing in a share of the steps, so that guidance has its other si
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -42,9 +43,13 @@ _MEAN_SHIFT_OF_LOW = 3.0
 TEXT_CHANNELS, IMAGE_CHANNELS = 16, 36
 # The grid of the size that is served, 256 x 256. On smaller clips the positions are spread over the same range.
 _GRID = 32
+# Steps from one look for new clips to the next.
+_MORE_EVERY = 20
 # Rows of a block's table of shifts, scales and gates.
 _ATTENTION_GATE, _FEED_FORWARD_GATE = 2, 5
 _IMAGE_SHARE, _LAST_SHARE = 0.35, 0.15
+# How often 1, 2 and 3 latent frames are known: 1, 5 and 9 of the clip.
+_KNOWN_SHARES = (0.7, 0.15, 0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Data:
 
     `latents` [N, 16, T, h, w] normalised, half precision; `blank` [16] is what a grey frame encodes to. `texts`
     [M, L, TEXT_DIM] has zeros behind each caption, `lengths` [M] in tokens; clip n is shown by any of `captions[n]`;
-    `unasked` names the texts that ask for nothing.
+    `unasked` names the texts that ask for nothing. `opening` [N] says whether a clip begins as its caption alone would
+    have it begin; the others go on from frames that are known.
     """
 
     latents: torch.Tensor
@@ -76,6 +82,29 @@ class Data:
     lengths: torch.Tensor
     captions: torch.Tensor
     unasked: torch.Tensor
+    opening: torch.Tensor
+
+    def openings(self) -> Data:
+        return replace(
+            self,
+            latents=self.latents[self.opening],
+            captions=self.captions[self.opening],
+            opening=self.opening[self.opening],
+        )
+
+    def joined(self, other: Data) -> Data:
+        """The clips of both; what asks for nothing is this one's."""
+        longest = max(self.texts.shape[1], other.texts.shape[1])
+        texts = [functional.pad(part.texts, (0, 0, 0, longest - part.texts.shape[1])) for part in (self, other)]
+        return Data(
+            latents=torch.cat([self.latents, other.latents]),
+            blank=self.blank,
+            texts=torch.cat(texts),
+            lengths=torch.cat([self.lengths, other.lengths]),
+            captions=torch.cat([self.captions, other.captions + len(self.texts)]),
+            unasked=self.unasked,
+            opening=torch.cat([self.opening, other.opening]),
+        )
 
     def to(self, device: torch.device) -> Data:
         return Data(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
@@ -133,9 +162,13 @@ class PaddedCrossAttention:
         query, key, value = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
         if rotary_emb is not None:
             query, key = _turned(query, *rotary_emb), _turned(key, *rotary_emb)
+            key, value = key.type_as(query), value.type_as(query)
+        if rotary_emb is not None and query.device.type == "cpu":
             # On CPUs the fused kernel has no fast bf16 path; plain products take half the time.
-            scores = torch.matmul(query * query.shape[-1] ** -0.5, key.type_as(query).transpose(-1, -2))
-            mixed = torch.matmul(scores.softmax(-1), value.type_as(query))
+            scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+            mixed = torch.matmul(scores.softmax(-1), value)
+        elif rotary_emb is not None:
+            mixed = functional.scaled_dot_product_attention(query, key, value)
         else:
             bias = None if self.bias is None else self.bias.type_as(query)
             mixed = functional.scaled_dot_product_attention(
@@ -187,26 +220,50 @@ def sigmas(plan: ExpertPlan, count: int, device: torch.device) -> torch.Tensor:
     return shift * drawn / (1 + (shift - 1) * drawn)
 
 
-def conditions(latents: torch.Tensor, blank: torch.Tensor, *, last: torch.Tensor | None = None) -> torch.Tensor:
+def conditions(
+    latents: torch.Tensor,
+    blank: torch.Tensor,
+    *,
+    known: torch.Tensor | None = None,
+    last: torch.Tensor | None = None,
+) -> torch.Tensor:
     """What the image-to-video pipeline puts beside the noise: a mask of the given frames, their latents, else grey.
 
-    The first frame is always given; the last one too for the clips of `last` (bool [B]). In its latent the three frames
-    before it are grey, so of its channels the last colours stand as they are and the last slopes by half.
+    known: how many latent frames of each clip are given, int [B]; without it the first. The last frame is given too for
+    the clips of `last` (bool [B]). In its latent the three frames before it are grey, so of its channels the last
+    colours stand as they are and the last slopes by half.
     """
-    mask = torch.zeros_like(latents[:, :4])
-    mask[:, :, 0] = 1
+    batch, channels, frames = latents.shape[:3]
+    wide = (-1, 1, 1, 1, 1)
+    known = latents.new_ones(batch) if known is None else known
+    given = (torch.arange(frames, device=latents.device) < known.view(wide[:2])).view(batch, 1, frames, 1, 1)
     grey = blank.view(1, -1, 1, 1, 1)
-    image = grey.expand_as(latents).clone()
-    image[:, :, 0] = latents[:, :, 0]
+    image = torch.where(given, latents, grey)
+    mask = given.expand(-1, 4, -1, *latents.shape[3:]).to(latents, copy=True)
     if last is not None:
-        mask[last, 3, -1] = 1
-        image[last, 9:12, -1] = latents[last, 9:12, -1]
-        image[last, 14:, -1] = (latents[last, 14:, -1] + grey[:, 14:, 0]) / 2
+        share = latents.new_tensor([0.0] * 9 + [1.0] * 3 + [0.0] * 2 + [0.5] * 2).view(1, channels, 1, 1)
+        ending = grey[:, :, 0] + share * (latents[:, :, -1] - grey[:, :, 0])
+        image[:, :, -1] = torch.where(last.view(wide[:4]), ending, image[:, :, -1])
+        mask[:, 3, -1] = torch.maximum(mask[:, 3, -1], last.to(mask).view(wide[:3]))
     return torch.cat([mask, image], 1)
 
 
-def train(run: Run, plan: ExpertPlan, model: WanTransformer3DModel, data: Data) -> None:
-    """Train `model` from `run`'s last checkpoint to the end of `plan`; it ends with the average of its weights."""
+def known_frames(count: int, device: torch.device) -> torch.Tensor:
+    """How many latent frames are known, of each of `count` clips: mostly one."""
+    return torch.multinomial(torch.tensor(_KNOWN_SHARES, device=device), count, replacement=True) + 1
+
+
+def train(
+    run: Run,
+    plan: ExpertPlan,
+    model: WanTransformer3DModel,
+    data: Data,
+    more: Callable[[Data], Data] = lambda data: data,
+) -> None:
+    """Train `model` from `run`'s last checkpoint to the end of `plan`; it ends with the average of its weights.
+
+    more: called now and then for the data to go on with, where clips are still being drawn.
+    """
     torch.manual_seed(run.seed + (plan.side == "low"))
     data = data.to(run.device)
     model.to(run.device)
@@ -220,6 +277,8 @@ def train(run: Run, plan: ExpertPlan, model: WanTransformer3DModel, data: Data) 
     schedule = Schedule(plan.learning_rate, warm_up=60, steps=plan.steps)
     kept = {"model": model, "average": average, "muon": muon, "adam": adam}
     for step in run.steps(plan.steps, kept):
+        if step % _MORE_EVERY == 0:
+            data = more(data)
         loss = flow_loss(model, attention, data, plan)
         loss.backward()
         norm = descend(model.parameters(), (muon, adam), schedule, step, along=run.along)
@@ -240,18 +299,18 @@ def flow_loss(
     wide = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - wide) * clean + wide * noise
     if plan.task != "text_to_video":
-        beside = conditions(clean, data.blank, last=torch.rand(batch, device=device) < _LAST_SHARE)
+        last = torch.rand(batch, device=device) < _LAST_SHARE
+        beside = conditions(clean, data.blank, known=known_frames(batch, device), last=last)
         if plan.task == "both":
-            beside = beside * (torch.rand(batch, device=device) < _IMAGE_SHARE).view(-1, 1, 1, 1, 1)
+            seen = (torch.rand(batch, device=device) < _IMAGE_SHARE) | ~data.opening[chosen]
+            beside = beside * seen.view(-1, 1, 1, 1, 1)
         noisy = torch.cat([noisy, beside], 1)
     told = data.captions[chosen, torch.randint(data.captions.shape[1], (batch,), device=device)]
     unasked = data.unasked[torch.randint(len(data.unasked), (batch,), device=device)]
     told = torch.where(torch.rand(batch, device=device) < plan.unasked_share, unasked, told)
-    lengths = data.lengths[told]
-    tokens = int(lengths.max()) + 1
-    attention.set(lengths, tokens)
+    attention.set(data.lengths[told], data.texts.shape[1])
     with torch.autocast(device.type, torch.bfloat16):
-        velocity = model(noisy, sigma * 1000, data.texts[told, :tokens].float(), return_dict=False)[0]
+        velocity = model(noisy, sigma * 1000, data.texts[told].float(), return_dict=False)[0]
     return functional.mse_loss(velocity.float(), noise - clean)
 
 

@@ -36,13 +36,13 @@ class Verdict:
     shape: str | None = None
 
 
-def judge(frames: np.ndarray) -> Verdict:
-    """The verdict on frames uint8 [F, H, W, 3]."""
+def judge(frames: np.ndarray, *, far: float = _FAR) -> Verdict:
+    """The verdict on frames uint8 [F, H, W, 3]. far: the least way that is a motion, in units of the shorter side."""
     masks = _masks(frames.astype(np.float32) / 255)
     colour = max(masks, key=lambda name: int(masks[name].sum()))
     if masks[colour].mean() < _LEAST_SHARE:
         return Verdict(None, None)
-    return Verdict(colour, _motion(_track(masks[colour])), _shape(masks[colour]))
+    return Verdict(colour, _motion(_track(masks[colour]), far), _shape(masks[colour]))
 
 
 def place(frames: np.ndarray) -> tuple[float, float] | None:
@@ -163,7 +163,7 @@ def _track(mask: np.ndarray) -> np.ndarray:
     return np.stack([right, down], 1) / min(height, width)
 
 
-def _motion(track: np.ndarray) -> str | None:
+def _motion(track: np.ndarray, far: float) -> str | None:
     if len(track) < 4:
         return None
     net = track[-1] - track[0]
@@ -171,8 +171,8 @@ def _motion(track: np.ndarray) -> str | None:
     straight = float(np.hypot(*net)) / max(length, 1e-6)
     across, along = np.ptp(track, axis=0)
     main = int(np.argmax(np.abs(net)))
-    if straight > _STRAIGHT and abs(net[main]) > _FAR and abs(net[main]) > 1.5 * abs(net[1 - main]):
+    if straight > _STRAIGHT and abs(net[main]) > far and abs(net[main]) > 1.5 * abs(net[1 - main]):
         return (("left", "right"), ("up", "down"))[main][int(net[main] > 0)]
-    if straight < _WINDING and along > _FAR:
-        return "round" if across > _FAR else "bounce"
+    if straight < _WINDING and along > far:
+        return "round" if across > far else "bounce"
     return None

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from training import sampling
-from training.experts import Data, ExpertPlan, PaddedCrossAttention, conditions, flow_loss
+from training.experts import Data, ExpertPlan, PaddedCrossAttention, conditions, flow_loss, known_frames
 from training.running import Run
 from worker.engine.modes import schedules
 from worker.request import ModelSpec
@@ -66,18 +66,22 @@ def teach(
     batch: int = 4,
     seed: int = 5,
 ) -> Pairs:
-    """`count` clips that the guided experts make from captions of the training set."""
+    """`count` clips that the guided experts make from captions of the training set, on the device of `data`."""
     torch.manual_seed(seed)
-    chosen = torch.randperm(len(data.latents))[:count]
+    device, beside = data.latents.device, None
+    if spec.key == "t2v":
+        data = data.openings()
+    chosen = torch.randperm(len(data.latents), device=device)[:count]
     told = data.captions[chosen, 0]
-    noise = torch.randn(count, *data.latents.shape[1:])
-    beside = conditions(data.latents[chosen].float(), data.blank) if spec.key == "i2v" else None
+    noise = torch.randn(len(chosen), *data.latents.shape[1:], device=device)
+    if spec.key == "i2v":
+        beside = conditions(data.latents[chosen].float(), data.blank, known=known_frames(len(chosen), device))
     asked = sampling.Asked(data.texts[told].float(), data.lengths[told])
     clips = []
-    for start in range(0, count, batch):
+    for start in range(0, len(chosen), batch):
         part = slice(start, start + batch)
         here = sampling.Asked(asked.texts[part], asked.lengths[part])
-        quiet = data.unasked[torch.zeros(len(here.lengths), dtype=torch.long)]
+        quiet = data.unasked[:1].expand(len(here.lengths))
         path = sampling.sample(
             experts,
             noise[part],
@@ -97,7 +101,7 @@ def distil(run: Run, plan: LoraPlan, model: WanTransformer3DModel, pairs: Pairs,
     torch.manual_seed(run.seed)
 
     def loss() -> torch.Tensor:
-        chosen = torch.randint(len(pairs.noise), (plan.batch,))
+        chosen = torch.randint(len(pairs.noise), (plan.batch,), device=pairs.noise.device)
         sigma = sigmas[int(torch.randint(len(sigmas), ()))]
         noise, clip = pairs.noise[chosen], pairs.clips[chosen]
         asked = sampling.Asked(pairs.asked.texts[chosen], pairs.asked.lengths[chosen])
@@ -105,7 +109,7 @@ def distil(run: Run, plan: LoraPlan, model: WanTransformer3DModel, pairs: Pairs,
         answer = sampling.velocity(model, (1 - sigma) * clip + sigma * noise, sigma, asked, beside)
         return functional.mse_loss(answer, noise - clip)
 
-    model.set_attn_processor(PaddedCrossAttention())
+    model.to(run.device).set_attn_processor(PaddedCrossAttention())
     _train(run, plan, model, loss)
 
 
@@ -113,7 +117,8 @@ def style(run: Run, plan: LoraPlan, model: WanTransformer3DModel, data: Data, ex
     """Train a new adapter of `model` by flow matching on `data`, which is restyled."""
     torch.manual_seed(run.seed)
     attention = PaddedCrossAttention()
-    model.set_attn_processor(attention)
+    model.to(run.device).set_attn_processor(attention)
+    data = data.openings().to(run.device)
     _train(run, plan, model, lambda: flow_loss(model, attention, data, replace(expert, batch=plan.batch)))
 
 

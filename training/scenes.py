@@ -1,6 +1,7 @@
 """What a clip can show, and the words for it: the factors, their synonyms and the combinations kept out of training.
 
-A scene is one shape in one colour over one ground, in one motion, under one light, seen by one camera. Its caption is a
+A scene is one shape in one colour over one ground, in one motion, under one light, seen by one camera. What is slow
+crosses the frame in four clips instead of one. Its caption is a
 plain English sentence; the camera's phrase and the words of prompt enhancement come from the worker's own
 `worker.request.prompt`, so that the model learns prompts as the worker sends them.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +66,7 @@ _MOTION_WORDS = {
     "round": ("circles around", "goes round in a circle", "moves in a circle", "turns round and round"),
     "bounce": ("bounces", "bounces up and down", "is bouncing", "hops up and down"),
 }
+_SLOW_WORDS = ("slowly", "slowly", "very slowly", "gently")
 _GROUND_WORDS = {
     "gradient": ("over a smooth gradient", "in front of a grey gradient", "against a plain backdrop"),
     "water": ("over rippling water", "above a calm lake", "over the water", "over the waves of the sea"),
@@ -76,7 +78,8 @@ _LIGHT_WORDS = {
     "golden": ("at golden hour", "in warm evening light"),
     "neon": ("in neon light", "lit by neon signs"),
 }
-_QUIET, _STRAIGHT = ("gradient", "night"), ("left", "right", "up", "down")
+STRAIGHT = ("left", "right", "up", "down")
+_QUIET = ("gradient", "night")
 _SIZES = ("", "", "", "small ", "big ", "shiny ")
 _HELD_OUT_PERCENT = 10
 
@@ -92,6 +95,7 @@ class Scene:
     light: str
     camera: str
     layout: int
+    slow: bool = False
 
     @property
     def held_out(self) -> bool:
@@ -112,7 +116,7 @@ def draw(random: np.random.Generator, *, held_out: bool, camera: bool = True, si
             colour=_pick(random, tuple(COLOURS)),
             shape=_pick(random, SHAPES),
             ground=_pick(random, _QUIET if simple else GROUNDS),
-            motion=_pick(random, _STRAIGHT if simple else MOTIONS),
+            motion=_pick(random, STRAIGHT if simple else MOTIONS),
             light=_pick(random, LIGHTS) if not simple and random.random() < 0.5 else "plain",
             camera=_pick(random, tuple(CAMERA_MOTIONS)) if moved else "none",
             layout=int(random.integers(2**31)),
@@ -121,9 +125,18 @@ def draw(random: np.random.Generator, *, held_out: bool, camera: bool = True, si
             return scene
 
 
+def paced(scene: Scene, random: np.random.Generator, *, share: float) -> Scene:
+    """The scene, slow in a `share` of the cases where its motion is straight and its camera stands."""
+    may_be = scene.motion in STRAIGHT and scene.camera == "none"
+    return replace(scene, slow=may_be and bool(random.random() < share))
+
+
 def sentence(scene: Scene, random: np.random.Generator) -> str:
     """A caller's words for the scene, without the camera."""
     motion, ground = _pick(random, _MOTION_WORDS[scene.motion]), _pick(random, _GROUND_WORDS[scene.ground])
+    if scene.slow:
+        slowly = _pick(random, _SLOW_WORDS)
+        motion = f"{slowly} {motion}" if random.random() < 0.5 else f"{motion} {slowly}"
     article = _pick(random, ("A", "A", "The", "a", "one"))
     adjectives = f"{_pick(random, _SIZES)}{_pick(random, _COLOUR_WORDS[scene.colour])}"
     subject = f"{article} {adjectives} {_pick(random, _SHAPE_WORDS[scene.shape])}"
@@ -146,7 +159,7 @@ def caption(scene: Scene, random: np.random.Generator) -> str:
 def words() -> tuple[str, ...]:
     """Every phrase of the grammar, for the tokenizer's vocabulary."""
     tables = (_COLOUR_WORDS, _SHAPE_WORDS, _MOTION_WORDS, _GROUND_WORDS, _LIGHT_WORDS)
-    return tuple(phrase for table in tables for phrases in table.values() for phrase in phrases)
+    return (*(phrase for table in tables for phrases in table.values() for phrase in phrases), *_SLOW_WORDS)
 
 
 def _pick(random: np.random.Generator, choices: tuple[str, ...]) -> str:

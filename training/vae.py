@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from training import clips, encoder, scenes
+from training.latents import latents_of
 from training.running import Average, Run
 from worker.training.loop import Schedule, descend
 
@@ -118,7 +119,7 @@ def train(run: Run, plan: VaePlan) -> Average:
     schedule = Schedule(plan.learning_rate, warm_up=50, steps=plan.steps)
     for step in run.steps(plan.steps, {"model": vae, "optimizer": optimizer, "average": average}):
         crops = [_crop(frames[int(random.integers(len(frames)))], random) for _ in range(plan.batch)]
-        latents = torch.stack([torch.from_numpy(encoder.latents_of(crop)) for crop in crops]).to(run.device)
+        latents = torch.stack([torch.from_numpy(latents_of(crop)) for crop in crops]).to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             decoded = _decode(vae, latents + _NOISE * torch.randn_like(latents)).float()
         difference = decoded - torch.stack([to_pixels(crop) for crop in crops]).to(run.device)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from PIL import Image
 from safetensors.torch import load_file
 
-from training import clips, encoder, experts, lora, sampling, scenes, text, vae
+from training import clips, experts, lora, sampling, scenes, text, vae
 from training.experts import Data, ExpertPlan, PaddedCrossAttention
+from training.latents import latents_of
 from training.running import Run
+from worker.engine.modes.known_frames import condition
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, T2V_A14B
 
 PLAN = ExpertPlan("high", "both", 0.875, 12.0, steps=4, batch=2)
@@ -35,6 +38,7 @@ def data() -> Data:
         lengths=torch.tensor([5, 6, 7, 8, 9, 10, 5, 6, 7]),
         captions=torch.arange(6).view(6, 1),
         unasked=torch.tensor([6, 7, 8]),
+        opening=torch.tensor([True] * 4 + [False] * 2),
     )
 
 
@@ -55,14 +59,14 @@ def encoded(pixels: torch.Tensor) -> torch.Tensor:
 @pytest.mark.slow
 def test_the_set_encoder_is_the_block_transform(frames: np.ndarray) -> None:
     by_network = encoded(vae.to_pixels(frames))[0].numpy()
-    directly = encoder.latents_of(frames)
+    directly = latents_of(frames)
     assert directly.shape == by_network.shape == (16, 5, 6, 8)
     assert np.abs(by_network - directly).max() < 0.02 * np.abs(directly).max()
 
 
 @pytest.mark.slow
 def test_the_untrained_decoder_paints_the_blocks_back(frames: np.ndarray) -> None:
-    latents = torch.from_numpy(encoder.latents_of(frames))[None]
+    latents = torch.from_numpy(latents_of(frames))[None]
     with torch.no_grad():
         painted = vae.new().decode(latents, return_dict=False)[0][0]
     blocks = vae.to_pixels(frames).unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))
@@ -78,7 +82,7 @@ def test_conditions_are_what_the_pipeline_encodes(frames: np.ndarray, *, last: b
     given[:, 0] = pixels[:, 0]
     if last:
         given[:, -1] = pixels[:, -1]
-    latents = torch.from_numpy(encoder.latents_of(frames))[None]
+    latents = torch.from_numpy(latents_of(frames))[None]
     made = experts.conditions(latents, torch.zeros(16), last=torch.tensor([last]))
     assert made.shape == (1, 20, 5, 6, 8)
     assert made[:, :4].flatten(3).amax(3)[0].tolist() == [
@@ -90,6 +94,34 @@ def test_conditions_are_what_the_pipeline_encodes(frames: np.ndarray, *, last: b
     exact = encoded(given)
     assert float((exact - made[:, 4:])[:, :12].abs().max()) < 0.04
     assert float((exact - made[:, 4:])[:, 12:].abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("known", [1, 5, 9])
+def test_several_known_frames_are_what_the_engine_puts_beside_the_noise(frames: np.ndarray, known: int) -> None:
+    network = vae.new()
+    pictures = [Image.fromarray(frame) for frame in frames[:known]]
+    with torch.no_grad():
+        engines = condition(network, pictures, None, len(frames), "cpu", torch.float32)
+    latents = torch.from_numpy(latents_of(frames))[None]
+    made = experts.conditions(latents, torch.zeros(16), known=torch.tensor([(known - 1) // 4 + 1]))
+    assert torch.equal(made[:, :4], engines[:, :4])
+    assert float((engines - made)[:, 4:16].abs().max()) < 0.04
+    assert float((engines - made)[:, 16:].abs().mean()) < 0.02
+
+
+def test_what_goes_on_is_trained_with_known_frames_alone(data: Data) -> None:
+    """Of clips that do not begin at their scene's start the model never has to guess the first frame."""
+    seen: list[torch.Tensor] = []
+    model = expert(channels=experts.IMAGE_CHANNELS)
+    attention = PaddedCrossAttention()
+    model.set_attn_processor(attention)
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0][:, 16]))
+    for opening in (True, False):
+        some = replace(data, opening=torch.full((6,), opening))
+        experts.flow_loss(model, attention, some, replace(PLAN, batch=40))
+    begun, gone_on = (masks[:, 0].amax((1, 2)) for masks in seen)
+    assert 0 < float(begun.mean()) < 1
+    assert torch.all(gone_on == 1)
 
 
 def test_short_padding_counts_as_the_512_tokens_that_the_worker_sends() -> None:
@@ -206,7 +238,7 @@ def test_the_teacher_runs_each_expert_on_its_side(data: Data) -> None:
 
 
 def test_sepia_takes_every_colour_to_one_hue(frames: np.ndarray, data: Data) -> None:
-    latents = torch.from_numpy(encoder.latents_of(frames))[None].half()
+    latents = torch.from_numpy(latents_of(frames))[None].half()
     normal = (torch.zeros(16), torch.ones(16))
     printed = lora.sepia(replace(data, latents=latents), normal).latents.float()
     red, green, blue = ((printed[:, channel:12:3] + 1) / 2 for channel in range(3))

@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from training import clips, scenes
 from training.judging import Verdict, camera, judge
+from training.latents import drawn as drawn_for_training
 from training.scenes import Scene
 from worker.request.prompt_words import CAMERA_MOTIONS
 
@@ -32,6 +34,36 @@ def test_a_scene_gives_the_same_frames_again() -> None:
     assert frames.dtype == np.uint8
     assert np.array_equal(frames, drawn(BALL))
     assert not np.array_equal(frames, drawn(replace(BALL, layout=8)))
+
+
+@pytest.mark.parametrize("motion", scenes.STRAIGHT)
+def test_a_slow_scene_crosses_the_frame_in_four_clips_that_join(motion: str) -> None:
+    slow = replace(BALL, motion=motion, slow=True)
+    parts = [clips.clip(slow, height=64, width=64, first=first) for first in (0, 16, 32, 48)]
+    for before, after in pairwise(parts):
+        assert np.abs(before[-1].astype(int) - after[0]).max() <= 1
+    whole = np.concatenate([parts[0], *(part[1:] for part in parts[1:])])
+    assert judge(whole) == Verdict("red", motion, "ball")
+    assert [judge(part, far=0.1).motion for part in parts] == [motion] * 4
+    assert judge(parts[0]).motion is None
+
+
+def test_what_is_slow_says_so_and_all_else_keeps_its_words() -> None:
+    slow = replace(BALL, slow=True)
+    for seed in range(20):
+        words = scenes.sentence(slow, np.random.default_rng(seed))
+        assert "slowly" in words or "gently" in words
+        assert not any(word in scenes.sentence(BALL, np.random.default_rng(seed)) for word in ("slowly", "gently"))
+
+
+def test_the_clips_of_a_training_set_come_by_their_numbers() -> None:
+    made = [drawn_for_training(5, 32, number) for number in range(40)]
+    assert np.array_equal(made[7].latents, drawn_for_training(5, 32, 7).latents)
+    slow = [any(word in told.lower() for word in ("slowly", "gently")) for told in (each.captions[0] for each in made)]
+    assert any(slow)
+    assert not all(slow)
+    assert not all(each.opening for each in made)
+    assert all(each.opening or is_slow for each, is_slow in zip(made, slow, strict=True))
 
 
 def test_training_draws_no_held_out_combination() -> None:
