@@ -162,7 +162,7 @@ class PaddedCrossAttention:
         query, key, value = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
         if rotary_emb is not None:
             query, key = _turned(query, *rotary_emb), _turned(key, *rotary_emb)
-            key, value = key.type_as(query), value.type_as(query)
+        query, key = query.type_as(value), key.type_as(value)
         if rotary_emb is not None and query.device.type == "cpu":
             # On CPUs the fused kernel has no fast bf16 path; plain products take half the time.
             scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
@@ -171,9 +171,7 @@ class PaddedCrossAttention:
             mixed = functional.scaled_dot_product_attention(query, key, value)
         else:
             bias = None if self.bias is None else self.bias.type_as(query)
-            mixed = functional.scaled_dot_product_attention(
-                query, key.type_as(query), value.type_as(query), attn_mask=bias
-            )
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         projected: torch.Tensor = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         return projected
 

@@ -124,11 +124,11 @@ def style(run: Run, plan: LoraPlan, model: WanTransformer3DModel, data: Data, ex
 
 def sepia(data: Data, normal: tuple[torch.Tensor, torch.Tensor]) -> Data:
     """The same clips in sepia. Every colour triple of a latent is mapped alike; slopes of brightness hardly change."""
-    mean, std = (part.view(1, -1, 1, 1, 1) for part in normal)
+    mean, std = (part.view(1, -1, 1, 1, 1).to(data.latents.device) for part in normal)
     raw = data.latents.float() * std + mean
-    luma = torch.tensor(LUMA).view(1, 1, 3, 1, 1, 1)
+    luma = raw.new_tensor(LUMA).view(1, 1, 3, 1, 1, 1)
     grey = ((raw[:, :12].unflatten(1, (4, 3)) + 1) / 2 * luma).sum(2, keepdim=True)
-    tinted = grey * torch.tensor(SEPIA).view(1, 1, 3, 1, 1, 1) * 2 - 1
+    tinted = grey * raw.new_tensor(SEPIA).view(1, 1, 3, 1, 1, 1) * 2 - 1
     slopes = raw[:, 12:] * (sum(SEPIA) / 3)
     styled = torch.cat([tinted.flatten(1, 2), slopes], 1)
     return replace(data, latents=((styled - mean) / std).half())
@@ -151,4 +151,4 @@ def save(model: WanTransformer3DModel, path: Path) -> None:
     """The adapter as a LoRA file with PEFT's names; alpha is the rank, so that its scale is 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     factors = get_peft_model_state_dict(model)
-    save_file({f"transformer.{name}": value.half().contiguous() for name, value in factors.items()}, path)
+    save_file({f"transformer.{name}": value.half().contiguous().cpu() for name, value in factors.items()}, path)

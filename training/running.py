@@ -52,6 +52,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _began: float = field(default_factory=time.perf_counter)
     _figures: dict[str, float] = field(default_factory=dict)
+    _steps: int = 0
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,11 @@ class Run:
         """The share of `minutes` that has passed, 0 where there is no limit."""
         return 0.0 if self.minutes is None else (time.perf_counter() - self._began) / (60 * self.minutes)
 
+    @property
+    def last(self) -> dict[str, float]:
+        """The steps of this run and its last figures, smoothed."""
+        return {"steps": self._steps, "seconds": round(time.perf_counter() - self._began, 2), **self._figures}
+
     def steps(self, count: int, parts: Mapping[str, Any]) -> Iterator[int]:
         """The numbers of the steps still to do; `parts` are kept in the checkpoint and read from it at the start."""
         first = self._resume(parts)
@@ -72,6 +78,7 @@ class Run:
         with tqdm(range(first, count), initial=first, total=count, desc=self.name, mininterval=5) as bar:
             for step in bar:
                 yield step
+                self._steps += 1
                 bar.set_postfix(self._figures, refresh=False)
                 if time.perf_counter() - saved > self.every_s:
                     self._save(step + 1, parts)
