@@ -1,11 +1,13 @@
 """Videos of several segments on the demo model: how they join, what memory they take, and what a kill costs.
 
-    python -m benchmarks.long [--only joins memory kills] [--prompts 20] [--steps 12] [--output FOLDER]
+    python -m benchmarks.long [--only joins memory kills] [--prompts 20] [--steps 12] [--overlaps 1 5 9]
+        [--output FOLDER]
 
-`joins`: held-out scenes of four segments, each made with and without `color_match`; does the object that was asked for
-go on in its direction in every segment (`training.judging`), the seams, the drift of colour. `memory`: the peak of a
-process that makes 12 segments against that of one that makes 2. `kills`: kill -9 in a segment of five, ten times; the
-next worker's file has the bytes of the one that nobody killed. Every job is a process of its own.
+`joins`: held-out scenes of four segments, in which an object moves slowly, each made with and without `color_match`,
+and with several known frames for each of `--overlaps`; does the object that was asked for go on in its direction in
+every segment (`training.judging`), the seams, the drift of colour. `memory`: the peak of a process that makes 12
+segments against that of one that makes 2. `kills`: kill -9 in a segment of five, ten times; the next worker's file has
+the bytes of the one that nobody killed. Every job is a process of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,9 +36,10 @@ from training import scenes as writing
 from training.judging import judge
 
 SEGMENTS = 4
-DIRECTIONS = ("left", "right", "up", "down")
 FIVE = 5
 KILLS = 10
+# Half of the way that a slow object goes in a clip, over the 16 steps of one: less is no motion.
+LEAST_STEP = 0.085 / 16
 SMALL = {"prompt": "a red ball moves right over rippling water", "seed": 1, "enhance_prompt": False}
 TINY = {**SMALL, "num_frames": 5, "num_inference_steps": 1, "guidance_scale": 1.0}
 
@@ -75,42 +80,55 @@ def frames_of(video: dict[str, Any]) -> np.ndarray:
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
-def joins(prompts: int, steps: int, folder: Path) -> dict[str, Any]:
+def joins(prompts: int, steps: int, overlaps: Sequence[int], folder: Path) -> dict[str, Any]:
     """What a person sees of the joins: shares of segments and of videos, seams, drift of colour."""
-    scenes = [scene for scene in asked_scenes(prompts * 4) if scene.motion in DIRECTIONS][:prompts]
-    payloads: list[dict[str, Any]] = [
-        {
-            "prompt": writing.sentence(scene, np.random.default_rng(seed)),
-            "seed": seed,
-            "enhance_prompt": False,
-            "num_inference_steps": steps,
-            "segments": [{}] * SEGMENTS,
-            "color_match": matched,
-        }
-        for seed, scene in enumerate(scenes)
-        for matched in (True, False)
-    ]
-    videos = [video for at in range(0, len(payloads), 8) for video in _made(payloads[at : at + 8], folder, at)]
+    straight = [scene for scene in asked_scenes(prompts * 4) if scene.motion in writing.STRAIGHT][:prompts]
+    scenes = [replace(scene, slow=True) for scene in straight]
     found: dict[str, Any] = {"prompts": len(scenes), "steps": steps}
-    for name, own in (("matched", videos[::2]), ("unmatched", videos[1::2])):
-        seams = [each["seam"] for video in own for each in video["segments"][1:] if each["seam"] is not None]
-        right = [
-            judge(_segment(video, number)).motion == scene.motion
-            for video, scene in zip(own, scenes, strict=True)
-            for number in range(SEGMENTS)
+    cases: dict[str, dict[str, Any]] = {"matched": {}, "unmatched": {"color_match": False}}
+    cases |= {f"overlap_{count}": {"overlap_frames": count} for count in overlaps if count > 1}
+    for name, fields in cases.items():
+        payloads: list[dict[str, Any]] = [
+            {
+                "prompt": writing.sentence(scene, np.random.default_rng(seed)),
+                "seed": seed,
+                "enhance_prompt": False,
+                "num_inference_steps": steps,
+                "segments": [{}] * SEGMENTS,
+                **fields,
+            }
+            for seed, scene in enumerate(scenes)
         ]
-        found[name] = {
-            "goes_on": float(np.mean(right)),
-            "goes_on_by_segment": [float(np.mean(right[number::SEGMENTS])) for number in range(SEGMENTS)],
-            "seam_median": float(np.median(seams)),
-            "seam_worst": float(np.max(seams)),
-            "drift_last_segment": float(np.median([video["segments"][-1]["color_drift"] for video in own])),
-        }
+        parts = range(0, len(payloads), 8)
+        own = [video for at in parts for video in _made(payloads[at : at + 8], folder, f"{name}-{at}")]
+        found[name] = _joined(own, scenes)
     return found
 
 
-def _made(payloads: list[dict[str, Any]], folder: Path, number: int) -> list[dict[str, Any]]:
-    videos: list[dict[str, Any]] = answered(payloads, folder, f"joins-{number}")["videos"]
+def _joined(videos: Sequence[dict[str, Any]], scenes: Sequence[writing.Scene]) -> dict[str, Any]:
+    seams = [each["seam"] for video in videos for each in video["segments"][1:] if each["seam"] is not None]
+    right = np.array(
+        [
+            [_motion(_segment(video, number)) == scene.motion for number in range(SEGMENTS)]
+            for video, scene in zip(videos, scenes, strict=True)
+        ]
+    )
+    return {
+        "goes_on": float(right.mean()),
+        "goes_on_to_the_end": float(right.all(1).mean()),
+        "goes_on_by_segment": right.mean(0).tolist(),
+        "seam_median": float(np.median(seams)),
+        "seam_worst": float(np.max(seams)),
+        "drift_last_segment": float(np.median([video["segments"][-1]["color_drift"] for video in videos])),
+    }
+
+
+def _motion(frames: np.ndarray) -> str | None:
+    return judge(frames, far=LEAST_STEP * (len(frames) - 1)).motion
+
+
+def _made(payloads: list[dict[str, Any]], folder: Path, name: str) -> list[dict[str, Any]]:
+    videos: list[dict[str, Any]] = answered(payloads, folder, f"joins-{name}")["videos"]
     return videos
 
 
@@ -151,6 +169,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=("joins", "memory", "kills"), default=("joins", "memory", "kills"))
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--overlaps", type=int, nargs="+", default=[1], help="known frames: 1, 5 or 9")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -165,7 +184,7 @@ def main() -> int:
         for part in chosen.only:
             folder = Path(name) / part
             if part == "joins":
-                found[part] = joins(chosen.prompts, chosen.steps, folder)
+                found[part] = joins(chosen.prompts, chosen.steps, chosen.overlaps, folder)
             else:
                 found[part] = memory(folder) if part == "memory" else kills(chosen.kills, folder)
             target.write_text(json.dumps(found, indent=1) + "\n")
