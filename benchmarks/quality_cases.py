@@ -83,7 +83,7 @@ def asked_scenes(count: int, *, moves: bool = False) -> list[Scene]:
     random = np.random.default_rng(SCENES_SEED)
     asked: list[Scene] = []
     while len(asked) < count:
-        scene = writing.draw(random, held_out=True, camera=False)
+        scene = writing.draw(random, held_out=True, camera=0)
         if not moves:
             asked.append(scene)
         elif scene.ground == "checkerboard":

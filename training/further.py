@@ -291,7 +291,7 @@ def conduct(job: Job, options: list[str]) -> int:
 
 
 def _pack(job: Job, seen: set[str]) -> None:
-    """Write the archives anew where something has been made since."""
+    """Write the archives again where something has been made since."""
     made = [job.folder / f"expert-{side}" for side in SIDES if (job.folder / f"expert-{side}").exists()]
     learned = sorted((job.folder / "loras").glob("*.safetensors"))
     if {path.name for path in (*made, *learned)} <= seen:

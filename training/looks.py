@@ -40,7 +40,7 @@ def shows(frames: np.ndarray) -> bool:
 
 def scene(random: np.random.Generator, *, held_out: bool = False) -> Scene:
     """One whose every factor can be judged: no coloured light, no move of the camera."""
-    drawn = scenes.draw(random, held_out=held_out, camera=False)
+    drawn = scenes.draw(random, held_out=held_out, camera=0)
     return Scene(drawn.colour, drawn.shape, drawn.ground, drawn.motion, "plain", "none", drawn.layout)
 
 

@@ -104,14 +104,14 @@ class Scene:
         return zlib.crc32(key.encode()) % 100 < _HELD_OUT_PERCENT
 
 
-def draw(random: np.random.Generator, *, held_out: bool, camera: bool = True, simple: bool = False) -> Scene:
+def draw(random: np.random.Generator, *, held_out: bool, camera: float = 0.3, simple: bool = False) -> Scene:
     """A random scene of the training set or of the held-out one.
 
-    Without `camera` the camera stands still. `simple` scenes have a still camera, plain light, a quiet ground and a
+    camera: how often the camera moves. `simple` scenes have a still camera, plain light, a quiet ground and a
     straight motion: little differs from clip to clip but what the caption says.
     """
     while True:
-        moved = camera and not simple and random.random() < 0.3
+        moved = camera > 0 and not simple and random.random() < camera
         scene = Scene(
             colour=_pick(random, tuple(COLOURS)),
             shape=_pick(random, SHAPES),
