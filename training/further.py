@@ -1,26 +1,12 @@
-"""Trains the shipped experts further on a GPU, against the clock.
-
-    python -m training.further --out FOLDER --seconds 235
-
-Every part is a process of its own and all begin at once: clips are drawn on all cores for as long as the experts learn,
-both experts learn at the same time from the clips that are there, then the LoRAs of `turbo` and of the style. A part
-that fails loses none of the others. FOLDER gets `experts.tar` and `loras.tar` as soon as they are made, `curves.tar`
-with the losses, and `log.jsonl`. `--install FOLDER` puts what is there in place of the shipped weights.
-"""
+"""The parts of the further training on a GPU, each of which is a process: `training.train_further` conducts them."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
 import time
-import traceback
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -37,12 +23,12 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).resolve().parent.parent / "worker" / "weights" / "sources" / "demo_weights"
 SIDES = ("high", "low")
 LORAS = ("turbo-t2v", "turbo-i2v", "style")
-# Of the seconds in all: when drawing ends, when the experts do, when the LoRAs do.
-_DRAWN, _EXPERTS, _LORAS = 0.6, 0.72, 0.94
+# Of the seconds in all: when the processes of the LoRAs begin to load (what loads first has the disk to itself), when
+# drawing ends, when the experts do, when the LoRAs do, when everything is ended.
+LOADED, DRAWN, EXPERTS_DONE, LORAS_DONE, ALL = 0.25, 0.6, 0.75, 0.94, 0.97
 # No number that `training.train_demo` draws by.
 _SEED = 23
-_LEARNING_RATE, _LORA_RATE = 1.5e-3, 1e-3
-_ENDLESS = 1_000_000
+_LEARNING_RATE = 1.5e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +45,6 @@ class Job:
     batch: int
     taught: int
     steps: int
-    compile: bool
 
     def left(self, share: float) -> float:
         """Seconds until `share` of the whole."""
@@ -106,7 +91,7 @@ def draw(job: Job) -> None:
             torch.save({name: getattr(chunk, name) for name in chunk.__dataclass_fields__}, part)
             part.replace(job.chunk_path(number))
             made += len(some)
-            if job.left(_DRAWN) < 0:
+            if job.left(DRAWN) < 0:
                 break
         pool.terminate()
     job.say("draw", "done", clips=made)
@@ -137,7 +122,7 @@ class Chunks:
                 chunk = Data(**torch.load(path)).to(self._device)
                 data = chunk if data is None else data.joined(chunk)
                 self._next += 1
-            elif self._job.left(_EXPERTS) < 0:
+            elif self._job.left(EXPERTS_DONE) < 0:
                 raise TimeoutError("no clip was drawn in time")
             else:
                 time.sleep(0.1)
@@ -161,10 +146,7 @@ def expert(job: Job, side: str, device: torch.device) -> None:
         batch=job.batch,
         learning_rate=_LEARNING_RATE,
     )
-    run = Run(side, job.folder, seed=_SEED, minutes=max(1.0, job.left(_EXPERTS)) / 60, device=device)
-    if job.compile:
-        for block in model.blocks:
-            block.compile()
+    run = Run(side, job.folder, seed=_SEED, minutes=max(1.0, job.left(EXPERTS_DONE)) / 60, device=device)
     experts.train(run, learned, model, begun, chunks.more)
     model.to("cpu", torch.float16).save_pretrained(str(job.folder / "made" / side))
     (job.folder / "made" / side).replace(job.folder / f"expert-{side}")
@@ -192,7 +174,7 @@ def loras(job: Job, name: str, device: torch.device) -> None:
     chunks = Chunks(job, device)
     data = chunks.more()
     while not all((job.folder / f"expert-{side}").exists() for side in SIDES):
-        if job.left(_LORAS) < 0:
+        if job.left(LORAS_DONE) < 0:
             raise TimeoutError("the experts were not there in time")
         time.sleep(0.1)
         data = chunks.more(data)
@@ -227,7 +209,7 @@ def loras(job: Job, name: str, device: torch.device) -> None:
     for rest, side in ((2, "high"), (1, "low")):
         model = served(side)
         label = f"sepia-{side}" if name == "style" else f"{name}-{side}"
-        run = Run(label, job.folder, seed=_SEED, minutes=max(1.0, job.left(_LORAS) / rest) / 60, device=device)
+        run = Run(label, job.folder, seed=_SEED, minutes=max(1.0, job.left(LORAS_DONE) / rest) / 60, device=device)
         if name == "style":
             stage = next(stage.plan for stage in plan.STAGES if stage.name == f"{side}{plan.SERVED_SIZE}")
             lora.style(run, taught, model, restyled, replace(stage, task="text_to_video"))
@@ -239,106 +221,3 @@ def loras(job: Job, name: str, device: torch.device) -> None:
         lora.save(model, whole.with_suffix(".part"))
         whole.with_suffix(".part").replace(whole)
         job.say(label, "done", **run.last)
-
-
-def _part(job: Job, name: str) -> int:
-    """A process of a run: one part, and what went wrong in it."""
-    try:
-        if name == "draw":
-            draw(job)
-            return 0
-        import torch
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(1)
-        torch.set_float32_matmul_precision("high")
-        torch.zeros(1, device=device)
-        job.say(name, "loaded", device=str(device))
-        expert(job, name, device) if name in SIDES else loras(job, name, device)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the log says it and the other parts go on
-        job.say(name, "failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc()[-1500:])
-        return 1
-    return 0
-
-
-def packed(target: Path, found: dict[str, Path]) -> None:
-    part = target.with_suffix(".part")
-    with tarfile.open(part, "w") as archive:
-        for name, path in found.items():
-            archive.add(path, name)
-    part.replace(target)
-
-
-def conduct(job: Job, options: list[str]) -> int:
-    """Start every part, pack what they make, and end all in time."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    common = [*options, "--folder", str(job.folder), "--began", str(job.began)]
-    parts = {
-        name: subprocess.Popen([sys.executable, "-m", "training.further", *common, "--part", name], env=environment)
-        for name in ("draw", *SIDES, *LORAS)
-    }
-    seen: set[str] = set()
-    while job.left(0.97) > 0 and any(part.poll() is None for part in parts.values()):
-        time.sleep(0.2)
-        _pack(job, seen)
-    for part in parts.values():
-        part.kill()
-    _pack(job, seen)
-    packed(job.out / "curves.tar", {path.name: path for path in sorted(job.folder.glob("*.jsonl"))})
-    job.say("all", "done", ended={name: part.wait() for name, part in parts.items()}, packed=sorted(seen))
-    shutil.rmtree(job.folder, ignore_errors=True)
-    return 0 if "expert-high" in seen and "expert-low" in seen else 1
-
-
-def _pack(job: Job, seen: set[str]) -> None:
-    """Write the archives again where something has been made since."""
-    made = [job.folder / f"expert-{side}" for side in SIDES if (job.folder / f"expert-{side}").exists()]
-    learned = sorted((job.folder / "loras").glob("*.safetensors"))
-    if {path.name for path in (*made, *learned)} <= seen:
-        return
-    seen |= {path.name for path in (*made, *learned)}
-    packed(job.out / "experts.tar", {f"experts/{path.name.removeprefix('expert-')}": path for path in made})
-    packed(job.out / "loras.tar", {f"loras/{path.name}": path for path in learned})
-
-
-def install(folder: Path) -> None:
-    """Put what a run made in place of the shipped weights, and its loss curves into the docs."""
-    from training import curves
-
-    for name in ("experts.tar", "loras.tar"):
-        with tarfile.open(folder / name) as archive:
-            archive.extractall(WEIGHTS, filter="data")
-    with tempfile.TemporaryDirectory() as losses:
-        with tarfile.open(folder / "curves.tar") as archive:
-            archive.extractall(losses, filter="data")
-        curves.write(Path(losses), Path("docs/images/demo-training-further.png"))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/further"))
-    parser.add_argument("--seconds", type=float, default=235, help="of everything")
-    parser.add_argument("--clips", type=int, default=16_000, help="the most that are drawn")
-    parser.add_argument("--chunk", type=int, default=64, help="clips that are written at once")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--taught", type=int, default=256, help="clips that the teacher of turbo makes")
-    parser.add_argument("--steps", type=int, default=_ENDLESS, help="the most of each part; the clock ends it before")
-    parser.add_argument("--compile", action="store_true", help="the blocks of the experts")
-    parser.add_argument("--install", type=Path, metavar="FOLDER")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--began", type=float, default=time.time(), help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.install is not None:
-        install(chosen.install)
-        return 0
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    folder = chosen.folder or Path(tempfile.mkdtemp())
-    fields = {name: getattr(chosen, name) for name in Job.__dataclass_fields__ if name != "folder"}
-    job = Job(folder=folder, **fields)
-    return _part(job, chosen.part) if chosen.part else conduct(job, sys.argv[1:])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
