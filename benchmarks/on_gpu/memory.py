@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import torch
@@ -68,7 +69,7 @@ def weights(bench: Bench) -> None:
             reading.Target(each, torch.empty(each.shape, dtype=each.dtype, device=bench.device)) for each in stored
         ]
         total = sum(each.tensor.nbytes for each in targets)
-        seconds = bench.once(lambda targets=targets: reading.read(targets))
+        seconds = bench.once(partial(reading.read, targets))
         bench.notes.add("weights", f"page cache to the device, GB/s, take {take}", total / GB / seconds, GB=total / GB)
         del targets
     shutil.rmtree(folder)

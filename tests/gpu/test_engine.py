@@ -35,25 +35,22 @@ def weights(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in expert.state_dict().items()}
 
 
-def exact_engine(name: str) -> Engine:
-    """All on the GPU, with the kernels that the plan called `name` has: weights streamed by layer take none."""
-    return engine_on(RESIDENT, settings=Settings(enable_fused_kernels=name != "sequential"))
-
-
 LOWER: dict[str, Any] = {
     "text encoder offloaded": plan("resident"),
     "swap": plan("swap"),
     "group offload": plan("group_offload"),
     "sequential": plan("sequential"),
 }
+# Weights that are streamed by layer take no fused kernels in the experts.
+KERNELS = {name: Settings(enable_fused_kernels=name != "sequential") for name in LOWER}
 
 
 @pytest.mark.parametrize("name", LOWER)
 def test_every_plan_makes_the_same_frames_twice(name: str) -> None:
-    exact = exact_engine(name)
+    exact = engine_on(RESIDENT, settings=KERNELS[name])
     wanted = pixels(render(exact, TEXT, NOTHING))
     kept = weights(exact)
-    engine = engine_on(LOWER[name])
+    engine = engine_on(LOWER[name], settings=KERNELS[name])
     for _ in range(2):  # the second time with what the first one learned of the order of the layers
         assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
     found = weights(engine)
@@ -64,9 +61,10 @@ def test_weights_that_a_stream_brings_by_layer_make_the_same_frames(monkeypatch:
     def streamed(module: Any, **options: Any) -> None:
         group_offloading.apply_group_offloading(module, use_stream=True, **options)
 
-    wanted = pixels(render(exact_engine("sequential"), TEXT, NOTHING))
+    unfused = KERNELS["sequential"]
+    wanted = pixels(render(engine_on(RESIDENT, settings=unfused), TEXT, NOTHING))
     monkeypatch.setattr(residency, "apply_group_offloading", streamed)
-    engine = engine_on(LOWER["sequential"])
+    engine = engine_on(LOWER["sequential"], settings=unfused)
     for _ in range(3):
         assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
 
@@ -85,7 +83,7 @@ def test_what_takes_turns_waits_in_locked_memory() -> None:
 
 @pytest.mark.parametrize("name", LOWER)
 def test_a_model_is_rearranged_from_memory(name: str) -> None:
-    engine = exact_engine(name)
+    engine = engine_on(RESIDENT, settings=KERNELS[name])
     wanted = pixels(render(engine, TEXT, NOTHING))
     engine.models._read = _refused
     engine.planner = replace(engine.planner, fixed=LOWER[name])  # type: ignore[call-arg]

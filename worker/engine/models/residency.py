@@ -188,7 +188,7 @@ def _stream(module: nn.Module, device: torch.device, *, by_block: bool) -> None:
     _parked(module, device).park()  # into locked memory: Diffusers then makes no copy of its own
     options: dict[str, Any] = {"offload_type": "leaf_level"}
     if by_block:
-        # Without a stream every layer would be copied back to host memory after its use. By layer there is none: with
-        # one, an H200 made other frames (tests/gpu/test_engine.py).
+        # Without a stream every layer would be copied back to host memory after its use. By layer there is none: that
+        # one makes the same frames is not shown (tests/gpu/test_engine.py asks).
         options = {"offload_type": "block_level", "num_blocks_per_group": 1, "use_stream": device.type == "cuda"}
     apply_group_offloading(module, onload_device=device, offload_device=_HOST, **options)
