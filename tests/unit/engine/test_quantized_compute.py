@@ -98,6 +98,22 @@ def test_middle_leaves_the_first_and_the_last_step_exact() -> None:
     assert {layer.arithmetic for layer in scaled_linear.computing(made)} == {"quantized"}  # as before
 
 
+def test_middle_holds_for_an_expert_that_was_still_being_read_when_the_run_began() -> None:
+    first, late = expert("fp8", "quantized"), expert("fp32", "cast")
+    run = run_of(first, 3)
+    run.components.modules = (first, late)  # type: ignore[misc]
+    technique = QuantizedCompute(Setup(Settings(quantized_compute="middle"), CPU, torch.float32))
+    seen: list[str] = []
+    with technique.applied(run):
+        quantize.apply(late, run.plan, torch.float32, "quantized")
+        scaled_linear.computing(late)[0].register_forward_pre_hook(lambda module, _: seen.append(module.arithmetic))
+        for step in range(3):
+            output(first if step == 0 else late)
+            run.steps_done, run.steps = step + 1, 3
+    assert seen == ["quantized", "cast"]
+    assert {layer.arithmetic for layer in scaled_linear.computing(late)} == {"quantized"}
+
+
 def test_a_run_that_fails_leaves_the_arithmetic_as_it_was() -> None:
     made = expert("fp8", "quantized")
     technique = QuantizedCompute(Setup(Settings(quantized_compute="middle"), CPU, torch.float32))

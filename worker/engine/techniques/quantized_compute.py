@@ -1,7 +1,7 @@
 """Quantised arithmetic in the experts' linear layers: fp8 on Ada and newer, int8 on Ampere.
 
 `QUANTIZED_COMPUTE=on` for every step; `middle` computes the first and the last step from cast weights, where an error
-shows most in the picture. The layers are those of `scaled_linear`, put in by `quantize` when the model is loaded.
+shows most in the picture. The layers are those of `models.precision`, put in when each block is read.
 """
 
 from __future__ import annotations
@@ -35,25 +35,29 @@ class QuantizedCompute(Technique):
         run.parameters["quantized_compute"] = f"{layers[0].format}, not in the first and last step"
         with ExitStack() as stack:
             for expert in run.experts:
-                stack.callback(expert.register_forward_pre_hook(_CastAtTheEnds(run, layers)).remove)
-            stack.callback(_set, layers, "quantized")
+                cast = _CastAtTheEnds(run)
+                stack.callback(cast.take_back)
+                stack.callback(expert.register_forward_pre_hook(cast).remove)
             yield
 
 
 class _CastAtTheEnds:
-    """A forward pre-hook of the experts: which arithmetic this step has."""
+    """A forward pre-hook of an expert: which arithmetic this step has. Its weights may be read after the run began, but
+    are there when it is called."""
 
-    def __init__(self, run: Run, layers: list[precision.ScaledLinear]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._layers = layers
+        self._layers: list[precision.ScaledLinear] = []
 
-    def __call__(self, _module: nn.Module, _arguments: Any) -> None:
+    def __call__(self, module: nn.Module, _arguments: Any) -> None:
+        self._layers = self._layers or precision.computing(module)
         done = self._run.steps_done
         last = self._run.request.num_inference_steps - 1 if self._run.steps is None else self._run.steps - 1
-        _set(self._layers, "cast" if done in (0, last) else "quantized")
+        self._set("cast" if done in (0, last) else "quantized")
 
+    def take_back(self) -> None:
+        self._set("quantized")
 
-def _set(layers: list[precision.ScaledLinear], arithmetic: precision.Arithmetic) -> None:
-    if layers[0].arithmetic != arithmetic:
-        for layer in layers:
+    def _set(self, arithmetic: precision.Arithmetic) -> None:
+        for layer in self._layers:
             layer.arithmetic = arithmetic
