@@ -109,6 +109,18 @@ async def test_a_lost_answer_is_never_paid_twice(
         assert spare.jobs == {}
 
 
+async def test_a_connection_that_the_service_has_closed_costs_no_submission(
+    service: ServiceDouble, tmp_path: Path
+) -> None:
+    """It was idle since the last question. Where the service has no keys, the job would end as unknown."""
+    service.closes_idle = True
+    policy = policy_of(tmp_path / "store", {"only": backend_table(service)}, tier={"deadline_s": 5.0})
+    async with router_of(policy) as router:
+        for number in range(2):
+            job = await router.result(await router.submit({**REQUEST, "prompt": str(number)}), timeout_s=60)
+            assert (job.status, len(job.attempts)) == ("completed", 1)
+
+
 async def test_an_answer_that_is_late_is_looked_for(spare: FalDouble, tmp_path: Path) -> None:
     with ReplicateDouble() as service:
         service.submit_faults, service.late_s = ["late"], 4.0

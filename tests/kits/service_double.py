@@ -7,7 +7,7 @@
 A job goes its way by the clock, whether anybody looks or not: half of `seconds` in the queue, half running. `plan` is
 how the next jobs go; `submit_faults` and `read_faults` what the next requests get instead: an HTTP status, "cut" (no
 job is made, the connection breaks), "cut_after" (carried out, the answer is lost), "late" (carried out, the answer is
-sent after `late_s`).
+sent after `late_s`). With `closes_idle` a connection that has served a request is closed as a submission comes on it.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class ServiceDouble:
         self.jobs: dict[str, FakeJob] = {}
         self.video = b"a video"
         self.late_s = 0.5
+        self.closes_idle = False
         self.requests = 0
         self.lock = threading.Lock()
 
@@ -131,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    has_served = False
 
     def do_GET(self) -> None:
         self._serve()
@@ -148,6 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
         double = self.server.double
         path = self.path.partition("?")[0]
         body = self._body()
+        if double.closes_idle and self.has_served and double.is_submission(self.command, path):
+            self._cut()
+            return
+        self.has_served = True
         if path.startswith("/files/") or path.endswith("/content"):
             self._send(200, double.video)
             return
@@ -164,12 +170,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "late":
             time.sleep(double.late_s)
         if fault in ("cut", "cut_after"):
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-            self.connection.close()
+            self._cut()
             return
         status, content = reply
         self._send(status, b"" if content is None else json.dumps(content).encode())
+
+    def _cut(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
 
     def _body(self) -> dict[str, Any]:
         length = int(self.headers.get("Content-Length") or 0)

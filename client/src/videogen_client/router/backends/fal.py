@@ -18,7 +18,7 @@ from ..backend import Clip, State
 from ..errors import Gone, Unreadable
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
-from .service import Service, reading, submitting, tls
+from .service import FRESH, Service, reading, submitting, tls
 
 _URL = "https://queue.fal.run"
 _LIMITS = httpx.Limits(max_connections=20)  # the pool searches all of them for every request
@@ -34,6 +34,7 @@ class Fal(Service):
         self._app = "/".join(each for each in (app.namespace, app.owner, app.alias) if each)
         headers = {"Authorization": f"Key {self.key}"}
         self._queue = httpx.AsyncClient(headers=headers, verify=tls(), timeout=30, limits=_LIMITS)
+        self._submissions = httpx.AsyncClient(headers=headers | FRESH, verify=tls(), timeout=30)
 
     async def submit(self, request: VideoRequest, key: str, /) -> str:
         own = {
@@ -50,7 +51,7 @@ class Fal(Service):
         webhook_url = fields.pop("webhook_url", None)
         query = "" if webhook_url is None else "?" + urlencode({"fal_webhook": _with_key(webhook_url, key)})
         with submitting():
-            reply = await self._queue.post(f"{self._url}/{self.model}{query}", json=fields)
+            reply = await self._submissions.post(f"{self._url}/{self.model}{query}", json=fields)
             reply.raise_for_status()
             return str(reply.json()["request_id"])
 
@@ -107,6 +108,7 @@ class Fal(Service):
 
     async def close(self) -> None:
         await self._queue.aclose()
+        await self._submissions.aclose()
 
 
 def _with_key(url: str, key: str) -> str:

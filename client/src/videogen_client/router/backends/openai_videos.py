@@ -15,7 +15,7 @@ from openai.types import Video
 from ..backend import Clip, State
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
-from .service import Service, reading, submitting
+from .service import FRESH, Service, reading, submitting
 
 _REQUESTS_FAULT = ("invalid", "moderation", "policy", "unsupported", "blocked")
 
@@ -25,8 +25,11 @@ class OpenAIVideos(Service):
         super().__init__(name, table, prices, key)
         self._url = (table.base_url or "").rstrip("/")
         # Its own retries would submit a second job.
-        self._client = AsyncOpenAI(api_key=key or "none", base_url=self._url, max_retries=0, timeout=30)
-        self._videos: Any = self._client.videos  # its types know OpenAI's models and sizes alone
+        options: Any = {"api_key": key or "none", "base_url": self._url, "max_retries": 0, "timeout": 30}
+        self._clients = [AsyncOpenAI(**options), AsyncOpenAI(**options, default_headers=FRESH)]
+        # Its types know OpenAI's models and sizes alone.
+        self._videos: Any = self._clients[0].videos
+        self._submissions: Any = self._clients[1].videos
 
     async def submit(self, request: VideoRequest, key: str, /) -> str:
         image = request.reference_image_url
@@ -49,7 +52,7 @@ class OpenAIVideos(Service):
         }
         with submitting():
             headers = {"Idempotency-Key": key}
-            video = await _quiet(self._videos.create, **known, extra_body=fields, extra_headers=headers)
+            video = await _quiet(self._submissions.create, **known, extra_body=fields, extra_headers=headers)
         return str(video.id)
 
     async def status(self, handle: str) -> State:
@@ -82,7 +85,8 @@ class OpenAIVideos(Service):
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     async def close(self) -> None:
-        await self._client.close()
+        for client in self._clients:
+            await client.close()
 
 
 async def _quiet(call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:

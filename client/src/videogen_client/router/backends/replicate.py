@@ -18,7 +18,7 @@ from ..backend import Clip, State
 from ..errors import Unreadable
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
-from .service import Service, reading, submitting, tls
+from .service import FRESH, Service, reading, submitting, tls
 
 _TOLERANCE_S = 120.0  # by which the clocks may differ
 _PAGES = 20
@@ -30,9 +30,10 @@ class Replicate(Service):
 
     def __init__(self, name: str, table: BackendTable, prices: Sequence[Price], key: str | None) -> None:
         super().__init__(name, table, prices, key)
-        self._transport = httpx.AsyncHTTPTransport(verify=tls())
-        timeout = httpx.Timeout(30.0)
-        self._client = Client(self.key, base_url=table.base_url, timeout=timeout, transport=self._transport)
+        self._transports = [httpx.AsyncHTTPTransport(verify=tls()) for _ in range(2)]
+        options: Any = {"base_url": table.base_url, "timeout": httpx.Timeout(30.0)}
+        self._client = Client(self.key, **options, transport=self._transports[0])
+        self._submissions = Client(self.key, **options, transport=self._transports[1], headers=dict(FRESH))
 
     async def submit(self, request: VideoRequest, _key: str, /) -> str:
         own = {
@@ -47,9 +48,9 @@ class Replicate(Service):
         fields = self.fields(request, own)
         with submitting():
             if version:
-                made = await self._client.predictions.async_create(version=version, input=fields)
+                made = await self._submissions.predictions.async_create(version=version, input=fields)
             else:
-                made = await self._client.predictions.async_create(model=name, input=fields)
+                made = await self._submissions.predictions.async_create(model=name, input=fields)
         return made.id
 
     async def find(self, request: VideoRequest, since: float) -> str | None:
@@ -87,7 +88,8 @@ class Replicate(Service):
         return Clip(output, {"id": made.id, "model": made.model, "metrics": made.metrics})
 
     async def close(self) -> None:
-        await self._transport.aclose()  # the client has no end of its own
+        for transport in self._transports:  # the clients have no end of their own
+            await transport.aclose()
 
 
 def _created_at(prediction: Prediction) -> float:

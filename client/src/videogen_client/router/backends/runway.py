@@ -15,7 +15,7 @@ from ..backend import Clip, State
 from ..errors import Gone, Unreadable
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
-from .service import Service, reading, submitting
+from .service import FRESH, Service, reading, submitting
 
 _WAITING = ("PENDING", "THROTTLED")
 _REQUESTS_FAULT = ("SAFETY", "INPUT", "ASSET")
@@ -25,7 +25,9 @@ class Runway(Service):
     def __init__(self, name: str, table: BackendTable, prices: Sequence[Price], key: str | None) -> None:
         super().__init__(name, table, prices, key)
         # Its own retries would submit a second task.
-        self._client = AsyncRunwayML(api_key=self.key, base_url=table.base_url, max_retries=0, timeout=30)
+        options: Any = {"api_key": self.key, "base_url": table.base_url, "max_retries": 0, "timeout": 30}
+        self._client = AsyncRunwayML(**options)
+        self._submissions = AsyncRunwayML(**options, default_headers=FRESH)
 
     async def submit(self, request: VideoRequest, _key: str, /) -> str:
         image = request.reference_image_url
@@ -40,7 +42,7 @@ class Runway(Service):
         }
         path = "/v1/text_to_video" if image is None else "/v1/image_to_video"
         with submitting():
-            made: Any = await self._client.post(path, body=self.fields(request, own), cast_to=object)
+            made: Any = await self._submissions.post(path, body=self.fields(request, own), cast_to=object)
             return str(made["id"])
 
     async def status(self, handle: str) -> State:
@@ -69,6 +71,7 @@ class Runway(Service):
 
     async def close(self) -> None:
         await self._client.close()
+        await self._submissions.close()
 
 
 def _state_of(task: Any) -> State:

@@ -16,6 +16,9 @@ from ..errors import BackendError, Gone, Lost, Refused, Unreadable
 from ..policy import BackendTable, Price
 from ..request import VideoRequest
 
+# Headers of a client that submits, and does nothing else: each submission has a connection of its own. A service may
+# close one that was idle just as a request is sent on it, and then nobody knows whether there is a job.
+FRESH = {"Connection": "close"}
 _DOWNLOAD_S = 300.0
 
 
