@@ -154,7 +154,7 @@ def test_a_lora_is_read(text: str, entry: dict[str, Any]) -> None:
         ("doctor --jsno", "no flag --jsno; did you mean --json?"),
         (
             "plan --gpu L40S",
-            "no command 'plan'; the commands are generate, submit, route, train, doctor, verify, plans, schema; did you",
+            "no command 'plan'; the commands are generate, submit, route, train, doctor, verify, plans, schema; did",
         ),
         (
             "paint",
