@@ -4,7 +4,9 @@ import { Client } from "../client/typescript/videogen.mjs";
 
 const { ENDPOINT_ID: endpointId, RUNPOD_API_KEY: apiKey, RUNPOD_URL: baseUrl } = process.env;
 const client = new Client({ endpointId, apiKey, baseUrl });
-const payload = { prompt: "A red fox walks through fresh snow", quality_preset: "turbo" };
-const answer = await client.generate(payload, { onProgress: ({ progress, status }) => console.log(progress, status) });
+const answer = await client.generate(
+  { prompt: "A red fox walks through fresh snow", quality_preset: "turbo" },
+  { onProgress: ({ progress, status }) => console.log(progress, status) },
+);
 await writeFile("fox.mp4", await client.download(answer.videos[0]));
 console.log("fox.mp4");

@@ -1,8 +1,9 @@
 import type {
-  Answer, FoundProblem, Input, TrainInput, Training, TrainingInput, VideoFailure, VideoResult, Webhook,
+  Answer, FoundProblem, Input, TrainInput, Training, VideoFailure, VideoResult, Webhook,
 } from "./types.d.ts";
 export type * from "./types.d.ts";
 
+export type TrainingInput = Extract<Input, { train: TrainInput }>;
 export type Job = { id: string; jobId?: string; payload?: Input };
 export type Progress = {
   progress: number; status: string; index?: number | null; step?: number; steps?: number; eta_seconds?: number;

@@ -1,11 +1,10 @@
-"""client/typescript/videogen.mjs in Node against RunPod's API on loopback."""
+"""client/typescript/videogen.mjs in Node, or in Deno where there is none, against RunPod's API on loopback."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,20 @@ import pytest
 
 from tests.client.test_client import BODY, ENDS, FORGED, OTHER, SECRET, TRAINING, signed
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed, failed, in_progress
+from tests.kits.javascript import DENO, ENVIRONMENT, NODE
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
 
 MODULE = Path(__file__).resolve().parents[2] / "client" / "typescript" / "videogen.mjs"
-NODE = shutil.which("node")
+RUNS = [NODE, "--input-type=module"] if NODE is not None else [DENO, "run", "--quiet", "--allow-net", "--no-lock"]
 CONTENT = random.Random(1).randbytes(50_000)
 HEAD = """
 import { Client, verifyWebhook } from %s;
-const [given] = [JSON.parse(process.argv[1])];
+const given = %s;
 const client = new Client({ ...given.client, pollMs: 5, requestMs: 3000, attempts: 6, firstWaitMs: 1 });
 const seen = [];
 const onProgress = (progress) => seen.push(progress);
-const sha256 = async (bytes) => Buffer.from(await crypto.subtle.digest("SHA-256", bytes)).toString("hex");
+const hex = (byte) => byte.toString(16).padStart(2, "0");
+const sha256 = async (bytes) => Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)), hex).join("");
 let found;
 try { found = { value: await (async () => { %s })() }; }
 catch (error) {
@@ -34,14 +35,17 @@ catch (error) {
 }
 console.log(JSON.stringify({ ...found, seen }));
 """
-pytestmark = pytest.mark.skipif(NODE is None, reason="there is no node")
+pytestmark = pytest.mark.skipif(NODE is None and DENO is None, reason="there is neither node nor deno")
 
 
 def run(code: str, endpoint: EndpointDouble | None = None, **given: Any) -> dict[str, Any]:
     url = "http://localhost:1/v2" if endpoint is None else endpoint.url
     given["client"] = {"endpointId": ENDPOINT_ID, "apiKey": API_KEY, "baseUrl": url, **given.get("client", {})}
-    command = [str(NODE), "--input-type=module", "-e", HEAD % (json.dumps(MODULE.as_uri()), code), json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    program = HEAD % (json.dumps(MODULE.as_uri()), json.dumps(given), code)
+    command = [*map(str, RUNS), "-"]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, input=program, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
