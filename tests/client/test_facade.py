@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import uvicorn
 from standardwebhooks import Webhook
 
 from tests.kits.endpoint_double import completed, failed, in_progress, in_queue
 from tests.kits.facade_kit import FacadeServer
 from tests.kits.loopback import wait_until
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
+from videogen_client.serve.__main__ import main as serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 SECRET = "whsec_" + "A" * 32
@@ -330,6 +332,16 @@ def test_webhooks_move_a_video_on_where_they_are_genuine(endpoint: PaidEndpoint,
             assert http.post("/webhooks/videogen", **signed(event)).status_code == 200
         assert http.get(f"/v1/videos/{video_id}").json()["status"] == "completed"
         assert http.get(f"/v1/videos/{video_id}/content").content == b"a video"
+
+
+def test_clients_end_an_idle_connection_before_the_server_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a request may meet a connection that is being closed: the benchmark saw that with uvicorn's own 5 s."""
+    chosen: dict[str, Any] = {}
+    monkeypatch.setattr(uvicorn, "run", lambda _app, **options: chosen.update(options))
+    assert serve(["--worker", "http://localhost:1", "--state", str(tmp_path)]) == 0
+    of_httpx, of_litellm = httpx.Limits().keepalive_expiry, 120
+    assert of_httpx is not None
+    assert chosen["timeout_keep_alive"] > max(of_httpx, of_litellm)
 
 
 def test_the_cache_keeps_to_its_size(endpoint: PaidEndpoint, tmp_path: Path) -> None:

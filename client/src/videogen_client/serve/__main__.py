@@ -24,6 +24,9 @@ from .store import Store
 from .videos import Videos
 
 _KEEP_S = 30 * 86_400
+# Longer than clients keep a connection that is idle, LiteLLM the longest with 120 s: the server that closes one first
+# may do so just as a request comes on it, and that request fails.
+_IDLE_S = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on_end=figures.ended,
     )
     app = make_app(Facade(videos, figures, keys, secret, chosen.poll))
-    uvicorn.run(app, host=chosen.host, port=chosen.port, access_log=False, log_config=None, timeout_keep_alive=75)
+    uvicorn.run(app, host=chosen.host, port=chosen.port, access_log=False, log_config=None, timeout_keep_alive=_IDLE_S)
     return 0
 
 
