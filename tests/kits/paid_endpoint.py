@@ -47,6 +47,9 @@ class PaidEndpoint(EndpointDouble):
     def forget(self) -> None:
         self._jobs.clear()
 
+    def made(self, job_id: str) -> int:
+        return self.paid[job_id]
+
     def run(self, payload: object) -> State:
         """The worker takes every job, also one whose answer does not reach the client."""
         assert isinstance(payload, dict)
