@@ -19,11 +19,12 @@ from tests.kits.engine_kit import PLANNER, demo_source
 from worker.base import folders, settings
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
+from worker.base.stop import Stop
 from worker.delivery import journal, spool, storage
 from worker.delivery.kept_segments import KeptSegments
 from worker.delivery.webhooks import outbox
 from worker.delivery.webhooks.progress_sender import ProgressEvent
-from worker.engine import Engine
+from worker.engine import Engine, Rendering, Video
 from worker.engine.models.components import quiet_libraries
 from worker.jobs import flow
 from worker.jobs.services import Services
@@ -146,3 +147,33 @@ def small(**fields: Any) -> dict[str, Any]:
 def local_path(url: str) -> Path:
     assert url.startswith("file://")
     return Path(url.removeprefix("file://"))
+
+
+class Watched:
+    """Keeps each segment that the engine makes, and its rendering; before number `at` it does `what`."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[Video] = []
+        self.rendered: list[Rendering] = []
+        self.at: int | None = None
+        self.what: Callable[[Stop], None] = lambda stop: None
+        self._generate = engine.generate
+        monkeypatch.setattr(engine, "generate", self)
+
+    def __call__(self, video: Video, *, watcher: Any, stop: Stop) -> Rendering:
+        if len(self.made) == self.at:
+            self.what(stop)
+        self.made.append(video)
+        self.rendered.append(self._generate(video, watcher=watcher, stop=stop))
+        return self.rendered[-1]
+
+
+@pytest.fixture
+def watched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(engine, monkeypatch)
+
+
+def only_video(answer: Mapping[str, Any]) -> dict[str, Any]:
+    (video,) = answer["videos"]
+    assert video["status"] == "completed", video
+    return dict(video)

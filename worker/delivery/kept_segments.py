@@ -28,10 +28,10 @@ _FOLDER = "segments"
 class Segment(BaseModel):
     """A finished segment. `num_frames` are those that are shown; `lab` is their mean colour in CIE L*a*b*.
 
-    `parameters` and `warnings` are the engine's.
+    `parameters` and `warnings` are the engine's. `tail` is what the next segment is handed over beside the frames.
     """
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     seed: int
     prompt: str
@@ -40,6 +40,7 @@ class Segment(BaseModel):
     lab: tuple[float, float, float]
     parameters: Mapping[str, Any]
     warnings: tuple[str, ...]
+    tail: bytes | None = None
 
 
 class _Record(BaseModel):

@@ -174,10 +174,16 @@ class Denoiser:
 
 def _adapters(video: Video) -> list[base.Adapter]:
     request = video.request
-    return [
+    adapters = [
         base.Adapter(file.path, file.name, wanted.scale, wanted.expert, request.at(wanted.field))
         for wanted, file in zip(request.loras, video.loras, strict=True)
     ]
+    if video.svi is not None:
+        high, low = video.svi
+        path = request.at("continuity")
+        adapters.append(base.Adapter(high.path, high.name, 1.0, "high", path))
+        adapters.append(base.Adapter(low.path, low.name, 1.0, "low", path))
+    return adapters
 
 
 def _sampling(video: Video, embeds: torch.Tensor, negative: torch.Tensor | None, on_step: StepWatcher) -> Sampling:

@@ -72,6 +72,11 @@ class Rendering:
         """The values that the engine chose itself."""
         return self.denoised.parameters
 
+    def tail(self) -> np.ndarray:
+        """The last latent frame, which a clip that goes on from this one begins with: float32 [1, z_dim, 1, h, w]."""
+        last: np.ndarray = self.denoised.latents[:, :, -1:].float().cpu().numpy()
+        return last
+
     def with_warnings(self, notes: tuple[str, ...]) -> Rendering:
         return replace(self, denoised=replace(self.denoised, warnings=(*self.warnings, *notes)))
 

@@ -245,6 +245,7 @@ class _JobRun:
                     engine=worker.engine,
                     one=one,
                     opener=worker.opener,
+                    loras=worker.loras,
                     stop=self._stop.event,
                     settings=worker.settings,
                     seen=ingredients.add,

@@ -19,6 +19,7 @@ from worker.request import ModelSpec, VideoRequest, choose
 from worker.request.payload import MAX_FPS, MIN_SIDE
 from worker.request.segments import clips
 from worker.request.values import Chain
+from worker.weights.loras import LoraFile, LoraStore
 
 Prepare = Callable[[VideoRequest, Sequence[VideoRequest]], Video]
 
@@ -31,6 +32,7 @@ def prepare_segments(
     engine: Engine,
     one: Prepare,
     opener: Opener,
+    loras: LoraStore,
     stop: threading.Event,
     settings: Settings,
     seen: Seen | None = None,
@@ -44,11 +46,7 @@ def prepare_segments(
     """
     chain = request.chain
     assert chain is not None
-    if chain.continuity == "svi":
-        raise Unsupported(
-            "svi needs LoRAs that this worker does not have: send last_frame or keyframes",
-            path=request.at("continuity"),
-        )
+    svi = _svi(request, loras) if chain.continuity == "svi" else None
     if chain.overlap_frames > 1 and request.model == "5b":
         raise Unsupported("5b begins a clip with one picture: send 1", path=request.at("overlap_frames"))
     for clip in clips(request):
@@ -65,11 +63,19 @@ def prepare_segments(
             clip = replace(clip, width=first.width, height=first.height)
         if chain.continuity == "keyframes" and chain.continues(number):
             clip = replace(clip, reference_image_url=chain.segments[number - 1].last_image_url)
-        segments.append(one(clip, (*wanted[number + 1 :], *following)))
+        made = one(clip, (*wanted[number + 1 :], *following))
+        segments.append(made if clip.mode == "text_to_video" else replace(made, svi=svi))
     first = segments[0].request
     warnings = dict.fromkeys(line for segment in segments for line in segment.request.warnings)
     whole = replace(request, width=first.width, height=first.height, warnings=tuple(warnings))
     return replace(segments[0], request=whole, segments=tuple(segments))
+
+
+def _svi(request: VideoRequest, loras: LoraStore) -> tuple[LoraFile, LoraFile]:
+    path = request.at("continuity")
+    if request.model == "5b":
+        raise Unsupported("svi is for a14b: send last_frame or keyframes", path=path)
+    return loras.svi(path=path)
 
 
 def before(folder: Path, request: VideoRequest) -> Path:

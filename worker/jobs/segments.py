@@ -7,6 +7,7 @@ what is finished becomes the video.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -23,7 +24,7 @@ from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop, as_worker_error
 from worker.delivery.journal import Entry
 from worker.delivery.kept_segments import KeptSegments, Segment
-from worker.engine import Engine, Video, device
+from worker.engine import Conditioning, Engine, Video, device
 from worker.jobs.make import Generated, Made, encoded
 from worker.jobs.prepare_segments import before, sound
 from worker.jobs.report import VideoReport
@@ -111,7 +112,7 @@ class _Run:
 
     def _segment(self, number: int, clip: Video, path: Path) -> Segment:
         request = clip.request
-        shown_last = self._tail()
+        shown_last = self._last_of(self._files())
         tail = shown_last if self._chain.continues(number) else []
         with self._report.rendering() as rendered:
             rendering = self._engine.generate(self._begun(number, clip, tail), watcher=self._report, stop=self._stop)
@@ -132,6 +133,7 @@ class _Run:
             lab=measured.mean_lab,
             parameters=rendering.parameters,
             warnings=rendering.warnings,
+            tail=_packed(rendering.tail()) if self._chain.continuity == "svi" else None,
         )
         self._kept.keep(self._entry, self._video.request.index, number, segment, path)
         give_back_memory()
@@ -140,6 +142,8 @@ class _Run:
     def _begun(self, number: int, clip: Video, tail: list[np.ndarray]) -> Video:
         """The segment with the pictures that other segments give it."""
         pictures = clip.conditioning
+        if clip.svi is not None:
+            return replace(clip, conditioning=self._by_svi(number, tail))
         if tail and pictures.image is None:
             known = [Image.fromarray(frame) for frame in tail]
             pictures = replace(pictures, image=known[0], video=known if len(known) > 1 else None)
@@ -147,10 +151,23 @@ class _Run:
             pictures = replace(pictures, last_image=Image.fromarray(next(self._frames())))
         return replace(clip, conditioning=pictures)
 
-    def _tail(self) -> list[np.ndarray]:
-        """The last frames that are shown so far, as many as the next segment begins with."""
+    def _by_svi(self, number: int, shown: list[np.ndarray]) -> Conditioning:
+        """The anchor, on which the segment's shot began, and what is before: latents, or frames that were not made."""
+        opening = max(each for each in range(number + 1) if each == 0 or self._chain.segments[each].cut)
+        anchor = self._video.segments[opening].conditioning.image
+        if anchor is None:
+            if self._chain.continues(opening):  # a video of the caller's
+                anchor = Image.fromarray(self._last_of(self._files()[:1])[0])
+            else:
+                anchor = Image.fromarray(next(self._read(self.finished[opening].path)))
+        if number == 0:
+            return Conditioning(image=anchor, svi=True, video=[Image.fromarray(frame) for frame in shown] or None)
+        return Conditioning(image=anchor, svi=True, tail=_unpacked(self.finished[-1].segment.tail))
+
+    def _last_of(self, files: Sequence[Path]) -> list[np.ndarray]:
+        """The last frames in `files`, as many as the next segment begins with."""
         tail: list[np.ndarray] = []
-        for path in reversed(self._files()):
+        for path in reversed(files):
             if len(tail) < self._chain.overlap_frames:
                 tail[:0] = deque(self._read(path), maxlen=self._chain.overlap_frames - len(tail))
         return tail
@@ -196,6 +213,18 @@ class _Run:
             segments=tuple(_results(segments, whole, file)),
             unfinished=failure,
         )
+
+
+def _packed(latents: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, latents, allow_pickle=False)
+    return file.getvalue()
+
+
+def _unpacked(tail: bytes | None) -> np.ndarray:
+    assert tail is not None  # every segment of such a chain has one
+    latents: np.ndarray = np.load(io.BytesIO(tail), allow_pickle=False)
+    return latents
 
 
 def _never() -> None:

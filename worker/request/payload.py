@@ -275,9 +275,11 @@ class VideoInput(Sent):
         description="The clips of one longer video, each the continuation of the one before",
     )
     continuity: Literal["last_frame", "keyframes", "svi"] = Field(
-        "last_frame", description="keyframes: each segment ends on its last_image_url, on which the next begins"
+        "last_frame",
+        description="keyframes: each segment ends on its last_image_url, on which the next begins; svi: each is held "
+        "to the first picture by LoRAs that are on the worker",
     )
-    overlap_frames: Literal[1, 5, 9] = Field(1, description="Frames of a segment that begin the next")
+    overlap_frames: Literal[1, 5, 9] = Field(1, description="Frames of a segment that begin the next; with svi 5")
     extend_video_url: Url | None = Field(None, description="A video of yours that is continued, and begins the file")
     loop: bool = Field(False, description="The end meets the beginning")
     color_match: bool = Field(True, description="Hold each segment's colours to the frames before it")

@@ -13,6 +13,9 @@ from worker.request.values import Chain, Segment, VideoRequest
 
 # Frames of a segment, from its `num_frames` or `duration_seconds`; what cannot be is refused at its place.
 FramesOf = Callable[[SegmentInput, Problems], int]
+# SVI hands over one latent frame, the last four frames of a clip. In the next clip it is behind the first latent frame,
+# which is one frame: that one is shown already too.
+SVI_OVERLAP = 5
 
 
 def clips(request: VideoRequest) -> tuple[VideoRequest, ...]:
@@ -60,14 +63,15 @@ def chain_of(
     if video.reference_video_url is not None:
         field = "segments" if video.segments else "extend_video_url" if video.extend_video_url else "duration_seconds"
         problems.refuse(field, "cannot stand beside reference_video_url, which makes one clip")
+    overlap = SVI_OVERLAP if video.continuity == "svi" else video.overlap_frames
     if video.segments:
         segments = _listed(video, frames_of, spec, problems)
     else:
-        segments = _divided(video, frames, most, spec, problems)
+        segments = _divided(video, frames, most, overlap, spec, problems)
     chain = Chain(
         segments=segments,
         continuity=video.continuity,
-        overlap_frames=video.overlap_frames,
+        overlap_frames=overlap,
         extend_video_url=video.extend_video_url,
         loop=video.loop,
         color_match=video.color_match,
@@ -100,9 +104,11 @@ def _listed(video: VideoInput, frames_of: FramesOf, spec: ModelSpec, problems: P
     return tuple(segments)
 
 
-def _divided(video: VideoInput, frames: int, most: int, spec: ModelSpec, problems: Problems) -> tuple[Segment, ...]:
+def _divided(
+    video: VideoInput, frames: int, most: int, overlap: int, spec: ModelSpec, problems: Problems
+) -> tuple[Segment, ...]:
     """Segments of even length, none longer than the model's usual clip where MAX_SEGMENTS of those are enough."""
-    stride, overlap = spec.frame_stride, video.overlap_frames
+    stride = spec.frame_stride
     usual = min(spec.defaults.num_frames, most)
     count = 1 if frames <= most else min(MAX_SEGMENTS, max(2, -(-(frames - overlap) // max(stride, usual - overlap))))
     steps, longer = divmod((frames - overlap) // stride, count)
@@ -128,6 +134,13 @@ def _divided(video: VideoInput, frames: int, most: int, spec: ModelSpec, problem
 def _conflicts(video: VideoInput, chain: Chain, limits: Limits, problems: Problems) -> None:
     if chain.overlap_frames > 1 and chain.continuity == "keyframes":
         problems.refuse("overlap_frames", "must be 1 with continuity keyframes: a segment begins on one picture")
+    if chain.continuity == "svi" and video.overlap_frames not in (1, SVI_OVERLAP):
+        problems.refuse("overlap_frames", f"must be {SVI_OVERLAP} with continuity svi, or left out")
+    seeds = [segment.seed for segment in chain.segments if segment.seed is not None]
+    if chain.continuity == "svi" and len(set(seeds)) < len(seeds):
+        problems.warn("segments", "some have the same seed: with continuity svi errors of the same noise add up")
+    if chain.continuity == "svi" and chain.loop:
+        problems.refuse("loop", "cannot stand beside continuity svi, by which no segment ends on a picture")
     if video.segments and video.last_image_url is not None:
         problems.refuse("last_image_url", "cannot stand beside segments; send it in a segment")
     for field in ("reference_image_url", "duration_seconds", "target_fps"):
@@ -160,6 +173,8 @@ def _conflicts_of(number: int, video: VideoInput, chain: Chain, problems: Proble
         own.refuse("last_image_url", "needs reference_image_url in the request, for the first frame")
     if chain.loop and number == len(chain.segments) - 1 and segment.last_image_url is not None:
         own.refuse("last_image_url", "cannot stand beside loop, by which the video ends on its first frame")
+    elif chain.continuity == "svi" and segment.last_image_url is not None:
+        own.refuse("last_image_url", "cannot stand beside continuity svi, by which no segment ends on a picture")
     elif chain.continuity == "keyframes" and not chain.ends_on_picture(number):
         own.refuse("last_image_url", "is missing: with continuity keyframes each segment ends on one")
     if segment.num_frames <= chain.overlap_frames:

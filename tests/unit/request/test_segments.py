@@ -79,6 +79,7 @@ def test_the_mode_of_each_segment(fields: dict[str, object], modes: str) -> None
         ({"duration_seconds": 62}, [85] * 8 + [81] * 4, False),
         ({"duration_seconds": 12}, [17] * 12, True),
         ({"duration_seconds": 12, "overlap_frames": 9}, [73, 69, 69], False),
+        ({"duration_seconds": 12, "continuity": "svi"}, [69, 69, 65], False),
         ({"extend_video_url": SOURCE}, [81], False),
     ],
 )
@@ -116,10 +117,37 @@ def test_one_clip_loops_from_its_picture_to_itself() -> None:
         ({"extend_video_url": SOURCE, "reference_image_url": A}, "reference_image_url", "leave it out"),
         ({"extend_video_url": SOURCE, "duration_seconds": 3}, "duration_seconds", "send num_frames"),
         ({"loop": True}, "loop", "needs segments"),
+        ({"segments": [{}, {}], "continuity": "svi", "loop": True}, "loop", "beside continuity svi"),
+        ({"segments": [{}, {}], "continuity": "svi", "overlap_frames": 9}, "overlap_frames", "must be 5"),
+        ({"segments": [{}, {"num_frames": 5}], "continuity": "svi"}, "segments[1].num_frames", "more than the 5"),
+        (
+            {"segments": [{}, {"last_image_url": B}], "continuity": "svi"},
+            "segments[1].last_image_url",
+            "beside continuity svi",
+        ),
+        (
+            {"duration_seconds": 12, "continuity": "svi", "reference_image_url": A, "last_image_url": B},
+            "last_image_url",
+            "beside continuity svi",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_at_its_place(fields: dict[str, object], path: str, says: str) -> None:
     assert says in problems_of(**fields)[path]
+
+
+@pytest.mark.parametrize("sent", [{}, {"overlap_frames": 1}, {"overlap_frames": 5}])
+def test_by_svi_five_frames_are_shown_already(sent: dict[str, object]) -> None:
+    video = video_of(segments=[{}, {"num_frames": 9}, {"transition": "cut"}], continuity="svi", **sent)
+    assert video.chain is not None
+    assert (video.chain.overlap_frames, video.total_frames) == (5, 81 + 4 + 81)
+
+
+@pytest.mark.parametrize(("continuity", "count"), [("svi", 1), ("last_frame", 0)])
+def test_by_svi_each_segment_needs_a_seed_of_its_own(continuity: str, count: int) -> None:
+    assert video_of(segments=[{"seed": 3}, {"seed": 4}, {}], continuity=continuity).warnings == ()
+    warnings = video_of(segments=[{"seed": 3}, {"seed": 3}], continuity=continuity).warnings
+    assert [line.split(": ")[0] for line in warnings] == ["job_request_params[0].segments"] * count
 
 
 def test_all_segments_together_have_a_limit() -> None:

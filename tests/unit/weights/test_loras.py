@@ -166,6 +166,24 @@ def test_a_source_of_no_known_form_is_invalid_and_says_what_to_send(home: Path, 
     assert hub.hits == []
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_the_files_of_svi_are_a_whole_pair_of_the_operators(store: LoraStore, home: Path, number: int) -> None:
+    for high, low in loras.SVI[number:]:
+        (home / high).write_bytes(tensors(1))
+        (home / low).write_bytes(tensors(2))
+    (home / loras.SVI[0][0]).write_bytes(tensors(1))  # half of a pair where number is not 0
+    assert tuple(file.path.name for file in store.svi(path=PATH)) == loras.SVI[number]
+
+
+def test_where_svi_has_no_files_the_error_says_which_are_looked_for(store: LoraStore, home: Path) -> None:
+    for high, _ in loras.SVI:
+        (home / high).write_bytes(tensors())
+    with pytest.raises(Unsupported) as caught:
+        store.svi(path="continuity")
+    assert caught.value.path == "continuity"
+    assert all(name in caught.value.message for pair in loras.SVI for name in pair)
+
+
 def test_a_link_may_not_lead_out_of_the_folder(store: LoraStore, home: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(tensors())

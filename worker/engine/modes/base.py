@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
-from worker.engine.modes.known_frames import condition
+from worker.engine.modes import known_frames, svi
 from worker.request import Mode
 
 if TYPE_CHECKING:
@@ -26,6 +27,23 @@ Estimate = Callable[[], torch.Tensor]
 # the clean latents of that step, [1, z_dim, T, h, w]. False: the steps that are left are not made. Raising in it ends
 # the run.
 StepWatcher = Callable[[int, int, Estimate], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the request pointed to, fetched and decoded.
+
+    image, last_image: RGB, already at the size of the frame. video: RGB frames at the request's fps and size; beside
+    `image` the first ones, 4k + 1 and `image` among them.
+    svi: by the method of `worker.engine.modes.svi`. `image` is then its anchor, `tail` the last latents of the clip
+    before, float32 [1, z_dim, k, h, w]; where a video is before, `video` are its last 4k + 1 frames.
+    """
+
+    image: Image | None = None
+    last_image: Image | None = None
+    video: Sequence[Image] | None = None
+    svi: bool = False
+    tail: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +169,25 @@ class TextPipeline(_OurRun, WanPipeline):  # type: ignore[misc]
 class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
     """Diffusers' image-to-video pipeline, guided where an expert asks for it.
 
-    `known` are the first frames, where there are more of them than the picture.
+    `given` holds what the pipeline cannot be called with: more first frames than the picture, and what SVI needs.
     """
 
-    known: Sequence[Image] = ()
+    given: Conditioning = Conditioning()
 
     def prepare_latents(self, image: torch.Tensor, batch_size: int, *sizes: Any, **more: Any) -> Any:
         """Noise and condition. Diffusers passes its arguments by place, `last_image` at the end."""
-        if not self.known:
+        given = self.given
+        if not given.video and not given.svi:
             return super().prepare_latents(image, batch_size, *sizes, **more)
         channels, height, width, num_frames, dtype, device, generator, _, last_image = sizes
         scale = self.vae_scale_factor_spatial
         latent_frames = (num_frames - 1) // self.vae_scale_factor_temporal + 1
         shape = (batch_size, channels, latent_frames, height // scale, width // scale)
         noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        return noise, condition(self.vae, self.known, last_image, num_frames, device, dtype)
+        if given.svi:
+            before = given.video if given.tail is None else given.tail
+            return noise, svi.condition(self.vae, image, before, latent_frames, device, dtype)
+        return noise, known_frames.condition(self.vae, given.video or (), last_image, num_frames, device, dtype)
 
     _callback_tensor_inputs: ClassVar = [
         *WanImageToVideoPipeline._callback_tensor_inputs,
@@ -177,16 +199,3 @@ class ImagePipeline(_OurRun, WanImageToVideoPipeline):  # type: ignore[misc]
     def for_estimates(self) -> tuple[str, ...]:
         """See `Sampling.arguments`."""
         return ("condition", "first_frame_mask") if self.config.expand_timesteps else ()
-
-
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What the request pointed to, fetched and decoded.
-
-    image, last_image: RGB, already at the size of the frame. video: RGB frames at the request's fps and size; beside
-    `image` the first ones, 4k + 1 and `image` among them.
-    """
-
-    image: Image | None = None
-    last_image: Image | None = None
-    video: Sequence[Image] | None = None

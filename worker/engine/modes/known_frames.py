@@ -30,19 +30,31 @@ def condition(
 
     last: its last frame, [1, 3, H, W] in -1..1, or None.
     """
-    known = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(3, 0, 1, 2)[None]
-    pixels = torch.zeros(1, 3, num_frames, *known.shape[3:], dtype=vae.dtype, device=get_module_execution_device(vae))
-    pixels[:, :, : len(frames)] = known.to(pixels) / 127.5 - 1
+    known = pixels_of(frames)
+    pixels = known.new_zeros(1, 3, num_frames, *known.shape[3:])
+    pixels[:, :, : len(frames)] = known
     if last is not None:
         pixels[:, :, -1] = last.to(pixels)
-    latents = vae.encode(pixels).latent_dist.mode().to(device, dtype)
-    shape = (1, -1, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents)
-    inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents)
-    latents = (latents - mean) * inverse_std
+    latents = latents_of(vae, pixels, device, dtype)
     stride = vae.config.scale_factor_temporal
     mask = torch.zeros(1, stride, *latents.shape[2:], dtype=latents.dtype, device=latents.device)
     mask[:, :, : (len(frames) - 1) // stride + 1] = 1
     if last is not None:
         mask[:, -1, -1] = 1
     return torch.cat([mask, latents], dim=1)
+
+
+def pixels_of(frames: Sequence[Image]) -> torch.Tensor:
+    """float32 [1, 3, F, H, W] in -1..1, on the CPU."""
+    return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(3, 0, 1, 2)[None] / 127.5 - 1
+
+
+def latents_of(vae: AutoencoderKLWan, pixels: torch.Tensor, device: Any, dtype: torch.dtype | None) -> torch.Tensor:
+    """Normalised latents [1, z_dim, T, h, w] of pixels [1, 3, 4 (T - 1) + 1, H, W] in -1..1."""
+    pixels = pixels.to(get_module_execution_device(vae), vae.dtype)
+    latents = vae.encode(pixels).latent_dist.mode().to(device, dtype)
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents)
+    inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents)
+    normalised: torch.Tensor = (latents - mean) * inverse_std
+    return normalised

@@ -14,7 +14,7 @@ class FirstLastFrame:
     pipeline = ImagePipeline
 
     def latents(self, pipeline: DiffusionPipeline, sampling: Sampling, conditioning: Conditioning) -> torch.Tensor:
-        pipeline.known = conditioning.video or ()
+        pipeline.given = conditioning
         latents: torch.Tensor = pipeline(
             image=conditioning.image, last_image=conditioning.last_image, **sampling.arguments(pipeline.for_estimates)
         )[0]
@@ -26,7 +26,7 @@ class ImageToVideo:
     pipeline = ImagePipeline
 
     def latents(self, pipeline: DiffusionPipeline, sampling: Sampling, conditioning: Conditioning) -> torch.Tensor:
-        pipeline.known = conditioning.video or ()
+        pipeline.given = conditioning
         latents: torch.Tensor = pipeline(image=conditioning.image, **sampling.arguments(pipeline.for_estimates))[0]
         return latents
 

@@ -37,6 +37,19 @@ URL_FRESH_S = 900.0
 # Rank 64 on every layer of an A14B expert is 307 million numbers, published in fp32 too. Whatever LORA_MAX_BYTES says.
 DISTILLED_MAX_BYTES = 2_000 * MEGABYTE
 _LISTED = 10
+# Stable Video Infinity 2.0 Pro for the image-to-video experts, high and low: an operator's own files, those of its
+# authors, and their conversion to fp16.
+SVI = (
+    ("svi-high.safetensors", "svi-low.safetensors"),
+    (
+        "SVI_Wan2.2-I2V-A14B_high_noise_lora_v2.0_pro.safetensors",
+        "SVI_Wan2.2-I2V-A14B_low_noise_lora_v2.0_pro.safetensors",
+    ),
+    (
+        "SVI_v2_PRO_Wan2.2-I2V-A14B_HIGH_lora_rank_128_fp16.safetensors",
+        "SVI_v2_PRO_Wan2.2-I2V-A14B_LOW_lora_rank_128_fp16.safetensors",
+    ),
+)
 _HUB_FILE = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/(?P<file>[^\\\x00-\x1f]+)", re.ASCII)
 
 
@@ -140,6 +153,22 @@ class LoraStore:
             path=path,
         )
 
+    def svi(self, *, path: str) -> tuple[LoraFile, LoraFile]:
+        """The first pair of `SVI` that the operator's folder has, high and low.
+
+        Raises Unsupported where there is none, InputInvalid and ModelUnavailable for files that cannot be read.
+        """
+        present = self._in_folder()
+        for high, low in SVI:
+            if high in present and low in present:
+                return self._from_folder(high, path), self._from_folder(low, path)
+        looked_for = "; or ".join(" and ".join(pair) for pair in reversed(SVI))
+        raise Unsupported(
+            "svi needs its two LoRAs, which this worker does not have: send last_frame or keyframes. Its operator can "
+            f"put them into {{MODEL_CACHE_DIR}}/loras: {looked_for}",
+            path=path,
+        )
+
     def _kept(self, repo: str, file: str) -> LoraFile | None:
         known = self._cache.known(_hub_source(repo, file))
         kept = self._cache.find(known[0]) if known is not None else None
@@ -147,14 +176,7 @@ class LoraStore:
 
     def _from_folder(self, name: str, path: str) -> LoraFile:
         """The name is compared with those in the folder, and never becomes a path itself."""
-        try:
-            present = {entry.name: entry for entry in self._folder.iterdir() if not entry.name.startswith(".")}
-        except OSError:
-            present = {}
-        home = self._folder.resolve()
-        usable = {
-            known: entry for known, entry in present.items() if entry.is_file() and entry.resolve().is_relative_to(home)
-        }
+        usable = self._in_folder()
         file = usable.get(name)
         if file is None:
             raise Unsupported(f"this worker has no LoRA file of that name; it has {_listed(usable)}", path=path)
@@ -163,6 +185,18 @@ class LoraStore:
             return LoraFile(file, self._cache.sha256_of(file), _short(name))
         except OSError as failure:
             raise ModelUnavailable("the worker cannot read its LoRA file of that name", path=path) from failure
+
+    def _in_folder(self) -> dict[str, Path]:
+        """The files of the operator's folder by name, without what is a link to elsewhere."""
+        home = self._folder.resolve()
+        try:
+            return {
+                entry.name: entry
+                for entry in self._folder.iterdir()
+                if not entry.name.startswith(".") and entry.is_file() and entry.resolve().is_relative_to(home)
+            }
+        except OSError:
+            return {}
 
     def _from_url(self, url: str, path: str, stop: threading.Event | None) -> LoraFile:
         self._opener.check(url, path=path)
