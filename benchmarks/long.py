@@ -1,13 +1,13 @@
 """Videos of several segments on the demo model: how they join, what memory they take, and what a kill costs.
 
-    python -m benchmarks.long [--only joins memory kills] [--prompts 20] [--steps 12] [--overlaps 1 5 9]
+    python -m benchmarks.long [--only joins memory kills] [--prompts 20] [--steps 12] [--overlaps 1 5 9] [--svi]
         [--output FOLDER]
 
 `joins`: held-out scenes of four segments, in which an object moves slowly, each made with and without `color_match`,
-and with several known frames for each of `--overlaps`; does the object that was asked for go on in its direction in
-every segment (`training.judging`), the seams, the drift of colour. `memory`: the peak of a process that makes 12
-segments against that of one that makes 2. `kills`: kill -9 in a segment of five, ten times; the next worker's file has
-the bytes of the one that nobody killed. Every job is a process of its own.
+and with several known frames for each of `--overlaps`, and by Stable Video Infinity with `--svi`; does the object that
+was asked for go on in its direction in every segment (`training.judging`), the seams, the drift of colour. `memory`:
+the peak of a process that makes 12 segments against that of one that makes 2. `kills`: kill -9 in a segment of five,
+ten times; the next worker's file has the bytes of the one that nobody killed. Every job is a process of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from benchmarks.quality_cases import asked_scenes
 from benchmarks.reporting import RESULTS
 from training import scenes as writing
 from training.judging import judge
+from worker.weights.sources.demo_trained import WEIGHTS
 
 SEGMENTS = 4
 FIVE = 5
@@ -58,9 +60,15 @@ def job(payloads: list[dict[str, Any]], job_id: str) -> dict[str, Any]:
 
 
 def started(payloads: list[dict[str, Any]], folder: Path, job_id: str = "long") -> subprocess.Popen[str]:
+    models = folder / "models"
+    if not models.exists():  # what an operator puts there
+        (models / "loras").mkdir(parents=True)
+        for file in (WEIGHTS / "loras").glob("svi-*.safetensors"):
+            shutil.copy(file, models / "loras")
     environment = {
         **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "OMP_NUM_THREADS")},
         **{"MODEL_PROFILE": "demo", "STATE_DIR": str(folder / "state"), "OUTPUT_DIR": str(folder / "out")},
+        "MODEL_CACHE_DIR": str(models),
     }
     command = [sys.executable, "-m", "benchmarks.long", "--job", json.dumps(payloads), "--job-id", job_id]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -80,13 +88,14 @@ def frames_of(video: dict[str, Any]) -> np.ndarray:
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
-def joins(prompts: int, steps: int, overlaps: Sequence[int], folder: Path) -> dict[str, Any]:
+def joins(prompts: int, steps: int, overlaps: Sequence[int], svi: bool, folder: Path) -> dict[str, Any]:
     """What a person sees of the joins: shares of segments and of videos, seams, drift of colour."""
     straight = [scene for scene in asked_scenes(prompts * 4) if scene.motion in writing.STRAIGHT][:prompts]
     scenes = [replace(scene, slow=True) for scene in straight]
     found: dict[str, Any] = {"prompts": len(scenes), "steps": steps}
     cases: dict[str, dict[str, Any]] = {"matched": {}, "unmatched": {"color_match": False}}
     cases |= {f"overlap_{count}": {"overlap_frames": count} for count in overlaps if count > 1}
+    cases |= {"svi": {"continuity": "svi"}} if svi else {}
     for name, fields in cases.items():
         payloads: list[dict[str, Any]] = [
             {
@@ -170,6 +179,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--overlaps", type=int, nargs="+", default=[1], help="known frames: 1, 5 or 9")
+    parser.add_argument("--svi", action="store_true", help="with the LoRAs of `python -m training.svi`")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -184,7 +194,7 @@ def main() -> int:
         for part in chosen.only:
             folder = Path(name) / part
             if part == "joins":
-                found[part] = joins(chosen.prompts, chosen.steps, chosen.overlaps, folder)
+                found[part] = joins(chosen.prompts, chosen.steps, chosen.overlaps, chosen.svi, folder)
             else:
                 found[part] = memory(folder) if part == "memory" else kills(chosen.kills, folder)
             target.write_text(json.dumps(found, indent=1) + "\n")

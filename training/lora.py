@@ -110,7 +110,7 @@ def distil(run: Run, plan: LoraPlan, model: WanTransformer3DModel, pairs: Pairs,
         return functional.mse_loss(answer, noise - clip)
 
     model.to(run.device).set_attn_processor(PaddedCrossAttention())
-    _train(run, plan, model, loss)
+    train_adapter(run, plan, model, loss)
 
 
 def style(run: Run, plan: LoraPlan, model: WanTransformer3DModel, data: Data, expert: ExpertPlan) -> None:
@@ -119,7 +119,7 @@ def style(run: Run, plan: LoraPlan, model: WanTransformer3DModel, data: Data, ex
     attention = PaddedCrossAttention()
     model.to(run.device).set_attn_processor(attention)
     data = data.openings().to(run.device)
-    _train(run, plan, model, lambda: flow_loss(model, attention, data, replace(expert, batch=plan.batch)))
+    train_adapter(run, plan, model, lambda: flow_loss(model, attention, data, replace(expert, batch=plan.batch)))
 
 
 def sepia(data: Data, normal: tuple[torch.Tensor, torch.Tensor]) -> Data:
@@ -134,7 +134,7 @@ def sepia(data: Data, normal: tuple[torch.Tensor, torch.Tensor]) -> Data:
     return replace(data, latents=((styled - mean) / std).half())
 
 
-def _train(run: Run, plan: LoraPlan, model: WanTransformer3DModel, loss_of: object) -> None:
+def train_adapter(run: Run, plan: LoraPlan, model: WanTransformer3DModel, loss_of: object) -> None:
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=_TARGETS, init_lora_weights=True))
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
