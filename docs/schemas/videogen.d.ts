@@ -106,9 +106,9 @@ export type VideoInput = {
   preview_only?: boolean | null;
   /** The clips of one longer video, each the continuation of the one before */
   segments?: Array<SegmentInput> | null;
-  /** keyframes: each segment ends on its last_image_url, on which the next begins */
+  /** keyframes: each segment ends on its last_image_url, on which the next begins; svi: each is held to the first picture by LoRAs that are on the worker */
   continuity?: "last_frame" | "keyframes" | "svi" | null;
-  /** Frames of a segment that begin the next */
+  /** Frames of a segment that begin the next; with svi 5 */
   overlap_frames?: 1 | 5 | 9 | null;
   /** A video of yours that is continued, and begins the file */
   extend_video_url?: string | null;
@@ -249,9 +249,9 @@ export type Input = {
   preview_only?: boolean | null;
   /** The clips of one longer video, each the continuation of the one before */
   segments?: Array<SegmentInput> | null;
-  /** keyframes: each segment ends on its last_image_url, on which the next begins */
+  /** keyframes: each segment ends on its last_image_url, on which the next begins; svi: each is held to the first picture by LoRAs that are on the worker */
   continuity?: "last_frame" | "keyframes" | "svi" | null;
-  /** Frames of a segment that begin the next */
+  /** Frames of a segment that begin the next; with svi 5 */
   overlap_frames?: 1 | 5 | 9 | null;
   /** A video of yours that is continued, and begins the file */
   extend_video_url?: string | null;

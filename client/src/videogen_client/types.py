@@ -112,9 +112,9 @@ class VideoInput(TypedDict):
     preview_only: NotRequired[bool | None]
     # The clips of one longer video, each the continuation of the one before
     segments: NotRequired["list[SegmentInput] | None"]
-    # keyframes: each segment ends on its last_image_url, on which the next begins
+    # keyframes: each segment ends on its last_image_url, on which the next begins; svi: each is held to the first picture by LoRAs that are on the worker
     continuity: NotRequired[Literal["last_frame", "keyframes", "svi"] | None]
-    # Frames of a segment that begin the next
+    # Frames of a segment that begin the next; with svi 5
     overlap_frames: NotRequired[Literal[1, 5, 9] | None]
     # A video of yours that is continued, and begins the file
     extend_video_url: NotRequired[str | None]
@@ -256,9 +256,9 @@ class SingleVideoInput(TypedDict):
     preview_only: NotRequired[bool | None]
     # The clips of one longer video, each the continuation of the one before
     segments: NotRequired["list[SegmentInput] | None"]
-    # keyframes: each segment ends on its last_image_url, on which the next begins
+    # keyframes: each segment ends on its last_image_url, on which the next begins; svi: each is held to the first picture by LoRAs that are on the worker
     continuity: NotRequired[Literal["last_frame", "keyframes", "svi"] | None]
-    # Frames of a segment that begin the next
+    # Frames of a segment that begin the next; with svi 5
     overlap_frames: NotRequired[Literal[1, 5, 9] | None]
     # A video of yours that is continued, and begins the file
     extend_video_url: NotRequired[str | None]
