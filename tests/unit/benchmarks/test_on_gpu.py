@@ -38,7 +38,9 @@ for file in pathlib.Path("tests/gpu").glob("test_*.py"):
 found = importlib.metadata.packages_distributions()
 print(*{each for name in {name.split(".")[0] for name in sys.modules} for each in found.get(name, ())})
 """
-STAGES = "facts,race,job480,attention,decode,decode_profile,pass,linear,turbo480,profile,weights,pinned,fp8,stock480,swap48"
+STAGES = (
+    "facts,race,job480,attention,decode,decode_profile,pass,linear,turbo480,profile,weights,pinned,fp8,stock480,swap48"
+)
 
 
 def test_all_that_is_imported_is_packed_or_installed_there() -> None:
