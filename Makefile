@@ -28,8 +28,9 @@ play:                ## open a page to try the worker here, or an endpoint: make
 	@$(PYTHON) builder/setup_venv.py --play
 	@PYTHONPATH=client/src .venv-play/bin/python -m videogen_client.page --plan "$(CURDIR)/$(BIN)/videogen" $(PLAY_ARGS)
 
-# One worker for each core. Worksteal gives each a run of neighbours, so most modules build their engine once.
-PYTEST := $(BIN)/python -m pytest -q -n $$(nproc) --dist worksteal
+# One worker more than there are cores: for a third of their time tests wait for servers and processes. Worksteal gives
+# each a run of neighbours, so most modules build their engine once.
+PYTEST := $(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --dist worksteal
 
 test: setup-dev      ## run the tests of a change: all but the slow ones, minutes on two cores
 	@$(PYTEST) -m "not gpu and not slow"
