@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -90,3 +91,50 @@ def test_the_wheel_is_small(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"videogen_client/__init__.py", "videogen_client/types.py", "videogen_client/py.typed"} <= names
     assert not any(name.startswith(("worker", "tests")) for name in names)
+
+
+# A line that must not pass is marked: mypy's strict mode refuses a mark that nothing needs.
+USER = """
+from pathlib import Path
+
+from videogen_client import AsyncClient, Client, Job, JobState, Progress, VideoFailed, VideoGenError, verify_webhook
+from videogen_client.types import Answer, Input, Training, VideoResult
+
+
+def main() -> Path:
+    payload: Input = {"prompt": "a cat", "num_frames": 81, "resolution": "720p"}
+    wrong: Input = {"prompt": "a cat", "resolution": "8k"}  # type: ignore[typeddict-item]
+    with Client("abc", "key") as client:
+        job: Job = client.submit(payload)
+        state: JobState = client.status(job)
+        for progress in client.stream(job, timeout_s=60):
+            shown: Progress = progress
+        answer: Answer = client.result(job.id)
+        client.result(job, timeout_ms=5)  # type: ignore[call-arg]
+        training: Training = client.train({"training_data_url": "https://example.com/a.zip"})
+        for video in answer["videos"]:
+            if video["status"] == "completed":
+                result: VideoResult = video
+                return client.download(result, "cat.mp4")
+    raise VideoGenError(str([state, shown, training, wrong]))
+
+
+async def later() -> str:
+    async with AsyncClient(base_url="http://localhost:8000") as client:
+        try:
+            answer = await client.generate({"prompt": "a cat"})
+        except VideoFailed as failure:
+            return failure.code if failure.retryable else failure.message
+    event = verify_webhook(b"{}", {}, "whsec_a")
+    return answer["videos"][0]["video_url"]  # type: ignore[return-value, typeddict-item]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_users_file_is_typed_in_mypys_strict_mode(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(USER)
+    environment = {**os.environ, "MYPYPATH": str(SOURCE), "MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "user.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
