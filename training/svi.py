@@ -10,7 +10,7 @@ those of the demo's other LoRAs.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from training import clips, lora, scenes, text
 from training.experts import ExpertPlan, PaddedCrossAttention, Side, SpreadPositions, sigmas
 from training.latents import latents_of
-from training.plan import SERVED_SIZE
+from training.plan import SERVED_SIZE, SIDES
 from training.running import Run
 from worker.request.catalogue import I2V_A14B
 from worker.request.segments import SVI_OVERLAP
@@ -80,7 +80,8 @@ def draw(count: int, weights: Path, *, size: int, seed: int = SEED) -> Scenes:
     reader: Any = UMT5EncoderModel.from_pretrained(weights / "text_encoder", dtype=torch.float32).eval()
     embedded = text.embeddings(words, reader, [*captions, text.unasked(random)])
     lengths = torch.tensor([len(states) for states in embedded])
-    texts = torch.zeros(len(embedded), int(lengths.max()) + 1, text.TEXT_DIM, dtype=torch.float16)
+    # As in `training.data`.
+    texts = torch.zeros(len(embedded), int(lengths.max()) // 8 * 8 + 8, text.TEXT_DIM, dtype=torch.float16)
     for row, states in zip(texts, embedded, strict=True):
         row[: len(states)] = states.half()
     first, latents, before = (torch.stack(part) for part in zip(*drawn, strict=True))
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--size", type=int, default=SERVED_SIZE, help="of the clips; at 128 a step takes a quarter")
     parser.add_argument("--steps", type=int, default=PLAN.steps, help="of each expert")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="of the experts, one after the other")
     parser.add_argument("--minutes", type=float, help="the longest that one expert may take")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads of torch on the CPU")
@@ -158,15 +160,14 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     data = draw(options.scenes, options.weights, size=options.size)
-    sides: Mapping[Side, int] = {"high": 0, "low": 1}
-    for side, number in sides.items():
+    for side in options.sides:
         model = WanTransformer3DModel.from_pretrained(
             str(options.weights / "experts" / side), torch_dtype=torch.float32
         )
         run = Run(
             f"svi-{side}",
             options.folder,
-            seed=SEED + number,
+            seed=SEED + SIDES.index(side),
             minutes=options.minutes,
             device=torch.device(options.device),
         )
