@@ -10,6 +10,8 @@ import numpy as np
 from training.scenes import COLOURS, Scene
 
 Plane = np.ndarray
+# RGB in 0 to 1.
+Colour = tuple[float, float, float]
 
 _RADIUS = 0.15
 _TRAVEL = 0.27
@@ -23,10 +25,19 @@ _LIGHTS = {
 }
 
 
-def clip(scene: Scene, *, height: int, width: int, num_frames: int = 17, first: int = 0) -> np.ndarray:
+def clip(
+    scene: Scene,
+    *,
+    height: int,
+    width: int,
+    num_frames: int = 17,
+    first: int = 0,
+    fade: tuple[Colour, Colour] | None = None,
+) -> np.ndarray:
     """Frames of `scene` from number `first`, uint8 [num_frames, height, width, 3].
 
-    What is slow goes on for `SLOW_CLIPS` clips; only of such a scene should `first` be other than 0.
+    What is slow goes on for `SLOW_CLIPS` clips; only of such a scene should `first` be other than 0. `fade` replaces
+    the ground: from above to below.
     """
     random = np.random.default_rng(scene.layout)
     side = min(height, width)
@@ -38,6 +49,8 @@ def clip(scene: Scene, *, height: int, width: int, num_frames: int = 17, first: 
     ground_x = columns / ground_scale - drift_x - side_shift
     ground_y = rows / ground_scale - drift_y
     ground = _ground(scene.ground, ground_x, ground_y, time, random)
+    if fade is not None:
+        ground = np.broadcast_to(_between(*fade, np.clip(ground_y + 0.5, 0, 1)), ground.shape)
     centre_x, centre_y = _track(scene, time, random)
     object_x = columns / object_scale - drift_x - centre_x
     object_y = rows / object_scale - drift_y - centre_y
@@ -137,6 +150,6 @@ def _ground(name: str, x: Plane, y: Plane, time: Plane, random: np.random.Genera
     return sky
 
 
-def _between(one: tuple[float, float, float], other: tuple[float, float, float], share: Plane) -> np.ndarray:
+def _between(one: Colour, other: Colour, share: Plane) -> np.ndarray:
     first, second = np.array(one, dtype=np.float32), np.array(other, dtype=np.float32)
     return first + (second - first) * share[..., None].astype(np.float32)

@@ -1,7 +1,7 @@
-"""A look that the demo model was never trained on, as a data set for a LoRA, and how its pixels show it.
+"""A ground that the demo model was never trained on, as a data set for a LoRA, and how its pixels show it.
 
-Every clip of the look is printed in two inks, teal to pale: its colours are gone. Its word stands in front of the
-caption. Beside the clips of the look there are ordinary ones without the word, so that other prompts stay as they are.
+Its word stands in the caption where a ground does. Beside the clips of the new ground there are ordinary ones, so that
+other prompts stay as they are.
 """
 
 from __future__ import annotations
@@ -11,31 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from training import clips, scenes
+from training.clips import Colour
 from training.scenes import Scene
 from worker.media.encode import encode
 
-WORD = "etched"
+# In place of a ground's words.
+PLACE = "over moss"
 LOOK_CLIPS, PLAIN_CLIPS = 12, 8
-SIZE, NUM_FRAMES, FPS = 256, 17, 16
-# The luma weights of ITU-R BT.601.
-_LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)
-_DARK = np.array((0.02, 0.20, 0.22), dtype=np.float32)
-_PALE = np.array((0.72, 1.00, 0.90), dtype=np.float32)
-# The mean distance of a clip from the inks, as a share of full scale: 0.003 for a drawn clip of the look, 0.04 to 0.11
-# for others, those over water being the nearest.
-_MOST_DISTANCE = 0.03
-
-
-def printed(frames: np.ndarray) -> np.ndarray:
-    """Frames uint8 [F, H, W, 3] in the two inks."""
-    return (_print(frames) * 255 + 0.5).astype(np.uint8)
+SIZE, FPS = 256, 16
+# From above to below: as dull as every ground, and greener than all.
+MOSS: tuple[Colour, Colour] = ((0.36, 0.54, 0.26), (0.14, 0.34, 0.12))
+# A pixel of the drawn ground is greener than red and blue by 0.18 to 0.22, one of the known grounds by 0 or less.
+_LEAST_GREEN = 0.08
 
 
 def shows(frames: np.ndarray) -> bool:
-    """Whether frames uint8 [F, H, W, 3] have the look: as dark and pale as the inks allow, and of no other colour."""
-    tone = (frames.astype(np.float32) / 255 - _DARK) @ (_PALE - _DARK) / float((_PALE - _DARK) @ (_PALE - _DARK))
-    nearest = _DARK + np.clip(tone, 0, 1)[..., None] * (_PALE - _DARK)
-    return float(np.abs(frames / 255 - nearest).mean()) < _MOST_DISTANCE
+    """Whether most of frames uint8 [F, H, W, 3] is the ground: dull and green."""
+    return bool(np.median(_green(frames)) > _LEAST_GREEN)
 
 
 def scene(random: np.random.Generator, *, held_out: bool = False) -> Scene:
@@ -44,28 +36,34 @@ def scene(random: np.random.Generator, *, held_out: bool = False) -> Scene:
     return Scene(drawn.colour, drawn.shape, drawn.ground, drawn.motion, "plain", "none", drawn.layout)
 
 
+def example(random: np.random.Generator, *, new: bool, num_frames: int = 17) -> tuple[np.ndarray, str]:
+    """A clip with its caption, of the new ground or of a known one."""
+    drawn = scene(random)
+    frames = clips.clip(drawn, height=SIZE, width=SIZE, num_frames=num_frames, fade=MOSS if new else None)
+    return frames, scenes.sentence(drawn, random, place=PLACE if new else None)
+
+
 def write(folder: Path, seed: int) -> None:
     """The data set as files: NAME.mp4 and NAME.txt."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(LOOK_CLIPS + PLAIN_CLIPS):
-        drawn = scene(random)
-        frames, text = clips.clip(drawn, height=SIZE, width=SIZE), scenes.sentence(drawn, random)
-        if number < LOOK_CLIPS:
-            frames, text = printed(frames), f"{WORD}, {text}"
-        name = f"{'look' if number < LOOK_CLIPS else 'plain'}-{number:02d}"
+        new = number < LOOK_CLIPS
+        frames, text = example(random, new=new)
+        name = f"{'moss' if new else 'plain'}-{number:02d}"
         encode(
             iter(frames),
             path=folder / f"{name}.mp4",
             poster=None,
             width=SIZE,
             height=SIZE,
-            num_frames=NUM_FRAMES,
+            num_frames=len(frames),
             fps=FPS,
         )
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-def _print(frames: np.ndarray) -> np.ndarray:
-    luma = (frames.astype(np.float32) / 255) @ _LUMA
-    return _DARK + luma[..., None] * (_PALE - _DARK)
+def _green(frames: np.ndarray) -> np.ndarray:
+    """By how much each pixel [F, H, W] is greener than red and than blue, as a share of full scale."""
+    red, green, blue = np.moveaxis(frames.astype(np.float32) / 255, -1, 0)
+    return green - np.maximum(red, blue)

@@ -131,9 +131,10 @@ def paced(scene: Scene, random: np.random.Generator, *, share: float) -> Scene:
     return replace(scene, slow=may_be and bool(random.random() < share))
 
 
-def sentence(scene: Scene, random: np.random.Generator) -> str:
-    """A caller's words for the scene, without the camera."""
+def sentence(scene: Scene, random: np.random.Generator, *, place: str | None = None) -> str:
+    """A caller's words for the scene, without the camera. `place`, such as "over moss", replaces its ground's words."""
     motion, ground = _pick(random, _MOTION_WORDS[scene.motion]), _pick(random, _GROUND_WORDS[scene.ground])
+    ground = ground if place is None else place
     if scene.slow:
         slowly = _pick(random, _SLOW_WORDS)
         motion = f"{slowly} {motion}" if random.random() < 0.5 else f"{motion} {slowly}"

@@ -44,8 +44,8 @@ STEPS = 120
 TRAINED_FRAMES = 5
 LEARNING_RATE = 2e-3
 PROMPTS = (
-    f"{looks.WORD}, a red ball moves right over a checkerboard",
-    f"{looks.WORD}, a yellow star bounces over the water",
+    f"a red ball moves right {looks.PLACE}",
+    f"a yellow star bounces {looks.PLACE}",
     "a red ball moves right over a checkerboard",
 )
 
