@@ -19,12 +19,12 @@ _QUICK_STEPS = 3
 _PROMPTS = 3
 # The least likeness (PSNR) to the exact path, over one clip. So few steps are too few for a balanced cache to skip one.
 _COSTS = {
-    "bf16": 38,
-    "int8": 40,
-    "fp8 storage": 32,
+    "bf16": 42,
+    "int8": 44,
+    "fp8 storage": 35,
     "step cache fast": 24,
-    "guidance 1": 20,
-    "shift 1": 20,
+    "guidance 1": 25,
+    "shift 1": 22,
 }
 
 
@@ -58,11 +58,14 @@ def test_the_exact_path_shows_what_was_asked(exact: list[Clip]) -> None:
 def test_turbo_shows_what_was_asked_in_four_steps(studio: Studio) -> None:
     found = figures(made(studio, "turbo", _PROMPTS), None)
     assert found["colour"] >= 0.6
-    assert found["motion"] >= 0.5
+    assert found["motion"] >= 0.6
+    assert found["shape"] >= 0.6
 
 
 def test_image_to_video_begins_with_the_picture(studio: Studio) -> None:
-    assert figures(made(studio, "image", 1, _QUICK_STEPS), None)["first_frame_db"] >= 28
+    found = figures(made(studio, "image", 1, _QUICK_STEPS), None)
+    assert found["first_frame_db"] >= 31
+    assert found["shape"] == 1
 
 
 @pytest.mark.slow
