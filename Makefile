@@ -111,7 +111,7 @@ hostile-urls: setup-dev ## the matrix of hostile URLs in a private network names
 demo-weights: setup-dev ## train the demo model anew: hours on two cores
 	@$(BIN)/python -m training.train_demo
 
-train-demo-style: setup-dev ## train a LoRA of a drawn style for the demo model: minutes on two idle cores
+train-demo-style: setup-dev ## train a LoRA of a drawn ground for the demo model: minutes on two idle cores
 	@$(BIN)/python -m training.train_look
 
 soak: setup-dev      ## 60 minutes of mixed jobs under random faults

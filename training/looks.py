@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from training import clips, scenes
 from training.clips import Colour
 from training.scenes import Scene
-from worker.media.encode import encode
 
 # In place of a ground's words.
 PLACE = "over moss"
-LOOK_CLIPS, PLAIN_CLIPS = 12, 8
-SIZE, FPS = 256, 16
+NEW_CLIPS, KNOWN_CLIPS = 12, 8
+SIZE = 256
 # From above to below: as dull as every ground, and greener than all.
 MOSS: tuple[Colour, Colour] = ((0.36, 0.54, 0.26), (0.14, 0.34, 0.12))
 # A pixel of the drawn ground is greener than red and blue by 0.18 to 0.22, one of the known grounds by 0 or less.
@@ -26,8 +26,14 @@ _LEAST_GREEN = 0.08
 
 
 def shows(frames: np.ndarray) -> bool:
-    """Whether most of frames uint8 [F, H, W, 3] is the ground: dull and green."""
-    return bool(np.median(_green(frames)) > _LEAST_GREEN)
+    """Whether most of frames uint8 [F, H, W, 3] is the ground."""
+    return green(frames) > _LEAST_GREEN
+
+
+def green(frames: np.ndarray) -> float:
+    """By how much the middle one of all pixels is greener than red and than blue, as a share of full scale."""
+    red, green, blue = np.moveaxis(frames.astype(np.float32) / 255, -1, 0)
+    return float(np.median(green - np.maximum(red, blue)))
 
 
 def scene(random: np.random.Generator, *, held_out: bool = False) -> Scene:
@@ -44,26 +50,12 @@ def example(random: np.random.Generator, *, new: bool, num_frames: int = 17) -> 
 
 
 def write(folder: Path, seed: int) -> None:
-    """The data set as files: NAME.mp4 and NAME.txt."""
+    """The data set as files, NAME.png and NAME.txt: of each clip one picture, since a ground is in all of them."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(LOOK_CLIPS + PLAIN_CLIPS):
-        new = number < LOOK_CLIPS
+    for number in range(NEW_CLIPS + KNOWN_CLIPS):
+        new = number < NEW_CLIPS
         frames, text = example(random, new=new)
-        name = f"{'moss' if new else 'plain'}-{number:02d}"
-        encode(
-            iter(frames),
-            path=folder / f"{name}.mp4",
-            poster=None,
-            width=SIZE,
-            height=SIZE,
-            num_frames=len(frames),
-            fps=FPS,
-        )
+        name = f"{'new' if new else 'known'}-{number:02d}"
+        Image.fromarray(frames[int(random.integers(len(frames)))]).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-
-
-def _green(frames: np.ndarray) -> np.ndarray:
-    """By how much each pixel [F, H, W] is greener than red and than blue, as a share of full scale."""
-    red, green, blue = np.moveaxis(frames.astype(np.float32) / 255, -1, 0)
-    return green - np.maximum(red, blue)
