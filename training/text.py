@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,13 @@ from worker.training.loop import Schedule, descend
 
 TEXT_DIM = 64
 # Words that callers use and the grammar does not: they must not disturb.
-_PLAIN = """a an the of and with from by at into through in on to over under near while very gently slowly quickly
-    softly beautiful bright dark tiny large glowing video clip scene showing shows there is one lonely across frame
+_PLAIN = """a an the of and with from by at into through in on to over under near while quickly softly
+    beautiful bright dark tiny large glowing video clip scene showing shows there is one lonely across frame
     screen view camera"""
 PLAIN_WORDS = tuple(_PLAIN.split())
-_UNASKED_SHARE = 0.08
+_UNASKED_SHARE, _SLOW_SHARE = 0.08, 0.3
+# What each token has to say of the scene.
+_FACTORS: Mapping[str, tuple[str | bool, ...]] = {**scenes.FACTORS, "slow": (False, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,17 @@ def train(run: Run, plan: TextPlan) -> tuple[T5Tokenizer, UMT5EncoderModel]:
     random = np.random.default_rng(run.seed)
     words = tokenizer(run.seed, plan.corpus)
     model = encoder(len(words)).train()
-    heads = torch.nn.ModuleDict({name: torch.nn.Linear(TEXT_DIM, len(ways)) for name, ways in scenes.FACTORS.items()})
+    heads = torch.nn.ModuleDict({name: torch.nn.Linear(TEXT_DIM, len(ways)) for name, ways in _FACTORS.items()})
     both = torch.nn.ModuleDict({"model": model, "heads": heads})
     optimizer = torch.optim.AdamW(both.parameters(), lr=plan.learning_rate, weight_decay=0.01)
     schedule = Schedule(plan.learning_rate, warm_up=50, steps=plan.steps)
     for step in run.steps(plan.steps, {"both": both, "optimizer": optimizer}):
-        drawn = [scenes.draw(random, held_out=False) for _ in range(plan.batch)]
+        drawn = [
+            scenes.paced(scenes.draw(random, held_out=False), random, share=_SLOW_SHARE) for _ in range(plan.batch)
+        ]
         asked = [bool(random.random() >= _UNASKED_SHARE) for _ in drawn]
         texts = [
-            _disturbed(scenes.caption(scene, random), random) if is_asked else unasked(random)
+            disturbed(scenes.caption(scene, random), random) if is_asked else unasked(random)
             for scene, is_asked in zip(drawn, asked, strict=True)
         ]
         loss, right = _loss(words, model, heads, texts, drawn, asked)
@@ -102,7 +106,7 @@ def unasked(random: np.random.Generator) -> str:
     return "".join(random.choice(list(string.ascii_lowercase + "     "), int(random.integers(3, 40))))
 
 
-def _disturbed(text: str, random: np.random.Generator) -> str:
+def disturbed(text: str, random: np.random.Generator) -> str:
     """The caption with some words of no meaning between its own."""
     if random.random() < 0.6:
         return text
@@ -127,7 +131,7 @@ def _loss(
     is_asked = torch.tensor(asked)
     last = read.attention_mask.sum(1) - 1
     loss, right = torch.zeros(()), torch.ones(len(texts), dtype=torch.bool)
-    for name, ways in scenes.FACTORS.items():
+    for name, ways in _FACTORS.items():
         wanted = torch.tensor([ways.index(getattr(scene, name)) for scene in drawn])
         target = torch.nn.functional.one_hot(wanted, len(ways)).float()
         target = torch.where(is_asked[:, None], target, torch.full_like(target, 1 / len(ways)))
