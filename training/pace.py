@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS / "text_encoder")
     chosen = parser.parse_args()
     torch.manual_seed(_SEED)
-    words = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    words: Any = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     model, before = (UMT5EncoderModel.from_pretrained(WEIGHTS / "text_encoder", dtype=torch.float32) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
         run = Run("pace", Path(folder), seed=_SEED)
