@@ -39,6 +39,7 @@ _SIDE, _FRAMES, _SAMPLING = 128, 13, 5
 _OTHER: dict[Expert, Expert] = {"high": "low", "low": "high"}
 _share = timesteps.share
 Pasted = Sequence[tuple[str, TrainedExpert]]
+Asked = Sequence[tuple[Scene, str]]
 
 
 def swapped(spec: ModelSpec, expert: Expert | None) -> tuple[float, float]:
@@ -46,7 +47,7 @@ def swapped(spec: ModelSpec, expert: Expert | None) -> tuple[float, float]:
     return _share(spec, None if expert is None else _OTHER[expert])
 
 
-def asked(count: int, place: str | None) -> list[tuple[Scene, str]]:
+def asked(count: int, place: str | None) -> Asked:
     """Scenes that were never trained on, with their prompts: over `place`, or over the ground of the scene."""
     random = np.random.default_rng(_SEED)
     drawn = [looks.scene(random, held_out=True) for _ in range(count)]
@@ -60,12 +61,12 @@ class Shown:
     `green`: the mean of `looks.green`, which grows with what was learned where all or none are judged right.
     """
 
-    ground: float
+    moss: float
     colour: float
     green: float
 
 
-def shown(engine: Engine, prompts: Sequence[tuple[Scene, str]], loras: Pasted) -> Shown:
+def shown(engine: Engine, prompts: Asked, loras: Pasted) -> Shown:
     videos = [
         train_look.video(engine, text, loras, _SEED + number, _SIDE, num_frames=_FRAMES, num_inference_steps=_SAMPLING)
         for number, (_, text) in enumerate(prompts)
@@ -78,34 +79,35 @@ def shown(engine: Engine, prompts: Sequence[tuple[Scene, str]], loras: Pasted) -
     )
 
 
-def trainings(engine: Engine, steps: int, folder: Path) -> dict[str, Pasted]:
-    """The LoRAs of both trainings by name. One that is in `folder` already is not made again."""
-    made = {}
-    for name, share in (("own", _share), ("swapped", swapped)):
-        with mock.patch.object(timesteps, "share", share):
-            made[name] = by_expert(train_look.trained(engine, train_look.request(steps), folder / name, Bar()))
-    return made
+def trained(engine: Engine, steps: int, folder: Path) -> Pasted:
+    """The LoRAs of both experts. What is in `folder` already is not made again."""
+    return by_expert(train_look.trained(engine, train_look.request(steps), folder, Bar()))
 
 
 def run(count: int, steps: int, folder: Path) -> dict[str, Any]:
-    engine = train_look.engine()
-    made = trainings(engine, steps, folder)
-    own = made["own"]
-    cases: dict[str, Pasted] = {
-        "without": [],
-        "both experts": own,
-        "high-noise expert alone": own[:1],
-        "low-noise expert alone": own[1:],
-        "swapped timesteps": made["swapped"],
-    }
-    new, known = asked(count, looks.PLACE), asked(count, None)
+    engine, new, known = train_look.engine(), asked(count, looks.PLACE), asked(count, None)
+    own = trained(engine, steps, folder / "own")
+    with mock.patch.object(timesteps, "share", swapped):
+        other = trained(engine, steps, folder / "swapped")
+    cases: tuple[tuple[str, Asked, str, Pasted], ...] = (
+        ("new", new, "both experts", own),
+        ("new", new, "without", []),
+        ("new", new, "high-noise expert alone", own[:1]),
+        ("new", new, "low-noise expert alone", own[1:]),
+        ("new", new, "swapped timesteps", other),
+        ("known", known, "without", []),
+        ("known", known, "both experts", own),
+    )
+    found: list[dict[str, Any]] = []
+    for ground, prompts, loras, pasted in cases:
+        found.append({"ground": ground, "loras": loras, **asdict(shown(engine, prompts, pasted))})
+        print(found[-1], flush=True)
     return {
         "prompts": count,
         "steps": steps,
         "videos": {"side": _SIDE, "num_frames": _FRAMES, "num_inference_steps": _SAMPLING},
-        "sha256": {name: [each.sha256 for _, each in found] for name, found in made.items()},
-        "new": {name: asdict(shown(engine, new, loras)) for name, loras in cases.items()},
-        "known": {name: asdict(shown(engine, known, cases[name])) for name in ("without", "both experts")},
+        "sha256": {"own": [each.sha256 for _, each in own], "swapped": [each.sha256 for _, each in other]},
+        "cases": found,
     }
 
 
@@ -118,11 +120,10 @@ def main() -> None:
     options = parser.parse_args()
     result = run(options.prompts, options.steps, options.folder)
     rows = [
-        [name, prompts, f"{found['ground']:.0%}", f"{found['colour']:.0%}", f"{found['green']:.3f}"]
-        for prompts in ("new", "known")
-        for name, found in result[prompts].items()
+        [each["ground"], each["loras"], f"{each['moss']:.0%}", f"{each['colour']:.0%}", f"{each['green']:.3f}"]
+        for each in result["cases"]
     ]
-    print(reporting.table(["LoRAs", "ground of the prompts", "moss", "colour right", "green"], rows, words=2))
+    print(reporting.table(["Ground of the prompts", "LoRAs", "moss", "colour right", "green"], rows, words=2))
     print(reporting.write(options.output, "train", result, "torch", "diffusers", "peft"))
 
 

@@ -56,6 +56,6 @@ def write(folder: Path, seed: int) -> None:
     for number in range(NEW_CLIPS + KNOWN_CLIPS):
         new = number < NEW_CLIPS
         frames, text = example(random, new=new)
-        name = f"{'new' if new else 'known'}-{number:02d}"
+        name = f"{number:02d}"
         Image.fromarray(frames[int(random.integers(len(frames)))]).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")

@@ -18,5 +18,5 @@ def test_a_training_teaches_a_ground_that_the_model_never_saw(tmp_path: Path) ->
     engine, prompts = train_look.engine(), asked(_PROMPTS, looks.PLACE)
     found = train_look.trained(engine, train_look.request(train_look.STEPS), tmp_path, Watcher())
     before, after = (shown(engine, prompts, loras) for loras in ([], train_look.by_expert(found)))
-    assert before.ground == 0
-    assert after.ground >= 0.6
+    assert before.moss == 0
+    assert after.moss >= 0.6
