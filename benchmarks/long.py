@@ -1,13 +1,15 @@
 """Videos of several segments on the demo model: how they join, what memory they take, and what a kill costs.
 
     python -m benchmarks.long [--only joins memory kills] [--prompts 20] [--steps 12] [--overlaps 1 5 9] [--svi]
-        [--output FOLDER]
+        [--picture] [--output FOLDER]
 
-`joins`: held-out scenes of four segments, in which an object moves slowly, each made with and without `color_match`,
-and with several known frames for each of `--overlaps`, and by Stable Video Infinity with `--svi`; does the object that
-was asked for go on in its direction in every segment (`training.judging`), the seams, the drift of colour. `memory`:
-the peak of a process that makes 12 segments against that of one that makes 2. `kills`: kill -9 in a segment of five,
-ten times; the next worker's file has the bytes of the one that nobody killed. Every job is a process of its own.
+`joins`: held-out scenes of four segments, in which an object moves slowly. Overlap 1 is made with and without
+`color_match`, 5 and 9 with it, and with `--svi` they are made by Stable Video Infinity; does the object that was asked
+for go on in its direction in every segment (`training.judging`), the seams, the drift of colour. What an earlier call of
+the day measured at other overlaps stays in the file. With `--picture`, frames around the joins of the first prompts
+become docs/images/longer-join.png. `memory`: the peak of a process that makes 12 segments against that of one that makes
+2. `kills`: kill -9 in a segment of five, ten times; the next worker's file has the bytes of the one that nobody killed.
+Every job is a process of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
+import av
 import numpy as np
+from PIL import Image, ImageDraw
 
 from benchmarks.quality_cases import asked_scenes
 from benchmarks.reporting import RESULTS
@@ -40,6 +43,9 @@ from worker.weights.sources.demo_trained import WEIGHTS
 SEGMENTS = 4
 FIVE = 5
 KILLS = 10
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "longer-join.png"
+PICTURED = 4
+WIDTH = 80
 # Half of the way that a slow object goes in a clip, over the 16 steps of one: less is no motion.
 LEAST_STEP = 0.085 / 16
 SMALL = {"prompt": "a red ball moves right over rippling water", "seed": 1, "enhance_prompt": False}
@@ -83,17 +89,18 @@ def answered(payloads: list[dict[str, Any]], folder: Path, job_id: str = "long")
 
 
 def frames_of(video: dict[str, Any]) -> np.ndarray:
-    reader = imageio_ffmpeg.read_frames(video["video_url"].removeprefix("file://"))
-    width, height = next(reader)["size"]
-    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+    with av.open(video["video_url"].removeprefix("file://")) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def joins(prompts: int, steps: int, overlaps: Sequence[int], svi: bool, folder: Path) -> dict[str, Any]:
+def joins(
+    prompts: int, steps: int, overlaps: Sequence[int], folder: Path, *, svi: bool, picture: bool
+) -> dict[str, Any]:
     """What a person sees of the joins: shares of segments and of videos, seams, drift of colour."""
     straight = [scene for scene in asked_scenes(prompts * 4) if scene.motion in writing.STRAIGHT][:prompts]
     scenes = [replace(scene, slow=True) for scene in straight]
-    found: dict[str, Any] = {"prompts": len(scenes), "steps": steps}
-    cases: dict[str, dict[str, Any]] = {"matched": {}, "unmatched": {"color_match": False}}
+    found: dict[str, Any] = {}
+    cases: dict[str, dict[str, Any]] = {"matched": {}, "unmatched": {"color_match": False}} if 1 in overlaps else {}
     cases |= {f"overlap_{count}": {"overlap_frames": count} for count in overlaps if count > 1}
     cases |= {"svi": {"continuity": "svi"}} if svi else {}
     for name, fields in cases.items():
@@ -110,8 +117,26 @@ def joins(prompts: int, steps: int, overlaps: Sequence[int], svi: bool, folder: 
         ]
         parts = range(0, len(payloads), 8)
         own = [video for at in parts for video in _made(payloads[at : at + 8], folder, f"{name}-{at}")]
-        found[name] = _joined(own, scenes)
+        found[name] = {"prompts": len(scenes), "steps": steps, **_joined(own, scenes)}
+        print(name, json.dumps(found[name]), flush=True)
+        if picture and name == "matched":
+            _picture([frames_of(video) for video in own[:PICTURED]], own[0]["segments"])
     return found
+
+
+def _picture(videos: Sequence[np.ndarray], segments: Sequence[dict[str, Any]]) -> None:
+    """Frames around the joins, a line for each video; the first frames of segments have red names."""
+    joined = [segment["first_frame"] for segment in segments]
+    shown = [0, *(frame for first in joined[1:] for frame in (first - 1, first, first + 7))]
+    canvas = Image.new("RGB", (len(shown) * (WIDTH + 2), len(videos) * (WIDTH + 18)), "white")
+    for line, frames in enumerate(videos):
+        for column, number in enumerate(shown):
+            corner = (column * (WIDTH + 2), line * (WIDTH + 18))
+            canvas.paste(Image.fromarray(frames[number]).resize((WIDTH, WIDTH)), corner)
+            name = (corner[0] + 1, corner[1] + WIDTH + 1)
+            colour = "red" if number in joined[1:] else "black"
+            ImageDraw.Draw(canvas).text(name, f"frame {number}", fill=colour, font_size=11)
+    canvas.quantize(128, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
 
 
 def _joined(videos: Sequence[dict[str, Any]], scenes: Sequence[writing.Scene]) -> dict[str, Any]:
@@ -181,6 +206,7 @@ def main() -> int:
     parser.add_argument("--overlaps", type=int, nargs="+", default=[1], help="known frames: 1, 5 or 9")
     parser.add_argument("--svi", action="store_true", help="with the LoRAs of `python -m training.svi`")
     parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--picture", action="store_true", help="renew the picture of joins in docs/images")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--job-id", help=argparse.SUPPRESS)
@@ -188,13 +214,17 @@ def main() -> int:
     if chosen.job is not None:
         print(json.dumps(job(json.loads(chosen.job), chosen.job_id)))
         return 0
+    chosen.output.mkdir(parents=True, exist_ok=True)
     target = chosen.output / f"long-{datetime.now(UTC):%Y-%m-%d}.json"
     found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         for part in chosen.only:
             folder = Path(name) / part
             if part == "joins":
-                found[part] = joins(chosen.prompts, chosen.steps, chosen.overlaps, chosen.svi, folder)
+                made = joins(
+                    chosen.prompts, chosen.steps, chosen.overlaps, folder, svi=chosen.svi, picture=chosen.picture
+                )
+                found[part] = found.get(part, {}) | made
             else:
                 found[part] = memory(folder) if part == "memory" else kills(chosen.kills, folder)
             target.write_text(json.dumps(found, indent=1) + "\n")
