@@ -5,11 +5,11 @@
 
 `joins`: held-out scenes of four segments, in which an object moves slowly. Overlap 1 is made with and without
 `color_match`, 5 and 9 with it, and with `--svi` they are made by Stable Video Infinity; does the object that was asked
-for go on in its direction in every segment (`training.judging`), the seams, the drift of colour. What an earlier call of
-the day measured at other overlaps stays in the file. With `--picture`, frames around the joins of the first prompts
-become docs/images/longer-join.png. `memory`: the peak of a process that makes 12 segments against that of one that makes
-2. `kills`: kill -9 in a segment of five, ten times; the next worker's file has the bytes of the one that nobody killed.
-Every job is a process of its own.
+for go on in its direction in every segment (`training.judging`), the seams, the drift of colour. What an earlier call
+of the day measured at other overlaps stays in the file. With `--picture`, frames around the joins of the first prompts
+become docs/images/longer-join.png. `memory`: the peak of a process that makes 12 segments against that of one that
+makes 2. `kills`: kill -9 in a segment of five, ten times; the next worker's file has the bytes of the one that nobody
+killed. Every job is a process of its own.
 """
 
 from __future__ import annotations
