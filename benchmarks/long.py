@@ -94,7 +94,7 @@ def frames_of(video: dict[str, Any]) -> np.ndarray:
 
 
 def joins(
-    prompts: int, steps: int, overlaps: Sequence[int], folder: Path, *, svi: bool, picture: bool
+    prompts: int, steps: int, overlaps: Sequence[int], folder: Path, *, svi: bool = False, picture: bool = False
 ) -> dict[str, Any]:
     """What a person sees of the joins: shares of segments and of videos, seams, drift of colour."""
     straight = [scene for scene in asked_scenes(prompts * 4) if scene.motion in writing.STRAIGHT][:prompts]
