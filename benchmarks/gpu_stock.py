@@ -79,15 +79,15 @@ class Stock:
         if row.kind in ("decode", "encode"):
             return self._stage(row, repeats)
         if row.kind == "turbo":
-            takes = [self._video(row, request(row, self.rig.scale, take=take)) for take in range(repeats + 1)]
+            takes = [self.video(row, request(row, self.rig.scale, take=take)) for take in range(repeats + 1)]
             return sorted(takes[1:], key=lambda each: each.timings["total"])[repeats // 2]
-        self._video(row, request(row, self.rig.scale, take=0, steps=2, even=True))
+        self.video(row, request(row, self.rig.scale, take=0, steps=2, even=True))
         part = request(row, self.rig.scale, take=1, steps=2 * steps, even=True)
-        found = whole_of(self._video(row, part), row, part, request(row, self.rig.scale, take=1))
+        found = whole_of(self.video(row, part), row, part, request(row, self.rig.scale, take=1))
         found.extrapolated = steps
         return found
 
-    def _video(self, row: Row, video: VideoRequest) -> Measured:
+    def video(self, row: Row, video: VideoRequest) -> Measured:
         moments: list[float] = []
 
         def before_first(_expert: object, _arguments: object) -> None:

@@ -150,7 +150,7 @@ def stock480(bench: Bench) -> None:
     add = bench.notes.add
     bench.take_scale(bench.small)
     stock = gpu_stock.Stock(bench.rig)
-    made = stock._video(
+    made = stock.video(
         bench.row("exact"), gpu_rows.request(bench.row("exact"), bench.small, take=1, steps=4, even=True)
     )
     add("stock480", "step, s (median; all)", made.step_s, all=[round(each, 3) for each in made.steps_s])
