@@ -123,13 +123,14 @@ def estimated_s(request: TrainingRequest, plan: TrainingPlan, gpu: Gpu | None) -
 
     The gradients take two forward passes at most: none are computed for the frozen weights.
     """
-    speed = None if gpu is None else duration.peak_flops(gpu.name)
+    speed = None if gpu is None else duration.speed_of(gpu.name)
     if speed is None or not duration.is_published(request.model):
         return None
     shape = Shape(request.width, request.height, request.num_frames)
     step = duration.forward_flop(size_of(request.model), shape) * (4 if plan.recomputed else 3)
     slow, fast = (
-        sum(each.steps for each in request.experts) * step / speed / share for share in duration.DENOISE_SHARE
+        sum(each.steps for each in request.experts) * step / (speed.tflops * 1e12) / share
+        for share in duration.DENOISE_SHARE  # of any GPU: no training has been measured
     )
     return Span(fast, slow)
 

@@ -258,12 +258,23 @@ def test_no_estimate_is_faster_than_the_measured_rate_of_an_h200() -> None:
     ],
 )
 def test_a_gpu_is_known_by_the_name_that_torch_gives(name: str, tflops: float) -> None:
-    assert duration.peak_flops(name) == tflops * 1e12
+    speed = duration.speed_of(name)
+    assert speed is not None
+    assert speed.tflops == tflops
+
+
+@pytest.mark.parametrize(
+    ("name", "is_measured"), [("NVIDIA H200", True), ("NVIDIA H100 80GB HBM3", True), ("NVIDIA H100 PCIe", False)]
+)
+def test_the_chips_that_were_measured_have_a_narrower_range(name: str, is_measured: bool) -> None:
+    speed = duration.speed_of(name)
+    assert speed is not None
+    assert (speed.denoise_share == duration.HOPPER_DENOISE_SHARE) is is_measured
 
 
 @pytest.mark.parametrize("gpu", memory.GPUS, ids=lambda gpu: gpu.name)
 def test_every_gpu_of_the_memory_table_has_a_speed(gpu: Gpu) -> None:
-    assert duration.peak_flops(gpu.name) is not None
+    assert duration.speed_of(gpu.name) is not None
 
 
 @pytest.mark.parametrize(
@@ -280,7 +291,7 @@ def test_every_gpu_of_the_memory_table_has_a_speed(gpu: Gpu) -> None:
     ],
 )
 def test_another_gpu_has_no_estimate(name: str) -> None:
-    assert duration.peak_flops(name) is None
+    assert duration.speed_of(name) is None
     gpu = dataclasses.replace(H100, name=name)
     plan = Planner(gpu, Settings()).plan(T2V_A14B, SMALL)
     assert duration.of_request(request(), T2V_A14B, gpu, plan) is None

@@ -63,27 +63,37 @@ STANDS_STILL: Mapping[str, tuple[tuple[int, float], ...]] = {
     ),
     "5b": (),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """`tflops`: dense bf16 at most; the shares of it, for the VAE of its half, that denoising and the VAE reach."""
+
+    tflops: float
+    denoise_share: tuple[float, float] = DENOISE_SHARE
+    vae_share: tuple[float, float] = VAE_SHARE
+
+
 # Dense bf16 TFLOP/s with fp32 accumulation, from NVIDIA's data sheets and architecture papers. The name is matched as
 # words, so that a laptop's, a GH200's or a slice's (MIG) name finds nothing.
-_HOPPER_TFLOPS = 989.0
-PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
-    (r"B200", 2250.0),
-    (r"H200", _HOPPER_TFLOPS),
-    (r"H100 NVL", 835.0),
-    (r"H100 PCIE", 756.0),
-    (r"H100", _HOPPER_TFLOPS),
-    (r"A100", 312.0),
-    (r"L40S", 362.0),
-    (r"L40", 181.0),
-    (r"L4", 121.0),
-    (r"RTX PRO 6000", 504.0),
-    (r"RTX 6000 ADA", 364.0),
-    (r"(?:RTX )?A6000", 155.0),
-    (r"A40", 150.0),
-    (r"(?:RTX )?A5000", 111.0),
-    (r"RTX 5090", 209.0),
-    (r"RTX 4090", 165.0),
-    (r"RTX 3090", 71.0),
+SPEEDS: tuple[tuple[str, Speed], ...] = (
+    (r"B200", Speed(2250.0)),
+    (r"H200", Speed(989.0, HOPPER_DENOISE_SHARE, HOPPER_VAE_SHARE)),
+    (r"H100 NVL", Speed(835.0)),
+    (r"H100 PCIE", Speed(756.0)),
+    (r"H100", Speed(989.0, HOPPER_DENOISE_SHARE, HOPPER_VAE_SHARE)),
+    (r"A100", Speed(312.0)),
+    (r"L40S", Speed(362.0)),
+    (r"L40", Speed(181.0)),
+    (r"L4", Speed(121.0)),
+    (r"RTX PRO 6000", Speed(504.0)),
+    (r"RTX 6000 ADA", Speed(364.0)),
+    (r"(?:RTX )?A6000", Speed(155.0)),
+    (r"A40", Speed(150.0)),
+    (r"(?:RTX )?A5000", Speed(111.0)),
+    (r"RTX 5090", Speed(209.0)),
+    (r"RTX 4090", Speed(165.0)),
+    (r"RTX 3090", Speed(71.0)),
 )
 _NOT_THESE = re.compile(r"\b(?:LAPTOP|MAX Q|MIG|4090 D|5090 D|3090 TI)\b")
 
@@ -139,15 +149,15 @@ def of_request(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPla
 
 
 def _of_clip(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPlan) -> Estimate | None:
-    peak = peak_flops(gpu.name)
-    if peak is None or not is_published(spec) or request.width is None or request.height is None:
+    speed = speed_of(gpu.name)
+    if speed is None or not is_published(spec) or request.width is None or request.height is None:
         return None
     size, shape = size_of(spec), Shape(request.width, request.height, request.num_frames)
     passes, work = forwards(request, spec), forward_flop(size, shape)
     expert = sizes.expert_bytes(size, plan.precision)
     text = 2 * 2 * TEXT_TOKENS * size.text_encoder_params  # two prompts
     conditioning = _conditioning_flop(request, spec, shape, plan)
-    denoise_share, vae_share = _shares(gpu.name)
+    peak, denoise_share, vae_share = speed.tflops * 1e12, speed.denoise_share, speed.vae_share
     decode = _at(decode_flop(spec, shape), peak / 2, vae_share).times(TILED_DECODE if plan.vae_tiling else 1.0)
     compress_s = ENCODE_S_PER_PIXEL * shape.pixels * shape.num_frames
     denoising = _at(work, peak, denoise_share)
@@ -168,20 +178,12 @@ def is_published(spec: ModelSpec) -> bool:
     return spec.version in {each.version for each in CATALOGUE}
 
 
-def peak_flops(gpu_name: str) -> float | None:
-    """Dense bf16 operations a second at most, by the name that torch or the table of plans gives; or None."""
+def speed_of(gpu_name: str) -> Speed | None:
+    """The speed of a GPU by the name that torch or the table of plans gives; or None."""
     words = " ".join(re.findall(r"[A-Z0-9]+", gpu_name.upper()))
     if _NOT_THESE.search(words):
         return None
-    found = (tflops for name, tflops in PEAK_TFLOPS if re.search(rf"\b{name}\b", words))
-    return next((tflops * 1e12 for tflops in found), None)
-
-
-def _shares(gpu_name: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The shares of the peak that denoising and the VAE reach on a GPU."""
-    if peak_flops(gpu_name) == _HOPPER_TFLOPS * 1e12:
-        return HOPPER_DENOISE_SHARE, HOPPER_VAE_SHARE
-    return DENOISE_SHARE, VAE_SHARE
+    return next((speed for name, speed in SPEEDS if re.search(rf"\b{name}\b", words)), None)
 
 
 def forwards(request: VideoRequest, spec: ModelSpec) -> int:
