@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.hooks import group_offloading
 
 from tests.kits.engine_kit import PICTURE, FixedPlanner, image_request, pixels, plan, render, request
 from worker.base.errors import Cancelled
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
-from worker.engine.models import pinned, residency
+from worker.engine.models import pinned
 from worker.request.plan import Gpu, MemoryPlan
 from worker.weights.sources import demo
 
@@ -55,18 +54,6 @@ def test_every_plan_makes_the_same_frames_twice(name: str) -> None:
         assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
     found = weights(engine)
     assert all(torch.equal(found[key], tensor) for key, tensor in kept.items())
-
-
-def test_weights_that_a_stream_brings_by_layer_make_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    def streamed(module: Any, **options: Any) -> None:
-        group_offloading.apply_group_offloading(module, use_stream=True, **options)
-
-    unfused = KERNELS["sequential"]
-    wanted = pixels(render(engine_on(RESIDENT, settings=unfused), TEXT, NOTHING))
-    monkeypatch.setattr(residency, "apply_group_offloading", streamed)
-    engine = engine_on(LOWER["sequential"], settings=unfused)
-    for _ in range(3):
-        assert np.array_equal(pixels(render(engine, TEXT, NOTHING)), wanted)
 
 
 def test_what_takes_turns_waits_in_locked_memory() -> None:

@@ -13,19 +13,6 @@ from worker.engine.modes.known_frames import condition
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKLWan:
-    torch.manual_seed(7)
-    return AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        latents_mean=[0.5, -0.25, 1.0, 0.125],
-        latents_std=[2.0, 0.5, 1.5, 4.0],
-    ).eval()
-
-
 def frames(count: int) -> list[Image.Image]:
     drawn = np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3), np.uint8)
     return [Image.fromarray(each) for each in drawn]

@@ -189,6 +189,6 @@ def _stream(module: nn.Module, device: torch.device, *, by_block: bool) -> None:
     options: dict[str, Any] = {"offload_type": "leaf_level"}
     if by_block:
         # Without a stream every layer would be copied back to host memory after its use. By layer there is none: that
-        # one makes the same frames is not shown (tests/gpu/test_engine.py asks).
+        # frames stay the same with one has not been shown on a GPU.
         options = {"offload_type": "block_level", "num_blocks_per_group": 1, "use_stream": device.type == "cuda"}
     apply_group_offloading(module, onload_device=device, offload_device=_HOST, **options)
