@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,38 +49,41 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "router.toml"
 
 
-def test_a_dry_run_prints_the_candidates_and_submits_nothing(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fal(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FalDouble]:
+    """The service of the policy in `file`."""
     monkeypatch.setenv("SERVICE_KEY", ENVIRON["SERVICE_KEY"])
-    with FalDouble() as fal:
-        file.write_text(TOML.format(store=tmp_path / "store", app=fal.app, url=fal.base_url))
-        request = '{"prompt": "a fox", "tier": "draft"%s}'
-        assert main(["route", str(file), request % "", "--dry-run"]) == 0
-        assert "-> fal: the first candidate that fits: 0.2000 to 0.4000 USD, 0 to 6 s" in capsys.readouterr().out
-        assert main(["route", str(file), request % ', "audio": true', "--dry-run"]) == 1
-        assert "   fal: makes no audio" in capsys.readouterr().out
-        assert fal.requests == 0
-        assert main(["route", str(file), request % "", "--out", str(tmp_path / "fox.mp4")]) == 0
-        answer = json.loads(capsys.readouterr().out)
-        assert answer["route"][0]["backend"] == "fal"
-        assert (tmp_path / "fox.mp4").read_bytes() == fal.video
+    with FalDouble() as running:
+        file.write_text(TOML.format(store=tmp_path / "store", app=running.app, url=running.base_url))
+        yield running
+
+
+def test_a_dry_run_prints_the_candidates_and_submits_nothing(
+    file: Path, fal: FalDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = '{"prompt": "a fox", "tier": "draft"%s}'
+    assert main(["route", str(file), request % "", "--dry-run"]) == 0
+    assert "-> fal: the first candidate that fits: 0.2000 to 0.4000 USD, 0 to 6 s" in capsys.readouterr().out
+    assert main(["route", str(file), request % ', "audio": true', "--dry-run"]) == 1
+    assert "   fal: makes no audio" in capsys.readouterr().out
+    assert fal.requests == 0
+    assert main(["route", str(file), request % "", "--out", str(tmp_path / "fox.mp4")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["route"][0]["backend"] == "fal"
+    assert (tmp_path / "fox.mp4").read_bytes() == fal.video
 
 
 def test_the_workers_command_line_has_the_router_where_it_is_installed(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    file: Path, fal: FalDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SERVICE_KEY", ENVIRON["SERVICE_KEY"])
-    with FalDouble() as fal:
-        file.write_text(TOML.format(store=tmp_path / "store", app=fal.app, url=fal.base_url))
-        request = '{"prompt": "a fox", "tier": "draft"}'
-        assert videogen(["route", str(file), request, "--dry-run"]) == 0
-        assert "-> fal: the first candidate that fits: 0.2000 to 0.4000 USD, 0 to 6 s" in capsys.readouterr().out
-        assert fal.requests == 0
-        out = tmp_path / "fox.mp4"
-        assert videogen(["route", str(file), request, "--key", "order-1", "--out", str(out)]) == 0
-        assert out.read_bytes() == fal.video
-        assert videogen(["route", str(file), "{}"]) == 2
+    request = '{"prompt": "a fox", "tier": "draft"}'
+    assert videogen(["route", str(file), request, "--dry-run"]) == 0
+    assert "-> fal: the first candidate that fits: 0.2000 to 0.4000 USD, 0 to 6 s" in capsys.readouterr().out
+    assert fal.requests == 0
+    out = tmp_path / "fox.mp4"
+    assert videogen(["route", str(file), request, "--key", "order-1", "--out", str(out)]) == 0
+    assert out.read_bytes() == fal.video
+    assert videogen(["route", str(file), "{}"]) == 2
     monkeypatch.setitem(sys.modules, "videogen_client.router.__main__", None)
     assert videogen(["route", str(file), request, "--dry-run"]) == 1
     assert "pip install './client[router]'" in capsys.readouterr().err
