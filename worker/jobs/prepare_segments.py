@@ -64,7 +64,7 @@ def prepare_segments(
         if chain.continuity == "keyframes" and chain.continues(number):
             clip = replace(clip, reference_image_url=chain.segments[number - 1].last_image_url)
         made = one(clip, (*wanted[number + 1 :], *following))
-        segments.append(made if clip.mode == "text_to_video" else replace(made, svi=svi))
+        segments.append(replace(made, svi=svi if clip.svi else None))
     first = segments[0].request
     warnings = dict.fromkeys(line for segment in segments for line in segment.request.warnings)
     whole = replace(request, width=first.width, height=first.height, warnings=tuple(warnings))

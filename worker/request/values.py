@@ -115,7 +115,8 @@ class VideoRequest:
     `width`, `height` or both are None where the picture or video decides, which then fills `area` pixels at most;
     `flow_shift` is None where the model decides. `path` is the place of this request in the payload, such as
     `job_request_params[2]`, or "". `chain` are the segments of a longer video, of which the longest has `num_frames`;
-    the request of one segment has in `around` the place of the request around it.
+    the request of one segment has in `around` the place of the request around it, and `svi` where the LoRAs of Stable
+    Video Infinity act on it.
     """
 
     index: int
@@ -151,6 +152,7 @@ class VideoRequest:
     preview: Previews = Previews()
     chain: Chain | None = None
     around: str | None = None
+    svi: bool = False
 
     @property
     def shows_sources(self) -> bool:

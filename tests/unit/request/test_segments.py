@@ -6,10 +6,11 @@ import pytest
 
 from worker.base.errors import InvalidRequest
 from worker.request import CATALOGUE, Limits, VideoRequest
-from worker.request.catalogue import DEMO_CATALOGUE
+from worker.request.catalogue import DEMO_CATALOGUE, I2V_A14B, T2V_A14B
 from worker.request.contact import contact
 from worker.request.parse import parse
 from worker.request.payload import MAX_SEED
+from worker.request.plan import Shape
 from worker.request.segments import clips
 
 A, B = "https://example.com/a.png", "https://example.com/b.png"
@@ -148,6 +149,15 @@ def test_by_svi_each_segment_needs_a_seed_of_its_own(continuity: str, count: int
     assert video_of(segments=[{"seed": 3}, {"seed": 4}, {}], continuity=continuity).warnings == ()
     warnings = video_of(segments=[{"seed": 3}, {"seed": 3}], continuity=continuity).warnings
     assert [line.split(": ")[0] for line in warnings] == ["job_request_params[0].segments"] * count
+
+
+def test_the_memory_plan_counts_the_loras_of_svi() -> None:
+    """Of rank 128, where the plan counts in LoRAs of rank 64; a text-to-video opening goes without them."""
+    own = {"segments": [{"loras": [{"source": "a"}]}, {}], "continuity": "svi", "width": 832, "height": 480}
+    first, second = (Shape.of(clip, T2V_A14B) for clip in clips(video_of(**own)))
+    assert (first.loras, second.loras) == (1, 2)
+    from_picture = [Shape.of(clip, I2V_A14B).loras for clip in clips(video_of(**own, reference_image_url=A))]
+    assert from_picture == [3, 2]
 
 
 def test_all_segments_together_have_a_limit() -> None:

@@ -16,7 +16,7 @@ _FRAME_STRIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of one video. `loras` is how many LoRAs act on one expert at once; `step_cache`: residuals are kept."""
+    """The size of one video. `loras` is how many LoRAs of rank 64 act on one expert; `step_cache`: residuals are kept."""
 
     width: int
     height: int
@@ -30,7 +30,8 @@ class Shape:
         if request.width is None or request.height is None:
             raise ValueError("the size of the video must be settled first")
         turbo = request.quality_preset == "turbo"
-        loras = len(request.loras) + (turbo and bool(spec.distilled))  # turbo adds LoRAs of its own
+        # Turbo adds LoRAs of its own; those of Stable Video Infinity have rank 128, which is two of those that count.
+        loras = len(request.loras) + (turbo and bool(spec.distilled)) + 2 * request.svi
         return cls(request.width, request.height, request.num_frames, loras, request.step_cache != "off" and not turbo)
 
     def __str__(self) -> str:
