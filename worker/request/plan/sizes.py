@@ -16,7 +16,7 @@ _FRAME_STRIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of one video. `loras` is how many LoRAs of rank 64 act on one expert; `step_cache`: residuals are kept."""
+    """The size of one video. loras: how many of rank 64 act on one expert at once. step_cache: residuals are kept."""
 
     width: int
     height: int
