@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[3]
 # What is installed on the GPU machine beside torch: what prepare.sh says, and what that needs itself.
 INSTALLED = {
     *("accelerate", "huggingface-hub", "peft", "pillow", "psutil", "requests", "safetensors", "torch", "transformers"),
-    *("annotated-doc", "anyio", "certifi", "charset-normalizer", "click", "colorama", "filelock", "fsspec", "h11"),
+    *("annotated-doc", "anyio", "certifi", "charset-normalizer", "click", "colorama", "cuda-bindings"),
+    *("cuda-pathfinder", "filelock", "fsspec", "h11"),
     *("hf-xet", "idna", "iniconfig", "jinja2", "markupsafe", "mpmath", "networkx", "numpy", "packaging", "pluggy"),
     *(
         "prometheus-client",
@@ -60,7 +61,8 @@ def test_all_that_is_imported_is_packed_or_installed_there() -> None:
         "sniffio",
     }
     assert (
-        found - INSTALLED - {*packed, "imageio-ffmpeg", "pytest-asyncio", "hypothesis", "sortedcontainers"} <= optional
+        found - INSTALLED - {*packed, "imageio-ffmpeg", "fa3-fwd", "pytest-asyncio", "hypothesis", "sortedcontainers"}
+        <= optional
     )
 
 

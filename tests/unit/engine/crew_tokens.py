@@ -18,7 +18,7 @@ from worker.request.plan import MemoryPlan
 
 def work(rank: int, port: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("cpu:gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)
     made = WanTransformer3DModel(
         num_attention_heads=2,

@@ -133,9 +133,10 @@ def test_quantised_backends_may_be_off_by_more(expert: WanTransformer3DModel) ->
 
 
 def test_what_is_not_installed_is_passed_over_without_a_call(
-    expert: WanTransformer3DModel, caplog: pytest.LogCaptureFixture
+    expert: WanTransformer3DModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it is here: no package, no kernel, no CUDA."""
+    """No package, no kernel, no CUDA. FlashAttention 3 comes with torch's CUDA build."""
+    monkeypatch.setattr(attention, "is_flash_attn_3_available", lambda: False)
     caplog.set_level(logging.INFO)
     assert chosen(expert, *attention.BACKENDS) == NATIVE
     for reason in (

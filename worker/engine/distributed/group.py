@@ -28,7 +28,9 @@ def join(store: Any, rank: int, size: int, device: torch.device) -> None:
     """Become process `rank` of `size`. Tensors on the GPU travel by NCCL, flags by gloo."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Diffusers reads from this text where sizes may be gathered: "gloo" alone would be the GPU wherever torch is built
+    # for one.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=STEP_TIMEOUT)
 
 
