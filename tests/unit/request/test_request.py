@@ -112,6 +112,7 @@ def test_every_default_is_that_of_the_contract() -> None:
         "preview": Previews("off", (0.15, 0.35, 0.6), only=False),
         "chain": None,
         "around": None,
+        "svi": False,
     }
 
 

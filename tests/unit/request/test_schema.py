@@ -221,7 +221,7 @@ def test_defaults_are_those_of_the_parser() -> None:
 
 
 def test_every_setting_of_a_video_is_a_field_of_the_schema() -> None:
-    derived = {"index", "path", "mode", "warnings", "area", "output", "preview", "chain", "around"}
+    derived = {"index", "path", "mode", "warnings", "area", "output", "preview", "chain", "around", "svi"}
     fields = set(VideoRequest.__dataclass_fields__) - derived
     assert fields | OUTPUT.keys() | READ_AWAY == VideoInput.model_fields.keys()
     assert {*OUTPUT.values(), "inline"} == Output.__dataclass_fields__.keys()
