@@ -7,7 +7,8 @@
 A job goes its way by the clock, whether anybody looks or not: half of `seconds` in the queue, half running. `plan` is
 how the next jobs go; `submit_faults` and `read_faults` what the next requests get instead: an HTTP status, "cut" (no
 job is made, the connection breaks), "cut_after" (carried out, the answer is lost), "late" (carried out, the answer is
-sent after `late_s`). With `closes_idle` a connection that has served a request is closed as a submission comes on it.
+sent after `late_s`). `most_looks` is how many questions there were at one time. With `closes_idle` a connection that
+has served a request is closed as a submission comes on it.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class ServiceDouble:
         self.late_s = 0.5
         self.closes_idle = False
         self.requests = 0
+        self.looks = 0  # that are under way
+        self.most_looks = 0
         self.lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -157,10 +160,21 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/files/") or path.endswith("/content"):
             self._send(200, double.video)
             return
+        is_look = not double.is_submission(self.command, path)
+        with double.lock:
+            double.looks += is_look
+            double.most_looks = max(double.most_looks, double.looks)
+        try:
+            self._answer(path, body, double.read_faults if is_look else double.submit_faults)
+        finally:
+            with double.lock:
+                double.looks -= is_look
+
+    def _answer(self, path: str, body: dict[str, Any], faults: list[Fault | None]) -> None:
+        double = self.server.double
         headers = {name.lower(): value for name, value in self.headers.items()}
         with double.lock:
             double.requests += 1
-            faults = double.submit_faults if double.is_submission(self.command, path) else double.read_faults
             fault = faults.pop(0) if faults else None
             reply: Reply = (401, {})
             if isinstance(fault, int):

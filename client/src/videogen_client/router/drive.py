@@ -96,10 +96,11 @@ class Drive:
         """The handle; None where the attempt has ended. `is_lost`: it may have been submitted before."""
         absent_since: float | None = None
         while True:
+            is_last = is_lost and self._is_late
             try:
                 if not is_lost or backend.on_lost == "resubmit":
                     await self._hold(attempt)
-                    handle = await self._within(self._timing.submit_s, backend.submit(self.job.request, attempt.id))
+                    handle = await asyncio.wait_for(backend.submit(self.job.request, attempt.id), self._timing.submit_s)
                     await self._stored(
                         self._driver.store.submitted, self.job.id, self._driver.owner, attempt.id, handle
                     )
@@ -120,7 +121,7 @@ class Drive:
             if backend.on_lost == "find" and absent_since is not None and now - absent_since >= self._timing.find_s:
                 await self._refused(attempt, Refused("the answer was lost, and the service does not list the job"))
                 return None
-            if now >= self.job.deadline_at:
+            if is_last:
                 await self._end_unknown(attempt, "the answer of the service was lost")
                 return None
             await self._pause(self._timing.retry_s)
@@ -135,7 +136,7 @@ class Drive:
     async def _lost_handle(self, attempt: Attempt, backend: Backend) -> str | None:
         if backend.on_lost == "find":
             since = attempt.begun_at
-            handle = await self._within(self._timing.read_s, backend.find(self.job.request, since))
+            handle = await self._look(backend, backend.find, self.job.request, since)
             if handle is not None:
                 await self._stored(self._driver.store.submitted, self.job.id, self._driver.owner, attempt.id, handle)
             return handle
@@ -155,8 +156,9 @@ class Drive:
         if table.patience_s is not None:
             leave_at = min(leave_at, attempt.begun_at + table.patience_s)
         while True:
+            is_last = self._is_late
             try:
-                state: State | None = await self._within(self._timing.read_s, backend.status(handle))
+                state: State | None = await self._look(backend, backend.status, handle)
             except Gone:
                 state = None
                 if backend.on_lost == "resubmit":  # what is made is not made twice
@@ -172,7 +174,7 @@ class Drive:
                 leave_at = now + 10 * table.poll_s
             if state is not None and state.has_ended and await self._ended(attempt, backend, handle, state):
                 return
-            if now >= self.job.deadline_at:
+            if is_last:
                 await self._end_unknown(attempt, "it had not ended at the deadline, and no cancel was confirmed")
                 return
             pause_s = self._driver.between_looks_s(table.poll_s)
@@ -180,7 +182,7 @@ class Drive:
 
     async def _cancel(self, backend: Backend, handle: str) -> State | None:
         try:
-            return await self._within(self._timing.read_s, backend.cancel(handle))
+            return await self._look(backend, backend.cancel, handle)
         except (BackendError, TimeoutError):
             return None
 
@@ -208,7 +210,7 @@ class Drive:
     async def _deliver(self, attempt: Attempt, backend: Backend, handle: str, state: State) -> bool:
         cost_usd = attempt.reserved_usd if state.cost_usd is None else state.cost_usd
         try:
-            clip = await self._within(self._timing.read_s, backend.result(handle))
+            clip = await self._look(backend, backend.result, handle)
             why_not = await self._driver.gate(backend, clip, self.job)
         except (BackendError, TimeoutError):
             return False
@@ -262,8 +264,15 @@ class Drive:
         stored: _T = await self._driver.in_thread(function, *arguments, **options)
         return stored
 
-    async def _within(self, seconds: float, call: Awaitable[_T]) -> _T:
-        return await asyncio.wait_for(call, seconds)
+    @property
+    def _is_late(self) -> bool:
+        """One more look, which begins now, and what is not known after that remains unknown."""
+        return self._driver.clock() >= self.job.deadline_at
+
+    async def _look(self, backend: Backend, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+        """What a backend returns. Waiting for a turn does not count: it is not the service that is slow."""
+        async with self._driver.turns[backend.name]:
+            return await asyncio.wait_for(call(*arguments), self._timing.read_s)
 
     async def _pause(self, seconds: float) -> None:
         """Ends at once where there is something to look at."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,8 @@ from .store import Store
 # Why a clip is not good enough; None where it is.
 Gate = Callable[[Backend, Clip, Job], Awaitable[str | None]]
 
-
 _LOOKS_PER_S = 50
+LOOKS_AT_ONCE = 16  # at a backend: more of them would wait for each other until none has its answer in time
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Driver:
         self.clock = clock
         self.owner = owner
         self.in_flight = 0
+        self.turns: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
 
     def decide(self, job: Job) -> Decision:
         """Chooses a backend and writes the attempt. Blocks: it belongs into a thread. Raises LeaseLost."""
