@@ -2,9 +2,11 @@
 
     python -m benchmarks.router_load
 
-Load: 500 jobs in flight in one process, in waves, at a service in another process: seconds of a decision with its
-writing, memory after each wave. Breaker: a cheap service that is down, fails at 30% or is slow for half of the time,
-and a dear one, without a breaker, with one that opens at one failure, and with the router's by the rate.
+Load: 500 jobs in flight in one process, in waves, at a service in another process: time of a decision with its
+writing, how much of it is the commit and how much the CPU time of its thread, memory after each wave. Before that the
+same decisions one after the other, with nothing else in the process, and the time that the disk takes for two pages.
+Breaker: a cheap service that is down, fails at 30% or is slow for half of the time, and a dear one, without a breaker,
+with one that opens at one failure, and with the router's by the rate.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import argparse
 import asyncio
 import logging
 import multiprocessing
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -33,7 +36,8 @@ from benchmarks import reporting
 from tests.kits.router_kit import backend_table, policy_of, price_of, router_of
 from tests.kits.service_double import Order
 from tests.kits.services import FalDouble, ReplicateDouble
-from videogen_client.router import Job, RouterTiming
+from videogen_client.router import Job, RouterTiming, VideoRequest
+from videogen_client.router.driver import Decision, Driver
 
 TIMING = RouterTiming(submit_s=30.0, read_s=30.0, lease_s=90.0, retry_s=0.1, pause_s=0.05)
 BREAKERS: dict[str, dict[str, Any]] = {
@@ -44,18 +48,28 @@ BREAKERS: dict[str, dict[str, Any]] = {
 ILLS = {"down": Order("failed", 2.0), "flaky": Order("failed", 0.4), "slow": Order("completed", 30.0)}
 SHARE_FLAKY = 0.3
 ARRIVALS_PER_S = 15
+SYNCS = 100
 CHEAP_USD, DEAR_USD = 0.1, 0.4
 BAD_S, PER_SECOND, DEADLINE_S, PATIENCE_S = 10.0, 3, 6.0, 2.5
 
 
 @dataclass(frozen=True)
 class Load:
-    """Milliseconds of a decision, and megabytes of the process after each wave."""
+    """Milliseconds of a decision, and megabytes of the process after each wave. `cpu_share` is what the process had of
+    a core. `alone`: without other work in the process.
+    """
 
     jobs: int
     waves: int
     decision_p50_ms: float
     decision_p95_ms: float
+    decision_commit_p50_ms: float
+    decision_cpu_p50_ms: float
+    alone_p50_ms: float
+    alone_commit_p50_ms: float
+    alone_cpu_p50_ms: float
+    disk_sync_p50_ms: float
+    cpu_share: float
     most_in_flight: int
     completed: int
     rss_mb: list[float]
@@ -77,16 +91,60 @@ class Outage:
     usd: float
 
 
-class _Decisions(logging.Handler):
-    """Collects the time of each decision from the router's own log lines."""
+class _Decisions:
+    """Times the decisions of a driver on SQLite, which has one thread for them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, driver: Driver) -> None:
+        self._decide = driver.decide
+        dialect = driver.store._engine.dialect
+        self._commit = dialect.do_commit
+        dialect.do_commit = self._timed_commit  # type: ignore[method-assign, assignment]
+        self._last_commit_ms = 0.0
         self.took_ms: list[float] = []
+        self.commit_ms: list[float] = []
+        self.cpu_ms: list[float] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if "decided in" in str(record.msg) and isinstance(record.args, tuple):
-            self.took_ms.append(float(str(record.args[3])))
+    def __call__(self, job: Job) -> Decision:
+        began = time.thread_time()
+        decision = self._decide(job)
+        self.cpu_ms.append(1000 * (time.thread_time() - began))
+        self.took_ms.append(1000 * decision.took_s)
+        self.commit_ms.append(self._last_commit_ms)
+        return decision
+
+    def _timed_commit(self, connection: Any) -> None:
+        began = time.perf_counter()
+        self._commit(connection)
+        self._last_commit_ms = 1000 * (time.perf_counter() - began)
+
+
+def _median_ms(times_ms: Sequence[float]) -> float:
+    return round(statistics.median(times_ms), 2)
+
+
+def disk_sync_ms(folder: Path) -> float:
+    """The median of writing two pages of a database through to the disk."""
+    took_ms = []
+    with (folder / "pages").open("wb", buffering=0) as file:
+        for _ in range(SYNCS):
+            file.write(bytes(8192))
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took_ms.append(1000 * (time.perf_counter() - began))
+    return _median_ms(took_ms)
+
+
+async def alone(jobs: int, folder: Path) -> _Decisions:
+    """Decisions in a thread that has the process to itself."""
+    shown = FalDouble()
+    shown.url = "http://127.0.0.1:9"  # nothing is sent
+    policy = policy_of(folder / "alone", {"fal": backend_table(shown)})
+    async with router_of(policy, TIMING) as router:
+        decisions = _Decisions(router._driver)
+        for number in range(jobs):
+            request = VideoRequest.read({"prompt": f"clip {number}", "tier": "draft"})
+            decisions(await router._in_thread(router._create, f"job{number}", f"key{number}", request))
+    return decisions
 
 
 def _serve(pipe: Connection, seconds: float) -> None:
@@ -112,16 +170,15 @@ def _service(seconds: float) -> Iterator[FalDouble]:
 
 
 async def load(jobs: int, waves: int, folder: Path) -> Load:
-    decisions, began = _Decisions(), time.monotonic()
-    log = logging.getLogger("videogen_client.router")
-    log.addHandler(decisions)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    sync_ms, by_itself = disk_sync_ms(folder), await alone(jobs, folder)
+    began, cpu_s = time.monotonic(), time.process_time()
     rss_mb, most, completed = [], 0, 0
     with _service(jobs / ARRIVALS_PER_S + 5) as fal:
         table = backend_table(fal, poll_s=5.0)
         policy = policy_of(folder / "store", {"fal": table}, tier={"deadline_s": 150.0})
         async with router_of(policy, TIMING) as router:
+            decisions = _Decisions(router._driver)
+            router._driver.decide = decisions  # type: ignore[method-assign]
             for wave in range(waves):
 
                 async def submit(number: int, wave: int = wave) -> str:
@@ -133,10 +190,24 @@ async def load(jobs: int, waves: int, folder: Path) -> Load:
                 ended = await asyncio.gather(*(router.result(each, timeout_s=600) for each in ids))
                 completed += sum(each.status == "completed" for each in ended)
                 rss_mb.append(round(psutil.Process().memory_info().rss / 1e6, 1))
-    log.removeHandler(decisions)
-    spread = statistics.quantiles(decisions.took_ms, n=20)
-    took_s = round(time.monotonic() - began, 1)
-    return Load(jobs, waves, round(spread[9], 2), round(spread[18], 2), most, completed, rss_mb, took_s)
+    took_s = time.monotonic() - began
+    return Load(
+        jobs=jobs,
+        waves=waves,
+        decision_p50_ms=_median_ms(decisions.took_ms),
+        decision_p95_ms=round(statistics.quantiles(decisions.took_ms, n=20)[18], 2),
+        decision_commit_p50_ms=_median_ms(decisions.commit_ms),
+        decision_cpu_p50_ms=_median_ms(decisions.cpu_ms),
+        alone_p50_ms=_median_ms(by_itself.took_ms),
+        alone_commit_p50_ms=_median_ms(by_itself.commit_ms),
+        alone_cpu_p50_ms=_median_ms(by_itself.cpu_ms),
+        disk_sync_p50_ms=sync_ms,
+        cpu_share=round((time.process_time() - cpu_s) / took_s, 2),
+        most_in_flight=most,
+        completed=completed,
+        rss_mb=rss_mb,
+        seconds=round(took_s, 1),
+    )
 
 
 async def outage(ill: str, breaker: str, seed: int, folder: Path) -> Outage:

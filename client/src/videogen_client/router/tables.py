@@ -44,7 +44,7 @@ ATTEMPTS = Table(
     "router_attempts",
     METADATA,
     Column("id", String, primary_key=True),
-    Column("job_id", String, nullable=False, index=True),
+    Column("job_id", String, nullable=False),
     Column("number", Integer, nullable=False),
     Column("backend", String, nullable=False),
     Column("state", String, nullable=False),
