@@ -1,4 +1,4 @@
-"""The router against five services that fail at random: is a video paid twice, is one lost, is a budget passed?
+"""The router against six services that fail at random: is a video paid twice, is one lost, is a budget passed?
 
     python -m benchmarks.router --runs 1000
 
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "client" / "src"))
 from benchmarks import reporting
 from tests.kits.router_kit import backend_table, policy_of, router_of
 from tests.kits.service_double import Fault, Order, ServiceDouble
-from tests.kits.services import FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
+from tests.kits.services import FalDouble, GoogleDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
 from videogen_client.router import Job, NoCandidate, Policy, Router, RouterTiming
 
 AT_ONCE = 40
@@ -71,8 +71,14 @@ class Figures:
 
 def doubles(dice: random.Random, runs: int, *, faulty: float = 0.4) -> dict[str, ServiceDouble]:
     """With a way for every job of so many runs; `faulty` is the share of the submissions that meet a fault."""
-    kinds = [RunPodDouble(), VideosDouble(keeps_keys=True), ReplicateDouble(), FalDouble(), RunwayDouble()]
-    made = dict(zip(("own", "videos", "replicate", "fal", "runway"), kinds, strict=True))
+    made: dict[str, ServiceDouble] = {
+        "own": RunPodDouble(),
+        "videos": VideosDouble(keeps_keys=True),
+        "replicate": ReplicateDouble(),
+        "fal": FalDouble(),
+        "runway": RunwayDouble(),
+        "google": GoogleDouble(),
+    }
     for double in made.values():
         double.submit_faults = [_fault(dice, _SUBMIT_FAULTS, faulty) for _ in range(3 * runs)]
         double.read_faults = [_fault(dice, _READ_FAULTS, 0.15) for _ in range(20 * runs)]

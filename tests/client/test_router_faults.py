@@ -1,4 +1,4 @@
-"""Samples of the campaigns: random faults of five services, and router processes that are killed."""
+"""Samples of the campaigns: random faults of six services, and router processes that are killed."""
 
 from __future__ import annotations
 

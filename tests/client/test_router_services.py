@@ -11,9 +11,9 @@ import pytest
 
 from tests.kits.router_kit import FAST, backend_table, policy_of, router_of
 from tests.kits.service_double import Order, ServiceDouble
-from tests.kits.services import FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
+from tests.kits.services import FalDouble, GoogleDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
 
-SERVICES = [FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble]
+SERVICES = [FalDouble, GoogleDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble]
 REQUEST = {"prompt": "a fox", "tier": "draft"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kits.service_double import ServiceDouble
-from tests.kits.services import FalDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
+from tests.kits.services import FalDouble, GoogleDouble, ReplicateDouble, RunPodDouble, RunwayDouble, VideosDouble
 from videogen_client.router import Policy, Router, RouterTiming
 
 FAST = RouterTiming(submit_s=10.0, read_s=10.0, lease_s=40.0, retry_s=0.02, pause_s=0.02, find_s=0.1)
@@ -16,6 +16,7 @@ KINDS: dict[type[ServiceDouble], tuple[str, str]] = {
     FalDouble: ("fal", FalDouble.app),
     ReplicateDouble: ("replicate", "wan-video/wan-2.2"),
     RunwayDouble: ("runway", "gen4.5"),
+    GoogleDouble: ("google", GoogleDouble.model),
     VideosDouble: ("openai_videos", "wan2.2"),
     RunPodDouble: ("runpod", RunPodDouble.endpoint_id),
 }

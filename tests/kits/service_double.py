@@ -23,6 +23,7 @@ import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import parse_qsl
 
 Fault = int | Literal["cut", "cut_after", "late"]
 Reply = tuple[int, Any]
@@ -187,7 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return
         status, content = reply
-        self._send(status, b"" if content is None else json.dumps(content).encode())
+        if not isinstance(content, bytes):
+            content = b"" if content is None else json.dumps(content).encode()
+        self._send(status, content)
 
     def _cut(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -202,6 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "multipart" in self.headers.get("Content-Type", ""):
             parts = re.findall(rb'name="([^"]+)"\r\n\r\n(.*?)\r\n--', raw, re.DOTALL)
             return {name.decode(): value.decode() for name, value in parts}
+        if "urlencoded" in self.headers.get("Content-Type", ""):
+            return dict(parse_qsl(raw.decode()))
         read = json.loads(raw) if raw else {}
         return read if isinstance(read, dict) else {}
 

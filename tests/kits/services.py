@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import uuid
@@ -105,6 +106,47 @@ class RunwayDouble(ServiceDouble):
             return {**shown, "status": "CANCELLED", "cost": {"credits": 0}}
         code = "SAFETY.INPUT.TEXT" if job.state == "refused" else "INTERNAL.BAD_OUTPUT.CODE01"
         return {**shown, "status": "FAILED", "cost": {"credits": 0}, "failure": "it failed", "failureCode": code}
+
+
+class GoogleDouble(ServiceDouble):
+    """Veo on Google Cloud: long running predictions, the tokens of a service account, and Cloud Storage."""
+
+    model = "veo-3.1-generate-001"
+
+    def is_submission(self, method: str, path: str) -> bool:
+        return path.endswith(":predictLongRunning")
+
+    def authorized(self, headers: dict[str, str]) -> bool:
+        is_for_a_token = "urlencoded" in headers.get("content-type", "")
+        return is_for_a_token or headers.get("x-goog-api-key") == self.key or super().authorized(headers)
+
+    def answer(self, method: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> Reply:
+        if path == "/token" and "assertion" in body:
+            return 200, {"access_token": self.key, "expires_in": 3600, "token_type": "Bearer"}
+        if method == "GET" and path.startswith("/storage/v1/b/bucket/o/"):
+            return 200, self.video
+        found = re.fullmatch(r"/v1beta1/(.*)publishers/google/models/([\w.-]+):(\w+)", path)
+        if method != "POST" or found is None or found[2] != self.model:
+            return NOT_FOUND
+        place = found[1] or "projects/1234/locations/global/"
+        if found[3] == "predictLongRunning":
+            (instance,) = body["instances"]
+            job = self.new_job({**body["parameters"], **instance})
+            return 200, {"name": f"{place}publishers/google/models/{self.model}/operations/{job.id}"}
+        job_of = self.jobs.get(str(body.get("operationName")).rpartition("/")[2])
+        return NOT_FOUND if job_of is None else (200, {"name": body["operationName"], **self._shown(job_of)})
+
+    def _shown(self, job: FakeJob) -> dict[str, Any]:
+        """Nobody can cancel an operation."""
+        if job.state in ("queued", "running"):
+            return {}
+        if job.state == "completed":
+            folder = job.fields.get("storageUri")
+            content = base64.b64encode(self.video).decode()
+            stored = {"bytesBase64Encoded": content} if folder is None else {"gcsUri": f"{folder}/{job.id}.mp4"}
+            return {"done": True, "response": {"videos": [{**stored, "mimeType": "video/mp4"}]}}
+        code = 3 if job.state == "refused" else 13
+        return {"done": True, "error": {"code": code, "message": "it failed"}}
 
 
 class VideosDouble(ServiceDouble):

@@ -14,7 +14,7 @@ from .backend import OnLost
 from .errors import PolicyInvalid, Problem
 from .request import Mode, Tier, problems_of
 
-Kind = Literal["runpod", "openai_videos", "fal", "replicate", "runway"]
+Kind = Literal["runpod", "openai_videos", "fal", "replicate", "runway", "google"]
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ REGISTRY: dict[Kind, tuple[str, str]] = {
     "fal": ("fal", "Fal"),
     "replicate": ("replicate", "Replicate"),
     "runway": ("runway", "Runway"),
+    "google": ("google", "Google"),
 }
 
 
@@ -36,7 +37,10 @@ def make_backends(policy: Policy, environ: Mapping[str, str]) -> dict[str, Backe
             install = f"pip install 'videogen-client[{file}]'"
             problems.append(Problem(f"backends.{name}.kind", f"needs {failure.name}: {install}"))
             continue
-        made[name] = getattr(module, class_name)(name, table, policy.prices, key)
+        try:
+            made[name] = getattr(module, class_name)(name, table, policy.prices, key)
+        except PolicyInvalid as failure:
+            problems += failure.problems
     if problems:
         raise PolicyInvalid(problems)
     return made

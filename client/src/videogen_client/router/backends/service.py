@@ -130,9 +130,9 @@ def reading() -> Iterator[None]:
 
 
 def _status_of(failure: BaseException) -> int | None:
-    """SDKs call it `status_code` or `status`; httpx has it in the response."""
+    """SDKs call it `status_code`, `status` or `code`; httpx has it in the response."""
     holder = failure.response if isinstance(failure, httpx.HTTPStatusError) else failure
-    for name in ("status_code", "status"):
+    for name in ("status_code", "status", "code"):
         value = getattr(holder, name, None)
         if isinstance(value, int):
             return value
