@@ -50,6 +50,16 @@ async def test_a_job_is_looked_at_once_more_before_it_is_called_unknown(tmp_path
     assert job.status == "completed"
 
 
+async def test_a_service_whose_looks_all_hang_does_not_keep_a_job_for_ever(tmp_path: Path) -> None:
+    """The turns are taken by looks at other jobs."""
+    with FalDouble(Order("hang")) as fal:
+        policy = policy_of(tmp_path / "store", {"fal": backend_table(fal)}, tier={"deadline_s": 1.0})
+        async with router_of(policy, replace(FAST, read_s=0.1)) as router:
+            router._driver.turns["fal"] = asyncio.Semaphore(0)
+            job = await router.result(await router.submit(REQUEST), timeout_s=30)
+    assert job.status == "unknown"
+
+
 async def test_a_lost_job_is_looked_for_once_more_before_it_is_called_unknown(tmp_path: Path) -> None:
     with ReplicateDouble() as replicate:
         replicate.submit_faults = ["cut_after"]

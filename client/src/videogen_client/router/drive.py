@@ -19,6 +19,7 @@ from .jobs import Attempt, AttemptState, End, Job
 from .leases import LeaseLost
 
 LOG = logging.getLogger("videogen_client.router")
+_READS_UNTIL_A_TURN = 4
 _T = TypeVar("_T")
 
 
@@ -270,9 +271,14 @@ class Drive:
         return self._driver.clock() >= self.job.deadline_at
 
     async def _look(self, backend: Backend, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
-        """What a backend returns. Waiting for a turn does not count: it is not the service that is slow."""
-        async with self._driver.turns[backend.name]:
-            return await asyncio.wait_for(call(*arguments), self._timing.read_s)
+        """What a backend returns. Waiting for a turn is not its time, and ends where all of its looks hang."""
+        turns, read_s = self._driver.turns[backend.name], self._timing.read_s
+        async with asyncio.timeout(_READS_UNTIL_A_TURN * read_s):
+            await turns.acquire()
+        try:
+            return await asyncio.wait_for(call(*arguments), read_s)
+        finally:
+            turns.release()
 
     async def _pause(self, seconds: float) -> None:
         """Ends at once where there is something to look at."""
