@@ -39,6 +39,7 @@ FROM ${BASE_IMAGE} AS worker
 WORKDIR /app
 COPY handler.py test_input.json LICENSE THIRD_PARTY_NOTICES.md ./
 COPY worker/ worker/
+COPY client/src/videogen_client/ videogen_client/
 COPY builder/__init__.py builder/prepare.py builder/entrypoint.py builder/
 RUN python -m compileall -q --invalidation-mode checked-hash . && chmod -R u=rwX,go=rX .
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PLAY = ROOT / ".venv-play"
 PYTHON = VENV / "bin" / "python"
+SITE_PACKAGES = VENV / "lib" / "python3.11" / "site-packages"
 PACKAGES = "lib/python3*/site-packages/*.dist-info"
 
 
@@ -103,7 +104,9 @@ def show(text: str, *, last: bool = False) -> None:
 
 
 def write_scripts() -> None:
-    """Write the commands of pyproject.toml into .venv/bin, as an editable install would, with nothing to build."""
+    """Write the commands of pyproject.toml into .venv/bin, and where their packages are, as an editable install would
+    with nothing to build.
+    """
     import tomllib  # Python 3.11 has it; an older one gets as far as `main`
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
@@ -111,11 +114,11 @@ def write_scripts() -> None:
         module, _, function = entry.partition(":")
         script = PYTHON.with_name(name)
         script.write_text(
-            f"#!{PYTHON}\nimport sys\n\nsys.path.insert(0, {str(ROOT)!r})\n"
-            f"from {module} import {function}\n\nsys.exit({function}())\n",
+            f"#!{PYTHON}\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n",
             encoding="utf-8",
         )
         script.chmod(0o755)
+    (SITE_PACKAGES / "videogen.pth").write_text(f"{ROOT}\n{ROOT / 'client' / 'src'}\n", encoding="utf-8")
 
 
 def torch_needs_cuda_libraries() -> bool:
@@ -140,9 +143,7 @@ def main() -> int:
     install("requirements.txt")
     if torch_needs_cuda_libraries():
         install("requirements-cuda.txt")
-        subprocess.run(
-            [PYTHON, ROOT / "builder" / "flash3.py", VENV / "lib" / "python3.11" / "site-packages"], check=True
-        )
+        subprocess.run([PYTHON, ROOT / "builder" / "flash3.py", SITE_PACKAGES], check=True)
     if options.dev:
         install("requirements-dev.txt")
     write_scripts()

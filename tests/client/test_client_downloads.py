@@ -55,6 +55,26 @@ def test_what_is_there_is_not_sent_again(client: Any, endpoint: PaidEndpoint, tm
     assert len(endpoint.requests("file")) == 11
 
 
+def test_another_file_is_overwritten_only_where_that_is_allowed(
+    client: Any, endpoint: PaidEndpoint, tmp_path: Path
+) -> None:
+    video, target = video_of(endpoint, "0.mp4", CONTENT), tmp_path / "clip.mp4"
+    target.write_bytes(OTHER)
+    with pytest.raises(FileExistsError):
+        client.download(video, target, overwrite=False)
+    assert (target.read_bytes(), ranges(endpoint)) == (OTHER, [])
+    client.download(video, target)
+    assert client.download(video, target, overwrite=False).read_bytes() == CONTENT
+
+
+def test_what_was_fetched_so_far_is_reported(client: Any, endpoint: PaidEndpoint, tmp_path: Path) -> None:
+    seen: list[int] = []
+    endpoint.file_faults["0.mp4"] = [("cut", 1000)]
+    client.download(video_of(endpoint, "0.mp4", CONTENT), tmp_path / "clip.mp4", on_bytes=seen.append)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (1000, len(CONTENT))
+
+
 def test_a_download_goes_on_after_one_that_failed(client: Any, endpoint: PaidEndpoint, tmp_path: Path) -> None:
     video = video_of(endpoint, "0.mp4", CONTENT)
     endpoint.file_faults["0.mp4"] = [("cut", 1000), *[("status", 503)] * ATTEMPTS]

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import runpod
 from PIL import Image
 
-from tests.flow.test_cli_submit import answer, video
+from tests.flow.test_cli_submit import QUICK, answer, video
 from tests.kits.cli_kit import Done, command
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed
 from worker import start
@@ -103,10 +102,10 @@ def test_jobs_are_sent_as_shown(
 ) -> None:
     assert words[2] == "$ENDPOINT_ID"
     monkeypatch.setenv("RUNPOD_API_KEY", API_KEY)
-    monkeypatch.setattr(submit, "POLL_S", 0.01)
+    monkeypatch.setattr(submit, "TIMING", QUICK)
     Path("job.json").write_text(json.dumps({"prompt": "a cat"}))
     with EndpointDouble() as endpoint:
-        monkeypatch.setattr(runpod, "endpoint_url_base", endpoint.url)
+        monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", endpoint.url)
         endpoint.plays(completed(answer(video(endpoint))))
         done = run([ENDPOINT_ID if word == "$ENDPOINT_ID" else word.replace("$JOB_ID", "rp-1") for word in words])
     assert done.status == 0

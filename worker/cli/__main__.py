@@ -1,6 +1,6 @@
 """The command `videogen`, also `python -m worker.cli`: reads the command and calls its module.
 
-What a command does not need is not loaded: neither torch nor the SDK for `--help`, `plans` and `schema`.
+What a command does not need is not loaded: neither torch nor the client for `--help`, `plans` and `schema`.
 """
 
 from __future__ import annotations

@@ -1,34 +1,30 @@
-"""`submit`: a job sent to a RunPod endpoint with RunPod's SDK, followed, and its videos fetched.
-
-Beside handler.py this is the only module that imports runpod.
-"""
+"""`submit`: a job sent to a RunPod endpoint by the package videogen-client, followed, and its videos fetched."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import runpod
-from runpod.endpoint import Job
-
+from videogen_client import Client, EndpointUnavailable, Job, JobNotFound, JobState, Progress, Timing, VideoGenError
+from videogen_client.downloads import File
 from worker.base import log
 from worker.base import settings as settings_module
 from worker.base.errors import InvalidRequest
 from worker.base.text import printable
-from worker.cli import download, endpoint, flags, local_files, terminal
+from worker.cli import flags, local_files, terminal
 from worker.cli import out as places
 from worker.cli.failures import CANCELLED, DONE, FAILED, USAGE, CommandFailed, usage
 from worker.request import Limits
 from worker.request.parse import parse
 
-POLL_S = 2.0
-# Requests in a row that may fail: at two seconds and more each, a minute.
-PATIENCE = 20
+TIMING = Timing()
 # The endpoint's operator may have changed the limits: the endpoint decides.
 _ANY = Limits(max_videos_per_job=10_000, max_pixels=10**9, max_frames=10**6)
 
@@ -36,31 +32,37 @@ _ANY = Limits(max_videos_per_job=10_000, max_pixels=10**9, max_frames=10**6)
 def run(chosen: argparse.Namespace) -> int:
     """Exit status of the command. Raises CommandFailed, SettingsError and KeyboardInterrupt."""
     settings = settings_module.load()
-    # Importing the SDK gave the root logger a handler of its own.
     log.configure(level="ERROR", secrets=settings.secret_values(), stream=terminal.BesideBar())
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # it logs each try that failed
     out = places.Out.of(chosen.out if chosen.out is not None else ".", force=chosen.force)
-    request = _request(chosen, out)
+    payload = _payload(chosen, out)
     if settings.runpod_api_key is None:
         raise CommandFailed("error: RUNPOD_API_KEY is not set: make a key in RunPod's console, under Settings")
-    there = runpod.Endpoint(chosen.endpoint, api_key=settings.runpod_api_key.get_secret_value())
-    job = Job(chosen.endpoint, chosen.job, there.rp_client) if request is None else _sent(there, request)
-    if chosen.detach:
-        return _detached(job, as_json=chosen.json)
-    return _Following(job, out, chosen).run()
+    key = settings.runpod_api_key.get_secret_value()
+    # The variable is that of RunPod's SDK.
+    url = os.environ.get("RUNPOD_ENDPOINT_BASE_URL")
+    with Client(chosen.endpoint, key, base_url=url, timing=TIMING) as client:
+        job = Job(chosen.job) if payload is None else _sent(client, payload)
+        if chosen.detach:
+            return _detached(job, chosen)
+        return _Following(client, job, out, chosen).run()
 
 
-def _sent(there: runpod.Endpoint, request: Mapping[str, Any]) -> Job:
+def _sent(client: Client, payload: Any) -> Job:
     try:
-        return there.run(request)
-    except endpoint.SDK_FAILURES as failure:
-        raise endpoint.explained(failure) from failure
+        return client.submit(payload)
+    except VideoGenError as failure:
+        more = ""
+        if isinstance(failure, EndpointUnavailable) and failure.may_be_taken:
+            more = "\nRunPod may have taken the job: look at the endpoint's requests in its console"
+        raise CommandFailed(f"error: {failure}{more}") from failure
     except KeyboardInterrupt:
         message = "cancelled while the job was sent: RunPod may have it; look at the endpoint's requests in its console"
         raise CommandFailed(message, status=CANCELLED) from None
 
 
-def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | None:
-    """What goes to /run, read as the worker will read it; None where an earlier job is picked up."""
+def _payload(chosen: argparse.Namespace, out: places.Out) -> Any:
+    """What is sent, read as the worker will read it; None where an earlier job is picked up."""
     fields = flags.given(chosen)
     ways = [name for name, used in (("--job", chosen.job), ("--payload", chosen.payload), ("--prompt", fields)) if used]
     if len(ways) != 1:
@@ -77,9 +79,7 @@ def _request(chosen: argparse.Namespace, out: places.Out) -> dict[str, Any] | No
         raise CommandFailed(message, status=USAGE) from refused
     suffixes = [f".{video.output.format}" for video in videos]
     out.check(suffixes, posters=any(video.output.thumbnail for video in videos))
-    request = {"input": payload}
-    endpoint.check_size(request)
-    return request
+    return payload
 
 
 def _read(name: str) -> Any:
@@ -93,79 +93,78 @@ def _read(name: str) -> Any:
     return found["input"] if isinstance(found, dict) and isinstance(found.get("input"), dict) else found
 
 
-def _detached(job: Job, *, as_json: bool) -> int:
-    terminal.show([json.dumps({"job": job.job_id}) if as_json else job.job_id])
-    terminal.complain(f"fetch its videos with: {_pick_up(job)}")
+def _detached(job: Job, chosen: argparse.Namespace) -> int:
+    terminal.show([json.dumps({"job": job.id}) if chosen.json else job.id])
+    terminal.complain(f"fetch its videos with: {_pick_up(job, chosen)}")
     return DONE
 
 
-def _pick_up(job: Job) -> str:
-    return f"videogen submit --endpoint {job.endpoint_id} --job {job.job_id}"
+def _pick_up(job: Job, chosen: argparse.Namespace) -> str:
+    return f"videogen submit --endpoint {chosen.endpoint} --job {job.id}"
 
 
 class _Following:
     """One job from its queue to the files on this disk."""
 
-    def __init__(self, job: Job, out: places.Out, chosen: argparse.Namespace) -> None:
+    def __init__(self, client: Client, job: Job, out: places.Out, chosen: argparse.Namespace) -> None:
+        self._client = client
         self._job = job
         self._out = out
         self._as_json: bool = chosen.json
+        self._pick_up = _pick_up(job, chosen)
         self._deadline = None if chosen.timeout is None else time.monotonic() + chosen.timeout
 
     def run(self) -> int:
         with terminal.Bar() as bar:
             try:
-                state = self._finished(bar)
+                state = self._ended(bar)
             except KeyboardInterrupt:
-                bar.stop(f"cancelling job {self._job.job_id} at RunPod")
+                bar.stop(f"cancelling job {self._job.id} at RunPod")
                 return self._cancel()
-            answer = endpoint.answer_of(state)
-            if answer is None or not answer["videos"]:
+            answer = cast(dict[str, Any] | None, state.answer)
+            if answer is None or not answer.get("videos"):
                 return self._failed(state)
             try:
                 files, problems = self._fetched(answer, bar)
             except KeyboardInterrupt:
-                raise CommandFailed(f"cancelled; go on with: {_pick_up(self._job)}", status=CANCELLED) from None
+                raise CommandFailed(f"cancelled; go on with: {self._pick_up}", status=CANCELLED) from None
         return self._conclude(answer, files, problems)
 
-    def _finished(self, bar: terminal.Bar) -> Mapping[str, Any]:
+    def _ended(self, bar: terminal.Bar) -> JobState:
         """The state of the job once it has ended, whatever its end was."""
-        unanswered = 0
         while True:
             try:
-                state: dict[str, Any] = self._job.rp_client.get(f"{self._job.endpoint_id}/status/{self._job.job_id}")
-            except endpoint.SDK_FAILURES as failure:
-                unanswered += 1
-                if not endpoint.is_passing(failure) or unanswered >= PATIENCE:
-                    reason = endpoint.explained(failure)
-                    raise CommandFailed(
-                        f"{reason}\nthe job goes on; follow it with: {_pick_up(self._job)}"
-                    ) from failure
-            else:
-                unanswered = 0
-                if state.get("status") not in endpoint.RUNNING:
-                    return state
-                _draw(state, bar)
+                state = self._client.status(self._job)
+            except JobNotFound as failure:
+                raise CommandFailed(f"error: {failure}") from failure
+            except VideoGenError as failure:
+                message = f"error: {failure}\nthe job goes on; follow it with: {self._pick_up}"
+                raise CommandFailed(message) from failure
+            if state.has_ended:
+                return state
+            _draw(state, bar)
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                raise CommandFailed(f"not done in time (--timeout); the job goes on: {_pick_up(self._job)}")
-            time.sleep(POLL_S)
+                raise CommandFailed(f"not done in time (--timeout); the job goes on: {self._pick_up}")
+            time.sleep(TIMING.poll_s)
 
     def _cancel(self) -> int:
-        job = self._job
         try:
-            job.cancel()
-        except endpoint.SDK_FAILURES as failure:
+            state = self._client.cancel(self._job)
+        except VideoGenError as failure:
             raise CommandFailed(
-                f"job {job.job_id} could not be cancelled, and may go on: cancel it in RunPod's console\n"
-                f"{endpoint.explained(failure)}"
+                f"job {self._job.id} could not be cancelled, and may go on: cancel it in RunPod's console\n"
+                f"error: {failure}"
             ) from failure
-        terminal.complain(f"cancelled: RunPod stops job {job.job_id}")
+        if state.status != "CANCELLED":
+            raise CommandFailed(f"job {self._job.id} had ended before; see it with: {self._pick_up}", status=CANCELLED)
+        terminal.complain(f"cancelled: RunPod stops job {self._job.id}")
         return CANCELLED
 
-    def _failed(self, state: Mapping[str, Any]) -> int:
+    def _failed(self, state: JobState) -> int:
+        problem = str(state.error or "the endpoint answered something else than this worker does")
         if self._as_json:
-            terminal.show([json.dumps(state, ensure_ascii=False)])
-        terminal.complain(f"error: job {self._job.job_id}: {endpoint.problem_of(state)}")
+            terminal.show([json.dumps({"id": state.id, "status": state.status, "error": problem}, ensure_ascii=False)])
+        terminal.complain(f"error: job {self._job.id}: {problem}")
         return FAILED
 
     def _fetched(self, answer: Mapping[str, Any], bar: terminal.Bar) -> tuple[dict[int, places.Place], list[str]]:
@@ -175,29 +174,21 @@ class _Following:
         for index, video in enumerate(answer["videos"]):
             if video["status"] != "completed":
                 continue
-            is_video = video["video_url"] is not None
-            url = video["video_url"] if is_video else video["preview_url"]
-            suffix = places.suffix_of(url) if is_video else self._out.suffix
-            place = self._out.place(self._job.job_id, index, len(answer["videos"]), suffix)
             bar.show("downloading", 0)
             on_bytes = partial(_draw_bytes, bar, video.get("size_bytes"))
+            suffix = self._out.suffix if video.get("video_url") is None else places.suffix_of(video["video_url"])
+            place = self._out.place(self._job.id, index, len(answer["videos"]), suffix)
             try:
-                download.fetch(
-                    url,
-                    place.video if is_video else place.preview,
-                    sha256=video.get("sha256"),
-                    force=self._out.force,
-                    on_bytes=on_bytes,
-                )
-                places_by_index[index] = place
-                for name, beside in (
-                    ("thumbnail_url", place.poster),
-                    ("frames_url", place.frames),
-                    ("preview_url", place.preview),
-                ):
-                    if is_video and video.get(name) is not None:
-                        download.fetch(video[name], beside, sha256=None, force=True)
-            except CommandFailed as failure:
+                for number, (file, path) in enumerate(_files(video, place)):
+                    # A file that stands beside the first goes with it.
+                    overwrite = self._out.force or number > 0
+                    self._client.download(video, path, file=file, overwrite=overwrite, on_bytes=on_bytes)
+                    places_by_index[index] = place
+            except FileExistsError:
+                problems.append(f"video {index}: {path} is there already: give another name, or --force")
+            except OSError as failure:
+                problems.append(f"video {index}: {path} could not be written: {failure.strerror or failure}")
+            except VideoGenError as failure:
                 problems.append(f"video {index}: {failure}")
         return places_by_index, problems
 
@@ -210,7 +201,7 @@ class _Following:
         for problem in problems:
             terminal.complain(f"error: {problem}")
         if problems:
-            terminal.complain(f"try again with: {_pick_up(self._job)}")
+            terminal.complain(f"try again with: {self._pick_up}")
         return DONE if answer.get("status") == "completed" and not problems else FAILED
 
     def _summarise(self, answer: Mapping[str, Any], files: Mapping[int, places.Place]) -> None:
@@ -229,6 +220,18 @@ class _Following:
             terminal.show(str(place.video) for place in files.values())
 
 
+def _files(video: Mapping[str, Any], place: places.Place) -> Iterator[tuple[File, Path]]:
+    """What there is of a video, with its place; of `preview_only` the preview alone."""
+    if video.get("video_url") is not None or video.get("video_base64") is not None:
+        yield "video", place.video
+    if video.get("thumbnail_url") is not None:
+        yield "thumbnail", place.poster
+    if video.get("frames_url") is not None:
+        yield "frames", place.frames
+    if video.get("preview_url") is not None:
+        yield "preview", place.preview
+
+
 def _path(video: Mapping[str, Any], place: places.Place | None) -> str | None:
     if place is None:
         return None
@@ -240,20 +243,11 @@ def _draw_bytes(bar: terminal.Bar, size_bytes: object, fetched: int) -> None:
     bar.show("downloading", share)
 
 
-def _draw(state: Mapping[str, Any], bar: terminal.Bar) -> None:
-    """The last progress that the worker reported; RunPod shows it as the output of a job that runs."""
-    if state["status"] == "IN_QUEUE":
-        bar.show("queued")
-        return
-    output = state.get("output")
-    said: Mapping[str, Any] = output if isinstance(output, dict) else {}
-    percent, step, steps = (
-        value if isinstance(value := said.get(name), int) else None for name in ("progress", "step", "steps")
-    )
-    status = said.get("status")
+def _draw(state: JobState, bar: terminal.Bar) -> None:
+    progress = state.progress or Progress(0, "queued" if state.status == "IN_QUEUE" else "running")
     bar.show(
-        printable(status) if isinstance(status, str) else "running",
-        None if percent is None else min(100, max(0, percent)),
-        step=step,
-        steps=steps,
+        printable(progress.status),
+        progress.percent if state.progress else None,
+        step=progress.step,
+        steps=progress.steps,
     )

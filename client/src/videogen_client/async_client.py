@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -71,7 +71,14 @@ class AsyncClient:
         return await self._run(self._core.cancel(job_of(job), timeout_s))
 
     async def download(
-        self, video: VideoResult | VideoFailure, path: str | Path, *, file: File = "video", timeout_s: float = 1800.0
+        self,
+        video: VideoResult | VideoFailure,
+        path: str | Path,
+        *,
+        file: File = "video",
+        timeout_s: float = 1800.0,
+        overwrite: bool = True,
+        on_bytes: Callable[[int], None] | None = None,
     ) -> Path:
         core = self._core
         steps = download(
@@ -82,6 +89,8 @@ class AsyncClient:
             timing=core.timing,
             clock=core.clock,
             is_local=core.is_local,
+            overwrite=overwrite,
+            on_bytes=on_bytes or (lambda _bytes: None),
         )
         return await self._run(steps)
 

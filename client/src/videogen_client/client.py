@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -87,12 +87,20 @@ class Client:
         return self._run(self._core.cancel(job_of(job), timeout_s))
 
     def download(
-        self, video: VideoResult | VideoFailure, path: str | Path, *, file: File = "video", timeout_s: float = 1800.0
+        self,
+        video: VideoResult | VideoFailure,
+        path: str | Path,
+        *,
+        file: File = "video",
+        timeout_s: float = 1800.0,
+        overwrite: bool = True,
+        on_bytes: Callable[[int], None] | None = None,
     ) -> Path:
         """Writes a file of a video of an answer to `path`, whole or not at all; size and hash are those of the answer.
 
-        Raises VideoFailed for a video that was not made, DownloadFailed, DownloadCorrupt, and OSError where the file
-        cannot be written.
+        A file that is there with the right hash is not fetched again. `on_bytes` gets the bytes fetched so far. Raises
+        VideoFailed for a video that was not made, DownloadFailed, DownloadCorrupt, FileExistsError without `overwrite`
+        where another file is there, and OSError where the file cannot be written.
         """
         core = self._core
         steps = download(
@@ -103,6 +111,8 @@ class Client:
             timing=core.timing,
             clock=core.clock,
             is_local=core.is_local,
+            overwrite=overwrite,
+            on_bytes=on_bytes or (lambda _bytes: None),
         )
         return self._run(steps)
 

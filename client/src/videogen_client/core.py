@@ -200,7 +200,10 @@ def _quoted(job: Job) -> str:
 
 
 def _not_found(job: Job) -> JobNotFound:
-    message = "the endpoint does not know the job: send it again under the same job_id, what is made is not made twice"
+    message = (
+        "the endpoint does not know the job, whose result is kept for 30 minutes: send it again under the same job_id, "
+        "what is made is not made twice"
+    )
     return JobNotFound(message, job=job)
 
 
@@ -217,7 +220,8 @@ def _content_of(reply: Reply) -> Mapping[str, Any]:
         refused = failure_of(said, "invalid_request", f"the endpoint does not accept the request ({status})")
         raise JobRefused(refused.code, refused.message, path=refused.path, problems=refused.problems)
     if status // 100 != 2:
-        hint = "api_key" if status in (401, 403) else "endpoint_id" if status == 404 else "base_url"
+        key = "the API key (RUNPOD_API_KEY), which must be one of the endpoint's account"
+        hint = key if status in (401, 403) else "the endpoint's id" if status == 404 else "base_url"
         raise EndpointRefused(f"the endpoint answered {status}: check {hint}")
     if reply.content is None:
         raise UnexpectedAnswer("the endpoint answered something that is no JSON object")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Generator, Mapping
@@ -25,6 +26,7 @@ class Fetch:
     """Append to `part` what is behind `url` from byte `start` on; the shell sends back a `Fetched`.
 
     A server that answers 200 sends the whole: then `part` begins again. Not more than `limit` bytes are written.
+    `on_bytes` gets how many are there.
     """
 
     url: str
@@ -32,6 +34,7 @@ class Fetch:
     start: int
     limit: int | None
     deadline: float
+    on_bytes: Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,13 @@ def download(
     timing: Timing,
     clock: Callable[[], float],
     is_local: bool,
+    overwrite: bool,
+    on_bytes: Callable[[int], None],
 ) -> Generator[Any, Any, Path]:
     """Writes `target`, whole or not at all. What is there already with the right hash is not fetched again.
 
-    Raises VideoFailed for a video that was not made, DownloadFailed and DownloadCorrupt.
+    Raises VideoFailed for a video that was not made, DownloadFailed and DownloadCorrupt, and FileExistsError where
+    another file is there that is not to be overwritten.
     """
     if video.get("status") == "failed":
         error = video["error"]
@@ -63,6 +69,7 @@ def download(
     sha256, size = (video.get("sha256"), video.get("size_bytes")) if file == "video" else (None, None)
     if target.exists() and sha256 is not None and _digest(target) == sha256:
         return target
+    _make_way(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{(sha256 or file)[:12]}.part")
     if sha256 is None:
@@ -74,11 +81,17 @@ def download(
         _copy(url, part, is_local=is_local)
         _check(part, sha256, size)
     elif isinstance(url, str):
-        yield from _fetch(url, part, sha256, size, clock() + timeout_s, timing, clock)
+        yield from _fetch(url, part, sha256, size, clock() + timeout_s, timing, clock, on_bytes)
     else:
         raise DownloadFailed(f"the video has no {file}_url: ask for the file in the request", retryable=False)
+    _make_way(target, overwrite=overwrite)
     part.replace(target)
     return target
+
+
+def _make_way(target: Path, *, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "is there already, and not overwritten", str(target))
 
 
 def _fetch(
@@ -89,6 +102,7 @@ def _fetch(
     deadline: float,
     timing: Timing,
     clock: Callable[[], float],
+    on_bytes: Callable[[int], None],
 ) -> Generator[Any, Any, None]:
     failed, corrupt = 0, 0
     while True:
@@ -97,7 +111,7 @@ def _fetch(
             part.unlink()
             start = 0
         if size is None or start < size:
-            fetched: Fetched = yield Fetch(url, part, start, size, deadline)
+            fetched: Fetched = yield Fetch(url, part, start, size, deadline, on_bytes)
             if fetched.status in _GONE:
                 message = (
                     "the link has expired or the file is gone: send the job again under the same job_id for another"

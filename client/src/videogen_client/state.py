@@ -113,8 +113,16 @@ def _answer_of(output: object) -> Answer | None:
         return cast(Answer, output)
     if not isinstance(output, dict) or not isinstance(output.get("videos"), list):
         return None
-    videos = output["videos"]
-    return cast(Answer, output) if all(isinstance(each, dict) and "status" in each for each in videos) else None
+    return cast(Answer, output) if all(map(_is_video, output["videos"])) else None
+
+
+def _is_video(video: object) -> bool:
+    """Whether it is a result whose files have addresses, or a failure with its error."""
+    if not isinstance(video, dict) or video.get("status") not in ("completed", "failed"):
+        return False
+    if video["status"] == "failed":
+        return isinstance(video.get("error"), dict)
+    return all(isinstance(video.get(name), str | None) for name in ("video_url", "thumbnail_url", "preview_url"))
 
 
 def _is_training(answer: Mapping[str, Any]) -> bool:

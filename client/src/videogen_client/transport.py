@@ -116,6 +116,7 @@ class Sink:
         limit = self._step.limit
         self._file.write(piece if limit is None else piece[: limit + 1 - self._written])
         self._written += len(piece)
+        self._step.on_bytes(self._written)
         return time.monotonic() < self._step.deadline and (limit is None or self._written <= limit)
 
     def fetched(self, response: httpx.Response, *, is_whole: bool) -> Fetched:

@@ -81,7 +81,9 @@ def test_the_command_that_setup_writes_is_the_command_line(tmp_path: Path, monke
     python = tmp_path / "python"
     python.symlink_to(sys.executable)
     monkeypatch.setattr(setup_venv, "PYTHON", python)
+    monkeypatch.setattr(setup_venv, "SITE_PACKAGES", tmp_path)
     setup_venv.write_scripts()
+    assert all(Path(line).is_dir() for line in (tmp_path / "videogen.pth").read_text().splitlines())
     (tmp_path / "videogen").write_text((tmp_path / "videogen").read_text().replace(str(python), sys.executable))
     done = subprocess.run([tmp_path / "videogen", "genrate"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

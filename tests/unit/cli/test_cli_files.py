@@ -1,39 +1,22 @@
-"""Where videos go and how they get there: names, what is in the way, broken downloads, and the hash."""
+"""Where videos go: names, and what is in the way."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kits.endpoint_double import EndpointDouble
-from worker.cli import download
 from worker.cli import out as places
 from worker.cli.failures import CommandFailed
 from worker.cli.out import Out, Place
 
 VIDEO = bytes(range(256)) * 4000
-SHA256 = hashlib.sha256(VIDEO).hexdigest()
 
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "PAUSE_S", 0.001)
-
-
-@pytest.fixture
-def server() -> Iterator[EndpointDouble]:
-    with EndpointDouble() as double:
-        double.files["a.mp4"] = VIDEO
-        yield double
-
-
-def ranges(server: EndpointDouble) -> list[str | None]:
-    return [seen.headers.get("range") for seen in server.requests("file")]
 
 
 def parts() -> list[Path]:
@@ -130,97 +113,3 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path) -> None:
         places.copy(tmp_path / "missing", Path("other.mp4"), force=False)
     assert not Path("other.mp4").exists()
     assert parts() == []
-
-
-def test_a_video_is_fetched_and_checked(server: EndpointDouble) -> None:
-    told: list[int] = []
-    download.fetch(server.file_url("a.mp4"), Path("new/a.mp4"), sha256=SHA256, force=False, on_bytes=told.append)
-    assert Path("new/a.mp4").read_bytes() == VIDEO
-    assert told[-1] == len(VIDEO)
-    assert list(Path("new").iterdir()) == [Path("new/a.mp4")]
-
-
-def test_what_is_there_already_is_not_fetched_again(server: EndpointDouble) -> None:
-    Path("a.mp4").write_bytes(VIDEO)
-    download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert server.requests("file") == []
-
-
-def test_another_file_is_not_written_over(server: EndpointDouble) -> None:
-    Path("a.mp4").write_bytes(b"mine")
-    with pytest.raises(CommandFailed, match="--force"):
-        download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert Path("a.mp4").read_bytes() == b"mine"
-    download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=True)
-    assert Path("a.mp4").read_bytes() == VIDEO
-
-
-def test_a_broken_line_goes_on_where_it_ended(server: EndpointDouble) -> None:
-    server.file_faults["a.mp4"] = [("cut", 300_000), ("status", 503), ("cut", 300_000)]
-    download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert Path("a.mp4").read_bytes() == VIDEO
-    first, second, third, fourth = ranges(server)
-    assert first is None
-    assert second == third
-    assert all(text is not None and text.startswith("bytes=") for text in (second, fourth))
-    assert parts() == []
-
-
-def test_a_later_run_goes_on_too(server: EndpointDouble) -> None:
-    server.file_faults["a.mp4"] = [("cut", 600_000), *[("status", 500)] * 3]
-    with pytest.raises(CommandFailed, match="could not be fetched: the storage answered 500"):
-        download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert not Path("a.mp4").exists()
-    (part,) = parts()
-    had = part.stat().st_size
-    assert had > 0
-    download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert ranges(server)[-1] == f"bytes={had}-"
-    assert Path("a.mp4").read_bytes() == VIDEO
-    assert parts() == []
-
-
-def test_a_part_of_another_file_is_thrown_away(server: EndpointDouble) -> None:
-    Path(f".a.mp4.{SHA256[:12]}.part").write_bytes(b"x" * 100)
-    download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    Path("a.mp4").unlink()
-    Path(f".a.mp4.{SHA256[:12]}.part").write_bytes(b"x" * (len(VIDEO) + 1))
-    download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert Path("a.mp4").read_bytes() == VIDEO
-
-
-def test_what_is_not_what_the_worker_made_never_gets_its_name(server: EndpointDouble) -> None:
-    server.files["a.mp4"] = VIDEO[:-1] + b"?"
-    with pytest.raises(CommandFailed, match="its hash differs"):
-        download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert len(server.requests("file")) == download.ATTEMPTS
-    assert not Path("a.mp4").exists()
-    assert parts() == []
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_link_that_has_expired_is_not_tried_again(status: int, server: EndpointDouble) -> None:
-    server.file_faults["a.mp4"] = [("status", status)]
-    with pytest.raises(CommandFailed, match=f"answered {status}: the link has expired"):
-        download.fetch(server.file_url("a.mp4"), Path("a.mp4"), sha256=SHA256, force=False)
-    assert len(server.requests("file")) == 1
-
-
-def test_a_poster_without_a_hash_starts_anew(server: EndpointDouble) -> None:
-    server.files["a.jpg"] = VIDEO
-    server.file_faults["a.jpg"] = [("cut", 1000)]
-    download.fetch(server.file_url("a.jpg"), Path("a.jpg"), sha256=None, force=True)
-    assert ranges(server) == [None, None]
-    assert Path("a.jpg").read_bytes() == VIDEO
-
-
-def test_a_video_that_stayed_on_the_worker_is_explained() -> None:
-    with pytest.raises(CommandFailed, match="configure a bucket"):
-        download.fetch("file:///etc/hostname", Path("a.mp4"), sha256=SHA256, force=False)
-    assert not Path("a.mp4").exists()
-
-
-def test_a_disk_that_takes_nothing_is_told(server: EndpointDouble) -> None:
-    Path("blocked").write_bytes(b"a file where a folder is wanted")
-    with pytest.raises(CommandFailed, match="could not be written"):
-        download.fetch(server.file_url("a.mp4"), Path("blocked/a.mp4"), sha256=SHA256, force=False)

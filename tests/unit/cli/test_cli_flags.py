@@ -311,7 +311,7 @@ sys.stderr.write(json.dumps({"status": status, "loaded": sorted({name.partition(
         (["generate", "--help"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
         (["schema"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
         (["generate", "--prompt", "a", "--dry-run", "--gpu", "H100"], 0, ("torch", "diffusers", "runpod")),
-        (["submit", "--endpoint", "e", "--prompt", "a"], 1, ("torch", "diffusers", "transformers")),
+        (["submit", "--endpoint", "e", "--prompt", "a"], 1, ("torch", "diffusers", "transformers", "runpod")),
     ],
     ids=str,
 )
@@ -321,7 +321,7 @@ def test_nothing_heavy_is_loaded_for_little(
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments],
         cwd=tmp_path,
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        env={"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -335,12 +335,12 @@ def test_nothing_heavy_is_loaded_for_little(
 def test_the_probe_sees_what_submit_loads(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "submit", "--endpoint", "e", "--prompt", "a"],
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        env={"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}", "HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert "runpod" in json.loads(done.stderr.splitlines()[-1])["loaded"]
+    assert "videogen_client" in json.loads(done.stderr.splitlines()[-1])["loaded"]
     assert "RUNPOD_API_KEY is not set" in done.stderr
