@@ -21,6 +21,7 @@ PAGE = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
 
 
 def run(command: list[str], endpoint: PaidEndpoint, home: Path) -> subprocess.CompletedProcess[str]:
+    endpoint.on_the_way = []  # a look takes two seconds
     variables = {"ENDPOINT_ID": ENDPOINT_ID, "RUNPOD_API_KEY": API_KEY, "RUNPOD_URL": endpoint.url}
     environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT / "client" / "src"), "no_proxy": "*"}
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=200, check=False)

@@ -39,6 +39,7 @@ def test_a_job_whose_worker_was_killed_is_done_again_and_everything_is_there_onc
     assert kill.arrivals >= VIDEOS
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_could_not_tell_is_told_by_the_next_one_without_the_job(tmp_path: Path) -> None:
     """The answer is lost with the worker, and the job is never delivered again: the event still arrives."""
     payload: dict[str, Any] = {

@@ -97,7 +97,7 @@ def test_an_answer_reaches_the_platform_in_the_contracts_shape(site: Site) -> No
     assert [event["data"] for event in site.finals(job_id)] == answer["videos"]
 
 
-@pytest.mark.parametrize("frames", [5, 33])
+@pytest.mark.parametrize("frames", [5, pytest.param(33, marks=pytest.mark.slow)])
 def test_progress_never_goes_down_nor_comes_after_the_answer_where_the_platform_is_slow(
     site: Site, frames: int
 ) -> None:
@@ -217,6 +217,7 @@ def test_sigterm_leaves_a_long_job_to_another_worker_behind_its_last_finished_vi
     assert [event["data"] for event in finals(receiver, job_id)] == videos
 
 
+@pytest.mark.slow
 def test_sigterm_lets_a_job_finish_that_fits_into_the_grace(platform: Platform, tmp_path: Path) -> None:
     with WorkerProcess(platform, tmp_path, {"SHUTDOWN_GRACE_S": "60"}) as worker:
         job_id = platform.submit(small(num_frames=17))
@@ -265,6 +266,7 @@ atexit.register((pathlib.Path({str(tmp_path)!r}) / f"at-exit-{{os.getpid()}}").t
     assert not (tmp_path / f"taken-apart-{pid}").exists()
 
 
+@pytest.mark.slow
 def test_an_event_that_failed_while_the_worker_started_can_be_sent_by_others(
     platform: Platform, tmp_path: Path
 ) -> None:

@@ -201,6 +201,7 @@ def test_the_next_job_stores_what_the_one_before_could_not(scene: Scene) -> None
     assert scene.made == [0, 0]
 
 
+@pytest.mark.slow
 def test_only_the_videos_that_were_not_stored_are_kept(scene: Scene) -> None:
     payload = {"job_id": "three", "job_request_params": [small(seed=seed) for seed in range(3)]}
     scene.dies("/1.mp4")
@@ -237,6 +238,7 @@ def test_the_events_of_a_job_go_out_in_order_though_its_first_upload_is_slow(sce
     assert [event["index"] for event in receiver.of_type("completed")] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_video_that_tidy_stores_while_the_job_is_being_accepted_is_not_made_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +259,7 @@ def test_a_video_that_tidy_stores_while_the_job_is_being_accepted_is_not_made_ag
     assert scene.made == [0]
 
 
+@pytest.mark.slow
 def test_an_unwritable_state_folder_changes_no_answer(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file in the way")
     payload = {"job_id": "one", "job_request_params": [small()]}
@@ -270,8 +273,15 @@ def test_an_unwritable_state_folder_changes_no_answer(scene: Scene, tmp_path: Pa
 # --- a storage that is silent, or says a byte now and then
 
 
-@pytest.mark.parametrize("fault", [say_nothing, drip])
-@pytest.mark.parametrize("way", ["stopped", "shut down"])
+@pytest.mark.parametrize(
+    ("fault", "way"),
+    [
+        (say_nothing, "stopped"),
+        pytest.param(say_nothing, "shut down", marks=pytest.mark.slow),
+        pytest.param(drip, "stopped", marks=pytest.mark.slow),
+        pytest.param(drip, "shut down", marks=pytest.mark.slow),
+    ],
+)
 def test_whatever_ends_a_job_ends_its_upload_and_keeps_the_video(scene: Scene, fault: Fault, way: str) -> None:
     uploading = threading.Event()
 
@@ -325,7 +335,7 @@ def test_refused_payloads_are_answered_at_once_beside_a_spool_full_of_videos(sce
     assert scene.double.operations().count("put") <= 6
 
 
-@pytest.mark.parametrize("failure", [RecursionError, ZeroDivisionError])
+@pytest.mark.parametrize("failure", [RecursionError, pytest.param(ZeroDivisionError, marks=pytest.mark.slow)])
 def test_a_failure_of_any_kind_keeps_the_video(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
 ) -> None:
@@ -344,6 +354,7 @@ def test_a_failure_of_any_kind_keeps_the_video(
 # --- two workers that make one job
 
 
+@pytest.mark.slow
 def test_what_two_workers_report_of_one_job_is_what_is_stored(
     scene: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +395,7 @@ def test_what_two_workers_report_of_one_job_is_what_is_stored(
 # --- a finished video, asked for again
 
 
+@pytest.mark.slow
 def test_a_redelivered_job_answers_presigned_urls_that_are_good(
     make_scene: Callable[..., Scene], receiver: Receiver
 ) -> None:
@@ -415,7 +427,14 @@ def test_a_finished_video_that_was_deleted_from_the_bucket_is_made_again(scene: 
     assert hashlib.sha256(scene.object("one", 1)).hexdigest() == second["videos"][1]["sha256"]
 
 
-@pytest.mark.parametrize("fault", [reset, status(503, "SlowDown"), status(403, "AccessDenied")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        reset,
+        pytest.param(status(503, "SlowDown"), marks=pytest.mark.slow),
+        pytest.param(status(403, "AccessDenied"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_storage_that_cannot_be_asked_costs_a_redelivered_job_nothing(scene: Scene, fault: Any) -> None:
     payload = {"job_id": "one", "job_request_params": [small()]}
     first = scene.run(payload)

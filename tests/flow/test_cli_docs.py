@@ -66,6 +66,7 @@ def test_the_dry_run_is_the_one_that_is_shown(run: Callable[[list[str]], Done]) 
     assert run(words) == Done(0, shown_after("dry"), "")
 
 
+@pytest.mark.slow
 def test_the_real_run_is_the_one_that_is_shown(
     run: Callable[[list[str]], Done], monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:

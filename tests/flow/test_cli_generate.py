@@ -116,6 +116,7 @@ def test_a_picture_of_this_machine_is_the_first_frame_and_opens_no_port(
     assert json.loads(done.out)["videos"][0]["mode"] == "first_last_frame"
 
 
+@pytest.mark.slow
 def test_a_video_of_this_machine_is_read_over_loopback(generate: Callable[..., Done]) -> None:
     assert generate("--frames", "9", "--out", "first.mp4").status == 0
     done = generate("--video", "first.mp4", "--strength", "0.5", "--json")
@@ -193,6 +194,7 @@ def test_what_cannot_be_written_to_its_place_is_not_lost(
     assert f"the video is there: {stored.resolve()}" in done.err
 
 
+@pytest.mark.slow
 def test_what_the_output_folder_does_not_take_is_kept_for_the_next_run(
     generate: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +241,7 @@ def screen() -> Iterator[tuple[int, int]]:
         os.close(person)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_within_a_step(tmp_path: Path) -> None:
     """At a terminal, in a process of its own with an engine of its own: nothing is replaced here."""
     arguments = ["--prompt", "a cat", "--width", "256", "--height", "256", "--steps", "100", "--frames", "81"]

@@ -35,6 +35,7 @@ def train(
     return lambda *arguments: command(capsys, "train", "--data", "clips", "--out", "style", *SMALL, *arguments)
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_lora_and_its_plan_is_shown_first(train: Callable[..., Done]) -> None:
     done = train("--gpu-hourly-usd", "2")
     assert (done.status, done.err) == (0, "")

@@ -37,6 +37,7 @@ def script(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=500)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_frames_of_one(tmp_path: Path) -> None:
     saved, said = tmp_path / "frames.npz", tmp_path / "said.json"
     process = forked().Process(target=crew_frames.make, args=(saved, said, {**os.environ, **CREW}))

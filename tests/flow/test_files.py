@@ -54,6 +54,7 @@ def test_a_file_is_in_the_answer_and_nowhere_else(run: Runner, receiver: Receive
     assert again == first
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_large_is_made_to_fit_once(make_runner: Make, receiver: Receiver) -> None:
     """What is stored is what is in the answer."""
     run = make_runner({"INLINE_MAX_BYTES": "100000"})

@@ -174,6 +174,7 @@ def test_webhook_events_are_filtered(run: Runner, receiver: Receiver) -> None:
     assert receiver.events == []
 
 
+@pytest.mark.slow
 def test_texts_of_videos_alike_are_read_before_the_first_is_made(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = run(small(prompt="read alone", negative_prompt="never"), job_id="alone")["videos"][0]
     seen: list[str] = []
@@ -256,6 +257,7 @@ def test_unsupported_is_told_before_any_work(run: Runner, picture_url: str) -> N
     assert json.loads(answer["error"])["code"] == "unsupported"
 
 
+@pytest.mark.slow
 def test_cost_is_told_where_the_price_is_known(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
     (video,) = make_runner({"GPU_HOURLY_USD": "3600"})(small())["videos"]
     # 3,600 USD an hour is 1 USD a second: the cost is the seconds until the video was encoded.
@@ -285,6 +287,7 @@ def test_the_time_limit_ends_a_job_within_a_step(make_runner: Callable[[Mapping[
     assert make_runner({"JOB_TIMEOUT_S": "3600"})(small(), job_id="next")["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_work_answers_cancelled_and_leaves_the_worker_ready(run: Runner, receiver: Receiver) -> None:
     async def stopped() -> dict[str, object]:
         long = small(num_inference_steps=100, num_frames=81)

@@ -71,6 +71,7 @@ def test_video_to_video_runs_the_last_steps_on_both_experts(run: Runner, clip_ur
     assert min(ran.high) >= 875.0 > max(ran.low)
 
 
+@pytest.mark.slow
 def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[int, int], str]) -> None:
     """The weakest run gives nearly what the VAE makes of the video itself; a seed hardly matters to it."""
     apart = []
@@ -85,7 +86,10 @@ def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[in
     assert apart[0] < apart[2] / 3
 
 
-@pytest.mark.parametrize(("frames", "fps", "made"), [(6, 8, 9), (20, 16, 13), (10, 16, 9)])
+@pytest.mark.parametrize(
+    ("frames", "fps", "made"),
+    [(6, 8, 9), pytest.param(20, 16, 13, marks=pytest.mark.slow), pytest.param(10, 16, 9, marks=pytest.mark.slow)],
+)
 def test_the_video_is_resampled_and_its_length_bounds_the_answer(
     run: Runner, clip_url: Callable[[int, int], str], frames: int, fps: int, made: int
 ) -> None:
@@ -102,6 +106,7 @@ def test_a_video_that_is_too_short_is_refused(run: Runner, clip_url: Callable[[i
     assert (error["code"], error["path"]) == ("input_invalid", "reference_video_url")
 
 
+@pytest.mark.slow
 def test_turbo_from_a_video(run: Runner, clip_url: Callable[[int, int], str]) -> None:
     request = small(reference_video_url=clip_url(9, 16), quality_preset="turbo", strength=0.75)
     run({"job_id": "warm", "job_request_params": [request]})

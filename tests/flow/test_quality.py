@@ -62,6 +62,7 @@ def test_turbo_shows_what_was_asked_in_four_steps(studio: Studio) -> None:
     assert found["shape"] >= 0.6
 
 
+@pytest.mark.slow
 def test_image_to_video_begins_with_the_picture(studio: Studio) -> None:
     found = figures(made(studio, "image", 1, _QUICK_STEPS), None)
     assert found["first_frame_db"] >= 31

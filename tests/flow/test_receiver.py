@@ -205,6 +205,7 @@ def test_what_is_unsigned_changed_or_no_text_is_refused(receiver: Receiver) -> N
     assert post(receiver.url, body, headers) == 200
 
 
+@pytest.mark.slow
 async def test_a_crash_loses_no_event_and_handles_none_twice(tmp_path: Path) -> None:
     with Receiver(tmp_path) as first:
         assert await channel(first.url).completed(0, VIDEO)

@@ -204,6 +204,7 @@ def test_the_seconds_of_one_video_add_up_in_the_video_and_in_the_job(
     assert video["cost_usd"] == pytest.approx(sum(timings[stage] for stage in MADE_OF), abs=0.004)
 
 
+@pytest.mark.slow
 def test_the_seconds_of_several_videos_add_up_although_they_overlap(run: Runner, receiver: Receiver) -> None:
     answer = run({"webhook_url": receiver.url, "job_request_params": [small(), small(seed=2), small(model="5b")]})
     assert all(adds_up(video["timings"]) for video in answer["videos"])
@@ -213,6 +214,7 @@ def test_the_seconds_of_several_videos_add_up_although_they_overlap(run: Runner,
         assert answer["timings"][stage] == pytest.approx(seconds, abs=0.003)
 
 
+@pytest.mark.slow
 def test_each_second_is_told_of_the_stage_that_took_it(
     run: Runner, httpserver: HTTPServer, picture_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +248,7 @@ def test_each_second_is_told_of_the_stage_that_took_it(
     assert slow["sha256"] == plain["sha256"]
 
 
+@pytest.mark.slow
 def test_the_wait_for_the_gpu_is_no_stage_of_the_video_and_costs_nothing(
     make_runner: Callable[[Mapping[str, str]], Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +416,7 @@ def test_peak_memory_of_the_gpu_is_in_the_line_and_the_metrics(
     assert value(scrape(server), "videogen_peak_vram_bytes_sum", model="a14b") == 41 * metrics.GIB
 
 
+@pytest.mark.slow
 def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
     make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer, written: io.StringIO
 ) -> None:
@@ -459,6 +463,7 @@ def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
 # --- a video that is gone from the storage
 
 
+@pytest.mark.slow
 def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +554,7 @@ def listening(worker: WorkerProcess) -> set[int]:
     }
 
 
+@pytest.mark.slow
 def test_a_worker_on_the_platform_tells_its_start_and_its_jobs(platform: Platform, tmp_path: Path) -> None:
     port = free_port()
     environment = {
@@ -584,6 +590,7 @@ def test_a_worker_without_metrics_port_opens_none(platform: Platform, tmp_path: 
         assert listening(worker) == set()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_does_not_stop_the_worker(platform: Platform, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))

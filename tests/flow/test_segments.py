@@ -52,6 +52,7 @@ def test_segments_become_one_video_whose_overlap_is_shown_once(run: Runner, watc
     assert {event.progress for event in run.reports} <= set(range(101))
 
 
+@pytest.mark.slow
 def test_the_end_of_a_video_is_read_from_its_last_segment_alone(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     read, files = lossless.read, []
 
@@ -65,6 +66,7 @@ def test_the_end_of_a_video_is_read_from_its_last_segment_alone(run: Runner, mon
     assert files == [f"0-{number}.frames" for number in (0, 1, 2, 3, *range(5))]
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same_bytes(
     make_runner: Callable[[Mapping[str, str]], Runner], watched: Watched
 ) -> None:
@@ -85,7 +87,15 @@ def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same
     assert (resumed["sha256"], resumed["segments"]) == (whole["sha256"], whole["segments"])
 
 
-@pytest.mark.parametrize("reason", [JobTimeout("too long"), Cancelled(), None], ids=["timeout", "stop", "failure"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        pytest.param(JobTimeout("too long"), marks=pytest.mark.slow),
+        Cancelled(),
+        pytest.param(None, marks=pytest.mark.slow),
+    ],
+    ids=["timeout", "stop", "failure"],
+)
 def test_what_ends_a_video_behind_its_first_segment_delivers_what_is_finished(
     run: Runner, watched: Watched, reason: JobTimeout | Cancelled | None
 ) -> None:
@@ -109,6 +119,7 @@ def test_a_failure_in_the_first_segment_is_the_videos(run: Runner, watched: Watc
     assert (answer["status"], answer["videos"][0]["error"]["code"]) == ("failed", "timeout")
 
 
+@pytest.mark.slow
 def test_with_keyframes_each_segment_is_between_two_pictures(run: Runner, watched: Watched, picture_url: str) -> None:
     ends = {"last_image_url": picture_url}
     video = only_video(
@@ -121,6 +132,7 @@ def test_with_keyframes_each_segment_is_between_two_pictures(run: Runner, watche
     assert first.last_image == second.image
 
 
+@pytest.mark.slow
 def test_a_loop_ends_on_its_first_frame(run: Runner, watched: Watched) -> None:
     video = only_video(run(small(segments=[{}, {}], loop=True, frames_zip=True)))
     last = watched.made[-1].conditioning.last_image
@@ -147,7 +159,14 @@ def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
     assert step(np.asarray(image), given[-1]) < 3
 
 
-@pytest.mark.parametrize(("output_format", "codec"), [("mp4", "aac"), ("webm", "opus"), ("gif", None)])
+@pytest.mark.parametrize(
+    ("output_format", "codec"),
+    [
+        pytest.param("mp4", "aac", marks=pytest.mark.slow),
+        ("webm", "opus"),
+        pytest.param("gif", None, marks=pytest.mark.slow),
+    ],
+)
 def test_the_sound_of_a_video_that_is_continued_is_kept_where_the_format_has_sound(
     run: Runner, httpserver: HTTPServer, tmp_path: Path, output_format: str, codec: str | None
 ) -> None:
@@ -171,6 +190,7 @@ def test_the_sound_of_a_video_that_is_continued_is_kept_where_the_format_has_sou
     assert any("a GIF has none" in line for line in video["warnings"]) == (codec is None)
 
 
+@pytest.mark.slow
 def test_several_frames_of_a_segment_begin_the_next(run: Runner, watched: Watched) -> None:
     video = only_video(run(small(segments=[{}, {}], num_frames=9, overlap_frames=5)))
     assert [(each["first_frame"], each["num_frames"]) for each in video["segments"]] == [(0, 9), (9, 4)]
@@ -179,6 +199,7 @@ def test_several_frames_of_a_segment_begin_the_next(run: Runner, watched: Watche
     assert (len(known.video), known.video[0] == known.image) == (5, True)
 
 
+@pytest.mark.slow
 def test_a_long_duration_is_divided(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
     run = make_runner({"MAX_FRAMES": "9"})
     video = only_video(run({**small(duration_seconds=1.5), "num_frames": None}))

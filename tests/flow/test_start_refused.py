@@ -56,6 +56,7 @@ def of_bucket(double: s3_double.Double) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_storage_that_refuses_the_key_refuses_the_start(
     platform: Platform, bucket: s3_double.Double, tmp_path: Path
 ) -> None:

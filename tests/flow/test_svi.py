@@ -86,6 +86,7 @@ def held_to_the_first_frame(watched: Watched, opening: int, number: int) -> None
         assert step(np.asarray(anchor), next(frames)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_a_video_of_the_callers_is_continued_from_its_last_frames_and_a_cut_begins_anew(
     run: Runner, watched: Watched, httpserver: HTTPServer, tmp_path: Path
@@ -113,6 +114,7 @@ def test_a_video_of_the_callers_is_continued_from_its_last_frames_and_a_cut_begi
     held_to_the_first_frame(watched, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same_bytes(
     make_runner: Callable[[Mapping[str, str]], Runner], watched: Watched

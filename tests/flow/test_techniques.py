@@ -90,6 +90,7 @@ def test_the_step_cache_is_told_and_changes_its_video_alone(deep: Runner) -> Non
     assert fast["warnings"] == []
 
 
+@pytest.mark.slow
 def test_the_step_cache_is_off_with_turbo_and_the_caller_is_told(deep: Runner) -> None:
     plain, asked = deep({"job_request_params": [small(**TURBO), small(**TURBO, step_cache="fast")]})["videos"]
     assert asked["parameters"]["step_cache"] == "off"

@@ -33,13 +33,14 @@ def answer_of(*videos: State, status: str = "completed") -> State:
 
 class PaidEndpoint(EndpointDouble):
     """Jobs of a job_id in `broken` fail. `forget` lets the endpoint lose what it knows of its jobs, as RunPod does 30
-    minutes after their end; the journal stays.
+    minutes after their end; the journal stays. `on_the_way` is what a job's first looks find.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.paid: Counter[str] = Counter()
         self.broken: set[str] = set()
+        self.on_the_way = [in_queue(), in_progress(), in_progress(50)]
         self._jobs: dict[str, State] = {}
         self._asked: Counter[str] = Counter()
         self._journal: dict[str, State] = {}
@@ -64,7 +65,7 @@ class PaidEndpoint(EndpointDouble):
         if job_id not in self._jobs:
             return None
         self._asked[job_id] += 1
-        states = [in_queue(), in_progress(), in_progress(50), self._ended(self._jobs[job_id])]
+        states = [*self.on_the_way, self._ended(self._jobs[job_id])]
         return {"id": job_id, **states[min(self._asked[job_id], len(states)) - 1]}
 
     def _ended(self, payload: State) -> State:

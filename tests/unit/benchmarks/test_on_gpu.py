@@ -44,6 +44,7 @@ STAGES = (
 )
 
 
+@pytest.mark.slow
 def test_all_that_is_imported_is_packed_or_installed_there() -> None:
     """A measurement on a GPU was lost to a package that nobody had packed."""
     packed = re.findall(r"\$\(pin ([a-z0-9-]+)", Path(ROOT / "benchmarks/on_gpu/prepare.sh").read_text())

@@ -31,6 +31,7 @@ def test_the_codec_benchmark_runs(tmp_path: Path) -> None:
     assert len(json.loads(written.read_text())["runs"]) == 2 * len(formats.CODECS)
 
 
+@pytest.mark.slow
 def test_every_codec_is_as_like_as_h264_at_the_same_quality() -> None:
     """On the clip that is easy to compress, short and small; the benchmark holds both clips at full size."""
     source = encode_codecs.clips(quick=True)["scene"]

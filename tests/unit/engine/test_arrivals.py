@@ -255,6 +255,7 @@ def test_what_happens_on_arrival_happens_once_and_in_the_thread_that_waits() -> 
     assert threads == [threading.current_thread()]
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_does_not_wait_for_the_weights() -> None:
     code = (
         "import time\n"

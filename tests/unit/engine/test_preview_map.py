@@ -29,6 +29,7 @@ def test_the_map_is_linear_in_the_channels() -> None:
     assert colours.frames(-latents).tolist() == [[[[0, 0, 51]]]]
 
 
+@pytest.mark.slow
 def test_the_map_of_the_demo_vae_shows_the_colours_of_clips_that_it_was_not_fitted_to() -> None:
     vae = AutoencoderKLWan.from_pretrained(FOLDER).eval()
     colours = fit(vae, clips=8, side=64)

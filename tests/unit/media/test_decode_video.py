@@ -136,6 +136,7 @@ def test_a_playlist_is_refused_and_opens_nothing(playlist: str, lead: str, tmp_p
         assert inner.requests == []
 
 
+@pytest.mark.slow
 def test_a_video_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
     file = clip(tmp_path, "long.mp4", "-pix_fmt", "yuv420p", "-preset", "ultrafast", size="1280x720", seconds=8)
     video = decode_video.open_video(file, path=PATH)

@@ -356,6 +356,7 @@ def test_a_hanging_ffmpeg_is_killed(tmp_path: Path, out: Path, body: str) -> Non
     assert ("its input closed" if "<&-" in body else "stopped responding") in str(failure)
 
 
+@pytest.mark.slow
 def test_an_ffmpeg_that_computes_is_waited_for(tmp_path: Path, out: Path) -> None:
     real = imageio_ffmpeg.get_ffmpeg_exe()
     ffmpeg = script(tmp_path, f'i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done; exec {real} "$@"')

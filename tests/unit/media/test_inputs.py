@@ -272,7 +272,12 @@ def large(width: int, height: int, kind: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [("JPEG", (8064, 6048)), ("JPEG", (8160, 6144)), ("MPO", (8064, 6048)), ("JPEG", (11_000, 10_000))],
+    [
+        ("JPEG", (8064, 6048)),
+        pytest.param("JPEG", (8160, 6144), marks=pytest.mark.slow),
+        pytest.param("MPO", (8064, 6048), marks=pytest.mark.slow),
+        pytest.param("JPEG", (11_000, 10_000), marks=pytest.mark.slow),
+    ],
 )
 def test_a_large_jpeg_is_halved_within_the_memory_allowed(kind: str, size: tuple[int, int]) -> None:
     image = load(large(*size, kind))

@@ -174,6 +174,7 @@ def test_check_names_what_is_stale_and_writes_nothing(
     assert command.main(["--check"]) == 0
 
 
+@pytest.mark.slow
 def test_a_part_whose_markers_are_missing_is_an_error() -> None:
     with pytest.raises(ValueError, match="'rooms'"):
         docs.with_parts(README.replace("<!-- end of rooms -->", ""))

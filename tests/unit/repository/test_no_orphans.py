@@ -24,7 +24,7 @@ def test_it():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_sigterm_ends_what_the_tests_have_started(tmp_path: Path, workers: str) -> None:
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_hanging.py").write_text(HANGING)

@@ -116,6 +116,7 @@ def test_a_cuda_package_without_a_licence_is_an_error() -> None:
         notices.cuda_rows({name: "1" for name in notices.CUDA if name != "triton"})
 
 
+@pytest.mark.slow
 def test_check_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

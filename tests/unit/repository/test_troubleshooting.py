@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.unit.repository.test_docs import section
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,6 +56,7 @@ def quoted_symptoms() -> list[str]:
     return sorted({quoted for row in rows for quoted in re.findall(r"`([^`]+)`", row)} - WRITTEN_BY_OTHERS)
 
 
+@pytest.mark.slow
 def test_every_message_that_the_docs_quote_is_written_by_the_code() -> None:
     texts, quoted = messages(), quoted_symptoms()
     assert len(quoted) > 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoTokenizer, UMT5EncoderModel
 
@@ -12,6 +13,7 @@ from training.further import WEIGHTS
 from training.running import Run
 
 
+@pytest.mark.slow
 def test_slow_captions_are_moved_and_others_stay(tmp_path: Path) -> None:
     words = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     model, before = (
