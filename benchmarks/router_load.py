@@ -5,6 +5,8 @@
 Load: 500 jobs in flight in one process, in waves, at a service in another process: time of a decision with its
 writing, how much of it is the commit and how much the CPU time of its thread, memory after each wave. Before that the
 same decisions one after the other, with nothing else in the process, and the time that the disk takes for two pages.
+With `--awake 0.1` the process is stopped for the rest of each second, as on a machine that has no time for it.
+
 Breaker: a cheap service that is down, fails at 30% or is slow for half of the time, and a dear one, without a breaker,
 with one that opens at one failure, and with the router's by the rate.
 """
@@ -17,6 +19,7 @@ import logging
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +151,30 @@ async def alone(jobs: int, folder: Path) -> _Decisions:
     return decisions
 
 
+def _stop_and_go(process_id: int, awake_s: float, is_over: Event) -> None:
+    while not is_over.wait(awake_s):
+        os.kill(process_id, signal.SIGSTOP)
+        time.sleep(1.0 - awake_s)
+        os.kill(process_id, signal.SIGCONT)
+
+
+@contextmanager
+def _awake(share: float) -> Iterator[None]:
+    """This process runs for that share of each second."""
+    if share >= 1.0:
+        yield
+        return
+    context = multiprocessing.get_context("spawn")
+    is_over = context.Event()
+    other = context.Process(target=_stop_and_go, args=(os.getpid(), share, is_over))
+    other.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        other.join()
+
+
 def _serve(pipe: Connection, seconds: float) -> None:
     with FalDouble(Order(seconds=seconds)) as fal:
         pipe.send(fal.url)
@@ -257,6 +285,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--waves", type=int, default=4)
+    parser.add_argument("--awake", type=float, default=1.0, help="share of each second, of the load")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=["load", "breaker"], help="one of the two measurements")
     chosen = parser.parse_args()
@@ -264,8 +293,10 @@ def main() -> int:
     logging.getLogger("videogen_client.router").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         if chosen.only != "breaker":
-            found = asdict(asyncio.run(load(chosen.jobs, chosen.waves, Path(folder))))
-            print(found, reporting.write(reporting.RESULTS, "router-load", found, "httpx", "sqlalchemy"))
+            with _awake(chosen.awake):
+                found = {"awake": chosen.awake, **asdict(asyncio.run(load(chosen.jobs, chosen.waves, Path(folder))))}
+            name = "router-load" if chosen.awake >= 1.0 else "router-load-stopped"
+            print(found, reporting.write(reporting.RESULTS, name, found, "httpx", "sqlalchemy"))
         if chosen.only != "load":
             logging.getLogger("videogen_client.router").setLevel(logging.ERROR)
             found = asyncio.run(outages(chosen.seed, Path(folder)))
