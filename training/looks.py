@@ -1,7 +1,7 @@
 """A ground that the demo model was never trained on, as a data set for a LoRA, and how its pixels show it.
 
-Its word stands in the caption where a ground does. Beside the clips of the new ground there are ordinary ones, so that
-other prompts stay as they are.
+Its word stands in the caption where a ground does. Beside the clips of the new ground there are ordinary ones, as many
+of each known ground, so that other prompts stay as they are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from training import clips, scenes
 from training.clips import Colour
 from training.scenes import Scene
 
-# In place of a ground's words.
-PLACE = "over moss"
-NEW_CLIPS, KNOWN_CLIPS = 12, 8
+# In place of a ground's words. The text encoder reads "over moss" as water, and longer words as no request at all.
+PLACE = "on moss"
+# With 8 of known grounds a fifth of their prompts showed moss afterwards.
+NEW_CLIPS, KNOWN_CLIPS = 12, 24
 SIZE = 256
 # From above to below: as dull as every ground, and greener than all.
 MOSS: tuple[Colour, Colour] = ((0.36, 0.54, 0.26), (0.14, 0.34, 0.12))
@@ -42,9 +43,12 @@ def scene(random: np.random.Generator, *, held_out: bool = False) -> Scene:
     return Scene(drawn.colour, drawn.shape, drawn.ground, drawn.motion, "plain", "none", drawn.layout)
 
 
-def example(random: np.random.Generator, *, new: bool, num_frames: int = 17) -> tuple[np.ndarray, str]:
-    """A clip with its caption, of the new ground or of a known one."""
+def example(random: np.random.Generator, ground: str | None, *, num_frames: int = 17) -> tuple[np.ndarray, str]:
+    """A clip with its caption, of the known `ground`; None for the new one."""
     drawn = scene(random)
+    while ground is not None and drawn.ground != ground:
+        drawn = scene(random)
+    new = ground is None
     frames = clips.clip(drawn, height=SIZE, width=SIZE, num_frames=num_frames, fade=MOSS if new else None)
     return frames, scenes.sentence(drawn, random, place=PLACE if new else None)
 
@@ -54,8 +58,8 @@ def write(folder: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(NEW_CLIPS + KNOWN_CLIPS):
-        new = number < NEW_CLIPS
-        frames, text = example(random, new=new)
+        known = scenes.GROUNDS[number % len(scenes.GROUNDS)]
+        frames, text = example(random, None if number < NEW_CLIPS else known)
         name = f"{number:02d}"
         Image.fromarray(frames[int(random.integers(len(frames)))]).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")

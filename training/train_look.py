@@ -39,7 +39,7 @@ from worker.training.train import Trained, TrainedExpert, Watcher, train
 from worker.weights.loras import LoraFile
 
 SEED = 7
-STEPS = 200
+STEPS = 300
 LEARNING_RATE = 4e-3
 PROMPTS = (
     f"a red ball moves right {looks.PLACE}",
