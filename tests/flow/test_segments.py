@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -20,7 +21,9 @@ from tests.flow.conftest import Runner, Watched, local_path, only_video, small
 from worker.base.errors import Cancelled, JobTimeout
 from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop
+from worker.engine import Engine, Rendering, Video
 from worker.media import lossless
+from worker.media.color_match import from_linear, to_linear
 from worker.media.encode import encode
 from worker.media.seams import step
 
@@ -130,6 +133,27 @@ def test_with_keyframes_each_segment_is_between_two_pictures(run: Runner, watche
     first, second = (made.conditioning for made in watched.made)
     assert first.last_image is not None
     assert first.last_image == second.image
+
+
+def test_colours_that_drift_from_segment_to_segment_are_held(
+    run: Runner, engine: Engine, picture_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each segment draws again what it was given, a tenth lighter in linear light."""
+    generate, made = engine.generate, []
+
+    def lighter(video: Video, **others: Any) -> Rendering:
+        levels = np.asarray(video.conditioning.image) / 255
+        frame = np.rint(from_linear(1.1 * to_linear(levels)) * 255).astype(np.uint8)
+        if not made:
+            made.append(generate(video, **others))
+        return replace(made[0], frames=lambda: (frame for _ in range(5)))
+
+    monkeypatch.setattr(engine, "generate", lighter)
+    request = small(segments=[{}] * 4, reference_image_url=picture_url, num_inference_steps=1)
+    held, free = (only_video(run({**request, "color_match": match}, job_id=str(match))) for match in (True, False))
+
+    assert free["segments"][-1]["color_drift"] > 4
+    assert held["segments"][-1]["color_drift"] <= free["segments"][-1]["color_drift"] / 2
 
 
 @pytest.mark.slow
