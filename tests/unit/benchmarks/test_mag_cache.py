@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.mag_cache import Curves
+from benchmarks.mag_cache import Curves, gain
 
 STEPS = 10
 
@@ -43,3 +43,12 @@ def test_the_least_threshold_leaves_out_the_share_or_more(share: float, steps_le
     threshold, schedule = rising.least_schedule(share, 100, STEPS)
     assert len(left_out(schedule)) >= steps_left_out
     assert len(left_out(rising.schedule(threshold / 1.05, 100, STEPS))) < max(steps_left_out, 1)
+
+
+def test_a_gain_is_the_mean_of_the_differences_of_the_same_clips() -> None:
+    one = {"each_db": [30.0, 36.0, 33.0], "each_ssim": [0.9, 0.9, 0.9]}
+    other = {"each_db": [29.0, 31.0, 33.0], "each_ssim": [0.8, 0.9, 1.0]}
+    found = gain(one, other)
+    assert (found["db"], found["db_nearer"], found["ssim_nearer"]) == (2.0, 2, 1)
+    assert found["db_standard_error"] == pytest.approx((7 / 3) ** 0.5)  # differences 1, 5, 0: a variance of 7, over 3
+    assert found["ssim"] == pytest.approx(0.0)
