@@ -18,7 +18,7 @@ from diffusers import WanTransformer3DModel
 from torch.nn import functional
 
 from training import positions
-from training.running import Average, Run
+from training.running import Average, Run, in_bf16
 from training.text import TEXT_DIM
 from worker.training.loop import Schedule, descend
 
@@ -307,7 +307,7 @@ def flow_loss(
     unasked = data.unasked[torch.randint(len(data.unasked), (batch,), device=device)]
     told = torch.where(torch.rand(batch, device=device) < plan.unasked_share, unasked, told)
     attention.set(data.lengths[told], data.texts.shape[1])
-    with torch.autocast(device.type, torch.bfloat16):
+    with in_bf16(device):
         velocity = model(noisy, sigma * 1000, data.texts[told].float(), return_dict=False)[0]
     return functional.mse_loss(velocity.float(), noise - clean)
 

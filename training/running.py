@@ -16,6 +16,12 @@ import torch
 from tqdm import tqdm
 
 
+def in_bf16(device: torch.device) -> torch.autocast:
+    """bfloat16, where `device` multiplies it: a CPU that does not is twice as fast in float32."""
+    multiplies = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies)
+
+
 class Average:
     """An exponential moving average of a model's weights."""
 

@@ -15,6 +15,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from training.experts import PaddedCrossAttention
+from training.running import in_bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def velocity(
     attention.set(asked.lengths, asked.texts.shape[1])
     inner = noisy if beside is None else torch.cat([noisy, beside], 1)
     timestep = torch.full((len(noisy),), sigma * 1000, device=noisy.device)
-    with torch.autocast(noisy.device.type, torch.bfloat16):
+    with in_bf16(noisy.device):
         answer: torch.Tensor = model(inner, timestep, asked.texts.float(), return_dict=False)[0]
     return answer.float()
 

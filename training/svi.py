@@ -26,7 +26,7 @@ from training import clips, lora, scenes, text
 from training.experts import ExpertPlan, PaddedCrossAttention, Side, SpreadPositions, sigmas
 from training.latents import latents_of
 from training.plan import SERVED_SIZE, SIDES
-from training.running import Run
+from training.running import Run, in_bf16
 from worker.request.catalogue import I2V_A14B
 from worker.request.segments import SVI_OVERLAP
 from worker.weights.sources.demo_trained import WEIGHTS
@@ -125,7 +125,7 @@ def loss_of(
     unasked = torch.rand(plan.batch, device=device) < plan.unasked_share
     told = torch.where(unasked, len(data.lengths) - 1, chosen)
     attention.set(data.lengths[told], data.texts.shape[1])
-    with torch.autocast(device.type, torch.bfloat16):
+    with in_bf16(device):
         velocity = model(torch.cat([noisy, beside], 1), sigma * 1000, data.texts[told].float(), return_dict=False)[0]
     return functional.mse_loss(velocity.float(), noise - clean)
 
