@@ -39,7 +39,7 @@ from videogen_client.router.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 # A lease is a little longer than a submission: what a killed process has left is taken over soon.
 TIMING = RouterTiming(submit_s=3.0, read_s=3.0, lease_s=7.0, retry_s=0.1, pause_s=0.1, find_s=4.0)
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 END_S = 120.0
 
 
@@ -136,7 +136,7 @@ def _disturb(
         for number in range(sent, jobs * (turn + 1) // (kills + stops)):
             dice.choice(processes).send(number, random.Random(number))
             sent = number + 1
-        time.sleep(dice.uniform(0.5, 3.0))  # a process needs a second or two to start
+        time.sleep(dice.uniform(0.5, 6.0))  # a process needs two or three seconds to start
         process = dice.choice(processes)
         if is_stop[turn]:
             process.stand_still()
