@@ -1,4 +1,4 @@
-"""Google's Veo by the Gen AI SDK, on Google Cloud: the Gemini API has it no more. `model`: `veo-3.1-generate-001`.
+"""Google's Veo by the Gen AI SDK, which has it on Google Cloud alone. `model` is such as `veo-3.1-generate-001`.
 
 With `api_key_env` by that key, else by the application default credentials, in the project of GOOGLE_CLOUD_PROJECT
 (or theirs) and at GOOGLE_CLOUD_LOCATION (`global`). It has no idempotency key, no list and no cancel: a lost answer
