@@ -148,3 +148,9 @@ def test_credentials_that_are_missing_are_a_problem_of_the_policy(
     policy = policy_of(tmp_path / "store", {"veo": backend_table(veo, api_key_env=None)})
     with pytest.raises(PolicyInvalid, match=r"backends\.veo\.api_key_env: is missing, and there are no"):
         make_backends(policy, ENVIRON)
+
+
+def test_a_bucket_that_the_key_cannot_read_is_a_problem_of_the_policy(veo: GoogleDouble, tmp_path: Path) -> None:
+    table = backend_table(veo, parameters={"output_gcs_uri": "gs://bucket/videos"})
+    with pytest.raises(PolicyInvalid, match=r"backends\.veo\.parameters\.output_gcs_uri: needs application default"):
+        make_backends(policy_of(tmp_path / "store", {"veo": table}), ENVIRON)

@@ -47,10 +47,13 @@ class _OfVeo(Capabilities):
 
 class Google(Service):
     def __init__(self, name: str, table: BackendTable, prices: Sequence[Price], key: str | None) -> None:
-        """Raises PolicyInvalid where there is neither a key nor credentials."""
+        """Raises PolicyInvalid where there is neither a key nor credentials, and for a bucket a key cannot read."""
         super().__init__(name, table, prices, key)
         self._credentials: Any = None
         access: dict[str, Any] = {"api_key": key}
+        if key is not None and "output_gcs_uri" in table.parameters:
+            message = "needs application default credentials, without api_key_env: a key reads no bucket"
+            raise PolicyInvalid([Problem(f"backends.{name}.parameters.output_gcs_uri", message)])
         if key is None:
             try:
                 self._credentials, project = google.auth.default(scopes=_SCOPES)
@@ -131,6 +134,8 @@ class Google(Service):
             content = await self._stored(clip.url)
         else:
             content = (await self._video(clip.details["operation"])).video_bytes or b""
+        if not content:
+            raise Unreadable("the operation has no video")
         path.write_bytes(content)
 
     async def _operation(self, handle: str) -> types.GenerateVideosOperation:
@@ -148,7 +153,7 @@ class Google(Service):
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         host = os.environ.get("STORAGE_EMULATOR_HOST", _STORAGE)  # as Google's own clients have it
         if self._credentials is None:
-            raise Unreadable(f"a key cannot read {uri}: the policy has no application default credentials")
+            raise Unreadable("a key reads no bucket")
         with reading():
             await asyncio.to_thread(self._credentials.refresh, google.auth.transport.requests.Request())
             headers = {"Authorization": f"Bearer {self._credentials.token}"}
