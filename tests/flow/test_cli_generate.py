@@ -50,6 +50,12 @@ def generate(
     return run
 
 
+@pytest.fixture
+def calibrate(generate: Callable[..., Done], capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """As `generate`, for curves."""
+    return lambda *arguments: command(capsys, "calibrate", "--prompt", "a cat", *SMALL, *arguments)
+
+
 def outputs() -> list[Path]:
     return sorted(Path("outputs").rglob("*.mp4"))
 
@@ -275,3 +281,23 @@ def test_ctrl_c_ends_the_run_within_a_step(tmp_path: Path) -> None:
     assert "Traceback" not in seen
     assert not (tmp_path / "clip.mp4").exists()
     assert list((tmp_path / "outputs").rglob("*.mp4")) == []
+
+
+def test_curves_of_the_model_are_measured_on_a_video_and_stored(calibrate: Callable[..., Done]) -> None:
+    done = calibrate("--steps", "4", "--out", "clip.mp4")
+    assert (done.status, done.err) == (0, "")
+    line = next(line for line in done.out.splitlines() if line.startswith("  curves    "))
+    assert Path(line.split()[1]).is_file()
+    assert Path("clip.mp4").is_file()
+
+
+@pytest.mark.slow
+def test_step_cache_is_off_where_curves_are_measured(calibrate: Callable[..., Done]) -> None:
+    parameters = json.loads(calibrate("--steps", "4", "--step-cache", "fast", "--json").out)["videos"][0]["parameters"]
+    assert (parameters["step_cache"], Path(parameters["step_cache_curves"]).is_file()) == ("off", True)
+
+
+def test_a_video_that_shows_no_curves_fails_with_the_reason(calibrate: Callable[..., Done]) -> None:
+    done = calibrate("--steps", "2")
+    assert done.status == 1
+    assert done.err.startswith("error: no curves were stored: they are measured on a guided video")

@@ -21,6 +21,7 @@ examples:
   videogen generate --prompt "A paper boat on a pond" --preset draft --out boat.mp4
   videogen generate --prompt "She turns to the window" --image person.png --out turn.mp4
   videogen generate --prompt "A paper boat on a pond" --dry-run --gpu L40S --gpu-hourly-usd 0.86
+  videogen calibrate --prompt "A paper boat on a pond"
   videogen submit --endpoint ENDPOINT_ID --prompt "A paper boat on a pond" --out boat.mp4
   videogen submit --endpoint ENDPOINT_ID --payload job.json --out videos/
   videogen route router.toml '{"prompt": "A paper boat on a pond", "tier": "draft"}' --dry-run
@@ -76,6 +77,15 @@ def build_parser() -> argparse.ArgumentParser:
             "train",
             "train a LoRA on this machine",
             "Train a LoRA on this machine, and show what it will take before it begins.",
+        )
+    )
+    _add_generate(
+        _command(
+            commands,
+            "calibrate",
+            "measure on this machine what step_cache goes by, on a video of your choice",
+            "Make a video on this machine, and measure on it the curves by which step_cache decides with this model. "
+            "They are stored in MODEL_CACHE_DIR, for every worker of the volume. Take size, frames and steps as usual.",
         )
     )
     doctor = _command(commands, "doctor", "check what a deployment needs, and say what to do")
@@ -186,7 +196,7 @@ def _check_names(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _dispatch(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
-    if chosen.command == "generate":
+    if chosen.command in ("generate", "calibrate"):
         from worker.cli import generate
 
         return generate.run(chosen)

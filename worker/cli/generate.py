@@ -1,4 +1,4 @@
-"""`generate`: a video made on this machine, through the very flow that serves RunPod's jobs.
+"""`generate` and `calibrate`: a video made on this machine, through the very flow that serves RunPod's jobs.
 
 Nothing is sent anywhere and no port is opened, but one on loopback where a reference video is a file. The video is
 stored in OUTPUT_DIR, whatever bucket the settings name, then copied to `--out`.
@@ -11,7 +11,8 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -120,7 +121,8 @@ def _generate(
             terminal.show(flags.in_flags(line) for line in seen.lines())
         if chosen.confirm and not confirmed():
             raise CommandFailed("nothing was made")
-        answer = asyncio.run(_run(payload, worker))
+        with worker.engine.techniques.calibrating() if chosen.command == "calibrate" else nullcontext():
+            answer = asyncio.run(_run(payload, worker))
     finally:
         worker.gpu.shutdown(wait=False)
     return _conclude(answer, settings, out, chosen)
@@ -168,7 +170,20 @@ def _conclude(answer: dict[str, Any], settings: Settings, out: places.Out | None
         terminal.show([json.dumps({**answer, "files": [str(path) for path in paths]}, ensure_ascii=False)])
     else:
         terminal.summarise({**answer, "videos": shown})
+    if chosen.command == "calibrate":
+        _say_where_curves_are(shown, as_json=chosen.json)
     return DONE
+
+
+def _say_where_curves_are(videos: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Raises CommandFailed where none were stored."""
+    stored = [
+        video["parameters"]["step_cache_curves"] for video in videos if "step_cache_curves" in video["parameters"]
+    ]
+    if not stored:
+        raise CommandFailed("error: " + "\n".join(line for video in videos for line in video["warnings"]))
+    if not as_json:
+        terminal.show(terminal.row("curves", stored[-1]))
 
 
 def _copied(files: Mapping[str, Path], place: places.Place, *, force: bool) -> dict[str, Path]:

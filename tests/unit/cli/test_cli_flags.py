@@ -154,11 +154,13 @@ def test_a_lora_is_read(text: str, entry: dict[str, Any]) -> None:
         ("doctor --jsno", "no flag --jsno; did you mean --json?"),
         (
             "plan --gpu L40S",
-            "no command 'plan'; the commands are generate, submit, route, train, doctor, verify, plans, schema; did",
+            "no command 'plan'; the commands are generate, submit, route, train, calibrate, doctor, verify, plans, "
+            "schema; did",
         ),
         (
             "paint",
-            "no command 'paint'; the commands are generate, submit, route, train, doctor, verify, plans, schema\n",
+            "no command 'paint'; the commands are generate, submit, route, train, calibrate, doctor, verify, plans, "
+            "schema\n",
         ),
         ("--gpu L40S", "no command '--gpu'; the commands are generate, "),
     ],

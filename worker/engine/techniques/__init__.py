@@ -59,6 +59,17 @@ class Techniques:
                 stack.enter_context(technique.applied(run))
             yield
 
+    @contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Techniques measure what they go by on the videos that are made meanwhile."""
+        for technique in self._techniques:
+            technique.calibrating = True
+        try:
+            yield
+        finally:
+            for technique in self._techniques:
+                technique.calibrating = False
+
     def fall_back(self) -> tuple[str, ...]:
         """The latents were no picture: what is switched off for the rest of the process, as lines for `warnings`."""
         lines = [technique.fall_back() for technique in self._techniques]

@@ -70,10 +70,14 @@ class Run:
 
 
 class Technique:
-    """Does nothing; a technique overrides what it needs. One is made for each engine, which calls it under its lock."""
+    """Does nothing; a technique overrides what it needs. One is made for each engine, which calls it under its lock.
+
+    `calibrating`: a technique that goes by what was measured on the model measures it in this video.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.calibrating = False
 
     def prepare(self, expert: WanTransformer3DModel, plan: MemoryPlan) -> None:
         """Called once for each expert that was loaded to be arranged as `plan` says, before it is."""
