@@ -53,7 +53,7 @@ Schedule = dict[Kind, dict[int, bool]]
 # Of the step cache: those of the service, and one that leaves out more.
 THRESHOLDS = {**step_cache.THRESHOLDS, "faster": 0.2}
 _UNLIMITED = 10**6
-_Put = Callable[[WanTransformer3DModel, float, Run, Any], Any]
+_Put = Callable[[WanTransformer3DModel, Any, Run, Any], Any]
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Curves:
         lengths: dict[Kind, torch.Tensor] = {}
 
         @contextmanager
-        def measuring(expert: WanTransformer3DModel, _threshold: float, run: Run, _passes: Any) -> Iterator[None]:
+        def measuring(expert: WanTransformer3DModel, _rule: Any, run: Run, _passes: Any) -> Iterator[None]:
             given: list[torch.Tensor] = []
 
             def first(_: object, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -140,7 +140,7 @@ def by_schedule(schedule: Schedule, passes: Passes) -> _Put:
     """In the place of the step cache: MagCache, which leaves out what `schedule` says."""
 
     @contextmanager
-    def cached(expert: WanTransformer3DModel, _threshold: float, run: Run, _passes: Any) -> Iterator[None]:
+    def cached(expert: WanTransformer3DModel, _rule: Any, run: Run, _passes: Any) -> Iterator[None]:
         config = MagCacheConfig(
             threshold=0.0,
             max_skip_steps=_UNLIMITED,
@@ -177,9 +177,9 @@ def counted(put: _Put, threshold: float, passes: Passes) -> _Put:
     """The step cache with `threshold`; its passes are counted in `passes` too."""
 
     @contextmanager
-    def cached(expert: WanTransformer3DModel, _threshold: float, run: Run, own: Any) -> Iterator[None]:
+    def cached(expert: WanTransformer3DModel, _rule: Any, run: Run, own: Any) -> Iterator[None]:
         before = own.all, own.cached
-        with put(expert, threshold, run, own):
+        with put(expert, step_cache.FirstBlock(threshold), run, own):
             yield
         if expert is run.experts[0]:  # left last, when all passes of the clip are counted
             passes.all += own.all - before[0]
@@ -214,7 +214,8 @@ def gain(of: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(studio: Studio, options: argparse.Namespace) -> tuple[Curves, dict[str, dict[str, Any]]]:
+def measure(studio: Studio, options: argparse.Namespace) -> Iterator[tuple[Curves, dict[str, dict[str, Any]]]]:
+    """The curves, and the rows so far, after each mode."""
     scenes = asked_scenes(options.first + options.prompts + options.calibration)[options.first :]
     asked, others = scenes[: options.prompts], scenes[options.prompts :]
     curves = Curves()
@@ -239,7 +240,7 @@ def measure(studio: Studio, options: argparse.Namespace) -> tuple[Curves, dict[s
                 made = clips_of(studio, mode, by_schedule(schedule, same), asked, options)
                 mine = row(made, exact, same, threshold=found)
                 add(f"MagCache as {mode}, K {longest}", {**mine, "gain": gain(mine, plain)})
-    return curves, table
+        yield curves, table
 
 
 def hashes() -> dict[str, str]:
@@ -265,25 +266,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     with Studio(size=options.size) as studio:
-        curves, table = measure(studio, options)
-    means = {
+        for curves, table in measure(studio, options):
+            result = {
+                "weights": hashes(),
+                "prompts": options.prompts,
+                "first": options.first,
+                "calibration": options.calibration,
+                "steps": options.steps,
+                "size": f"{options.size}x{options.size}x17",
+                "minutes": round((time.perf_counter() - began) / 60, 1),
+                "curves": means(curves),
+                "cases": table,
+            }
+            print(f"wrote {reporting.write(options.output, 'mag-cache', result, 'torch', 'diffusers')}", flush=True)
+
+
+def means(curves: Curves) -> dict[str, dict[str, float]]:
+    return {
         f"expert {expert}, {'without' if without else 'with'} the prompt": {
             str(step): round(statistics.fmean(found), 4) for step, found in sorted(curve.items())
         }
         for (expert, without), curve in curves.ratios.items()
     }
-    result = {
-        "weights": hashes(),
-        "prompts": options.prompts,
-        "first": options.first,
-        "calibration": options.calibration,
-        "steps": options.steps,
-        "size": f"{options.size}x{options.size}x17",
-        "minutes": round((time.perf_counter() - began) / 60, 1),
-        "curves": means,
-        "cases": table,
-    }
-    print(f"wrote {reporting.write(options.output, 'mag-cache', result, 'torch', 'diffusers')}")
 
 
 if __name__ == "__main__":
