@@ -422,6 +422,24 @@ def test_every_plan_makes_the_frames_of_diffusers_blocks(
             assert rendering.parameters["step_cache_share"] == wanted.parameters["step_cache_share"] > 0
 
 
+@pytest.mark.slow
+def test_magcache_measures_fused_blocks_and_leaves_them_out(
+    source: demo.DemoSource, on_this_cpu: list[int], tmp_path: Path
+) -> None:
+    plain = engine_of(source, PLANS["resident"], enable_fused_kernels=False, model_cache_dir=tmp_path)
+    engine = engine_of(source, PLANS["resident"], model_cache_dir=tmp_path)
+    video, conditioning = VIDEOS["step cache"]
+    with engine.techniques.calibrating():
+        render(engine, video, conditioning)
+    wanted = render(plain, video, conditioning)
+    on_this_cpu[0] = 0
+    rendering = render(engine, video, conditioning)
+    assert on_this_cpu[0] > 0
+    assert rendering.parameters["step_cache_rule"] == wanted.parameters["step_cache_rule"] == "magcache"
+    assert rendering.parameters["step_cache_share"] == wanted.parameters["step_cache_share"] > 0
+    assert same(pixels(rendering), pixels(wanted))
+
+
 @pytest.mark.parametrize(
     "name",
     ["resident", "group offload", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swap", "fp8"))],
