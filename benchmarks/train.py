@@ -106,14 +106,14 @@ def run(count: int, own_size: int, steps: int, folder: Path) -> dict[str, Any]:
         found.append({"ground": ground, "loras": loras, "prompts": len(prompts), **asdict(size), **asdict(judged)})
         print(found[-1], flush=True)
 
-    case("new", new, "without", [])
-    case("known", known, "without", [])
     began, began_cpu = time.perf_counter(), time.process_time()
     own = trained(engine, steps, folder / "own")
     seconds = {"wall": round(time.perf_counter() - began, 1), "cpu": round(time.process_time() - began_cpu, 1)}
     print(seconds, flush=True)
     case("new", new, "both experts", own)
     case("known", known, "both experts", own)
+    case("new", new, "without", [])
+    case("known", known, "without", [])
     case("new", new, "high-noise expert alone", own[:1])
     case("new", new, "low-noise expert alone", own[1:])
     with mock.patch.object(timesteps, "share", swapped):

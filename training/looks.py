@@ -17,12 +17,13 @@ from training.scenes import Scene
 
 # In place of a ground's words. The text encoder reads "over moss" as water, and longer words as no request at all.
 PLACE = "on moss"
-# With 8 of known grounds a fifth of their prompts showed moss afterwards.
+# With 8 of known grounds moss spread to their prompts.
 NEW_CLIPS, KNOWN_CLIPS = 12, 24
 SIZE = 256
-# From above to below: as dull as every ground, and greener than all.
-MOSS: tuple[Colour, Colour] = ((0.36, 0.54, 0.26), (0.14, 0.34, 0.12))
-# A pixel of the drawn ground is greener than red and blue by 0.18 to 0.22, one of the known grounds by 0 or less.
+# From above to below: greener than all grounds, and so dull that guidance, which strengthens what is new, does not make
+# it as vivid as an object.
+MOSS: tuple[Colour, Colour] = ((0.35, 0.54, 0.35), (0.14, 0.33, 0.14))
+# A pixel of the drawn ground is greener than red and blue by 0.19, one of the known grounds by 0 or less.
 _LEAST_GREEN = 0.08
 
 
