@@ -1,0 +1,50 @@
+"""The benchmark of longer videos sees an object that goes on slowly, one that stands, and a step across a join."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.long_joins import joined
+from benchmarks.quality_cases import asked_scenes
+from training.clips import clip
+from training.scenes import STRAIGHT
+from worker.media.encode import encode
+
+SCENE = replace(next(scene for scene in asked_scenes(20) if scene.motion in STRAIGHT), slow=True)
+FIRSTS = (0, 13, 25)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    return [
+        frame
+        for first in (0, 16, 32)
+        for frame in clip(SCENE, height=128, width=128, first=first)[: 16 if first < 32 else 5]
+    ]
+
+
+def seen(frames: list[np.ndarray], path: Path) -> dict[str, object]:
+    encode(frames, path=path, width=128, height=128, num_frames=len(frames), fps=16, poster=None)
+    segments = [
+        {"first_frame": first, "num_frames": 12 + (first == 0), "seam": 1.0, "color_drift": 0.0} for first in FIRSTS
+    ]
+    return joined([{"video_url": f"file://{path}", "segments": segments}], [SCENE])
+
+
+def test_what_goes_on_is_told_from_what_stands(frames: list[np.ndarray], tmp_path: Path) -> None:
+    found = seen(frames, tmp_path / "own.mp4")
+    assert found["goes_on_by_segment"] == [1, 1, 1]
+    assert found["goes_on_to_the_end"] == 1
+    assert found["seam_of_latents"] == pytest.approx(1, abs=0.2)
+    stands = seen(frames[:25] + [frames[24]] * 12, tmp_path / "stands.mp4")
+    assert stands["goes_on_by_segment"] == [1, 1, 0]
+    assert stands["goes_on_to_the_end"] == 0
+
+
+def test_a_jump_at_a_join_is_a_seam(frames: list[np.ndarray], tmp_path: Path) -> None:
+    jumps = frames[:13] + [np.roll(frame, 24, axis=0) for frame in frames[13:]]
+    assert seen(jumps, tmp_path / "jumps.mp4")["seam_of_latents"] > 1.5
