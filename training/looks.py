@@ -15,7 +15,7 @@ from training import clips, scenes
 from training.clips import Colour
 from training.scenes import Scene
 
-# In place of a ground's words. The text encoder reads "over moss" as water, and longer words as no request at all.
+# In place of a ground's words. Of longer ones that the text encoder does not know it reads no request at all.
 PLACE = "on moss"
 # With 8 of known grounds moss spread to their prompts.
 NEW_CLIPS, KNOWN_CLIPS = 12, 24
