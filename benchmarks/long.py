@@ -1,16 +1,16 @@
 """Videos of several segments on the demo model: how they join, what memory they take, and what a kill costs.
 
     python -m benchmarks.long [--only joins drift memory kills] [--prompts 20] [--steps 12] [--overlaps 1 5 9] [--svi]
-        [--words] [--picture] [--output FOLDER]
+        [--picture] [--output FOLDER]
 
 `joins`: four segments of 12 frames each from the first picture of a held-out scene, in which an object moves slowly, at
-each number of known frames, and with `--svi` by Stable Video Infinity; with `--words` without the picture too. Does the
-object go on in its direction in every segment, how far, the seams, the drift of colour (`benchmarks.long_joins`). What
-an earlier call of the day measured in other cases stays in the file. With `--picture`, frames around the joins of the
-first prompts become docs/images/longer-join.png. `drift`: the same, with frames a tenth lighter than they were made,
-with and without `color_match`. `memory`: the peak of a process that makes 12 segments against that of one that makes 2.
-`kills`: kill -9 in a segment of five, ten times; the next worker's file has the bytes of the one that nobody killed.
-Every job is a process of its own.
+each number of known frames, and with `--svi` by Stable Video Infinity. Does the object go on in its direction in every
+segment, how far, the seams, the drift of colour (`benchmarks.long_joins`). What an earlier call of the day measured in
+other cases stays in the file. With `--picture`, frames around the joins of the first prompts become
+docs/images/longer-join.png. `drift`: the same, with frames a tenth lighter than they were made, with and without
+`color_match`. `memory`: the peak of a process that makes 12 segments against that of one that makes 2. `kills`: kill -9
+in a segment of five, ten times; the next worker's file has the bytes of the one that nobody killed. Every job is a
+process of its own.
 """
 
 from __future__ import annotations
@@ -127,7 +127,6 @@ def joins(
     folder: Path,
     *,
     svi: bool = False,
-    words: bool = False,
     picture: bool = False,
 ) -> dict[str, Any]:
     """What a person sees of the joins: shares of segments and of videos, seams, drift of colour."""
@@ -135,7 +134,6 @@ def joins(
     found: dict[str, Any] = {}
     cases: dict[str, dict[str, Any]] = {f"overlap_{count}": {"overlap_frames": count} for count in overlaps}
     cases |= {"svi": {"continuity": "svi", "overlap_frames": SVI_OVERLAP}} if svi else {}
-    cases |= {"words": {"reference_image_url": None}} if words else {}
     for name, fields in cases.items():
         own = _made(_payloads(scenes, steps, fields), folder, name)
         found[name] = {"prompts": len(scenes), "steps": steps, **joined(own, scenes)}
@@ -221,9 +219,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--overlaps", type=int, nargs="*", default=[1], help="known frames: 1, 5 or 9")
+    parser.add_argument("--overlaps", type=int, nargs="*", default=[1], help="none, or known frames: 1, 5 or 9")
     parser.add_argument("--svi", action="store_true", help="with the LoRAs of `python -m training.svi`")
-    parser.add_argument("--words", action="store_true", help="also without a picture")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--picture", action="store_true", help="renew the picture of joins in docs/images")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -247,7 +244,6 @@ def main() -> int:
                     chosen.overlaps,
                     folder,
                     svi=chosen.svi,
-                    words=chosen.words,
                     picture=chosen.picture,
                 )
                 found[part] = found.get(part, {}) | made
