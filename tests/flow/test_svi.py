@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.kits import lora_kit
 from tests.kits.engine_kit import Quiet
 from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop
-from worker.engine import Engine, Video
+from worker.engine import Engine, Rendering, Video
 from worker.media.encode import encode
 from worker.media.seams import step
 from worker.request import Lora
@@ -137,6 +138,22 @@ def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same
 
     assert len(watched.made) == 1
     assert (resumed["sha256"], resumed["segments"]) == (whole["sha256"], whole["segments"])
+
+
+@pytest.mark.usefixtures("files")
+def test_colours_are_held_to_the_frames_shown_again_and_not_to_the_anchor_before_them(
+    run: Runner, engine: Engine, picture_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (256, 1, 3))
+    generate = engine.generate
+
+    def drawn(video: Video, **others: Any) -> Rendering:
+        anchor = shown if video.conditioning.tail is None else shown // 2
+        return replace(generate(video, **others), frames=lambda: (frame for frame in [anchor, *[shown] * 8]))
+
+    monkeypatch.setattr(engine, "generate", drawn)
+    video = only_video(run(small(**SVI, segments=[{}, {}], reference_image_url=picture_url)))
+    assert [each["color_drift"] for each in video["segments"]] == [0, 0]
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": "5b"}], ids=["no files", "5b"])

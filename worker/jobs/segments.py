@@ -123,7 +123,8 @@ class _Run:
             drawn = list(islice(frames, len(tail)))
             shown: Iterator[np.ndarray] = frames
             if drawn and self._chain.color_match:
-                shown = map(color_match.matching(drawn, tail), frames)
+                same = 0 if clip.svi is None else 1  # by SVI the first frame is the anchor
+                shown = map(color_match.matching(drawn[same:], tail[same:]), frames)
             count = lossless.write(measured.passing(shown), path)
         segment = Segment(
             seed=request.seed,
