@@ -4,13 +4,13 @@
         [--picture] [--output FOLDER]
 
 `joins`: four segments of 12 frames each from the first picture of a held-out scene, in which an object moves slowly, at
-each number of known frames, and with `--svi` by Stable Video Infinity. Does the object go on in its direction in every
-segment, how far, the seams, the drift of colour (`benchmarks.long_joins`). What an earlier call of the day measured in
-other cases stays in the file. With `--picture`, frames around the joins of the first prompts become
-docs/images/longer-join.png. `drift`: the same, with frames a tenth lighter than they were made, with and without
-`color_match`. `memory`: the peak of a process that makes 12 segments against that of one that makes 2. `kills`: kill -9
-in a segment of five, ten times; the next worker's file has the bytes of the one that nobody killed. Every job is a
-process of its own.
+each number of known frames, and with `--svi` by Stable Video Infinity, with and without `color_match`. Does the object
+go on in its direction in every segment, how far, the seams, the drift of colour (`benchmarks.long_joins`). What an
+earlier call of the day measured in other cases stays in the file. With `--picture`, frames around the joins of the
+first prompts become docs/images/longer-join.png. `drift`: the same, with frames a tenth lighter than they were made,
+with and without `color_match`. `memory`: the peak of a process that makes 12 segments against that of one that makes 2.
+`kills`: kill -9 in a segment of five, ten times; the next worker's file has the bytes of the one that nobody killed.
+Every job is a process of its own.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def joins(
     scenes = _slow(prompts)
     found: dict[str, Any] = {}
     cases: dict[str, dict[str, Any]] = {f"overlap_{count}": {"overlap_frames": count} for count in overlaps}
-    cases |= {"svi": {"continuity": "svi", "overlap_frames": SVI_OVERLAP}} if svi else {}
+    if svi:
+        cases["svi"] = {"continuity": "svi", "overlap_frames": SVI_OVERLAP}
+        cases["svi_unmatched"] = {**cases["svi"], "color_match": False}
     for name, fields in cases.items():
         own = _made(_payloads(scenes, steps, fields), folder, name)
         found[name] = {"prompts": len(scenes), "steps": steps, **joined(own, scenes)}
