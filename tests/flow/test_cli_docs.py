@@ -14,6 +14,7 @@ from PIL import Image
 from tests.flow.test_cli_submit import QUICK, answer, video
 from tests.kits.cli_kit import Done, command
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed
+from videogen_client import core
 from worker import start
 from worker.cli import submit
 from worker.engine import Engine
@@ -106,7 +107,7 @@ def test_jobs_are_sent_as_shown(
     monkeypatch.setattr(submit, "TIMING", QUICK)
     Path("job.json").write_text(json.dumps({"prompt": "a cat"}))
     with EndpointDouble() as endpoint:
-        monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", endpoint.url)
+        monkeypatch.setattr(core, "RUNPOD_URL", endpoint.url)
         endpoint.plays(completed(answer(video(endpoint))))
         done = run([ENDPOINT_ID if word == "$ENDPOINT_ID" else word.replace("$JOB_ID", "rp-1") for word in words])
     assert done.status == 0

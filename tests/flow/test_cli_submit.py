@@ -31,7 +31,7 @@ from tests.kits.endpoint_double import (
     in_queue,
 )
 from tests.kits.platform_double import Platform, WorkerProcess
-from videogen_client import Timing
+from videogen_client import Timing, core
 from videogen_client.core import RUN_LIMIT_BYTES
 from worker.base.errors import InputFailed, JobTimeout
 from worker.cli import submit
@@ -48,7 +48,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoi
     monkeypatch.setenv("RUNPOD_API_KEY", API_KEY)
     monkeypatch.setattr(submit, "TIMING", QUICK)
     with EndpointDouble() as double:
-        monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", double.url)
+        monkeypatch.setattr(core, "RUNPOD_URL", double.url)
         yield double
 
 
@@ -450,7 +450,7 @@ def test_ctrl_c_in_a_process_of_its_own(endpoint: EndpointDouble, tmp_path: Path
     with subprocess.Popen(
         [sys.executable, "-m", "worker.cli", "submit", "--endpoint", ENDPOINT_ID, "--prompt", "a"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}", "RUNPOD_ENDPOINT_BASE_URL": endpoint.url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

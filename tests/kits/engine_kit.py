@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +22,8 @@ from worker.request.parse import parse
 from worker.request.plan import Gpu, MemoryPlan, Planner, Shape
 from worker.weights.sources import demo
 
-PLANNER = planner_for(Settings())
+# No weights nor curves of the user's own are there.
+PLANNER = planner_for(Settings(model_cache_dir=Path(tempfile.gettempdir()) / "videogen-no-models"))
 PICTURE = Conditioning(image=Image.linear_gradient("L").resize((64, 64)).convert("RGB"))
 VIDEO = Conditioning(video=[PICTURE.image] * 5)  # type: ignore[list-item]
 BOTH_ENDS = replace(PICTURE, last_image=Image.new("RGB", (64, 64), "navy"))

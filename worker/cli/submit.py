@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -38,10 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
     payload = _payload(chosen, out)
     if settings.runpod_api_key is None:
         raise CommandFailed("error: RUNPOD_API_KEY is not set: make a key in RunPod's console, under Settings")
-    key = settings.runpod_api_key.get_secret_value()
-    # The variable is that of RunPod's SDK.
-    url = os.environ.get("RUNPOD_ENDPOINT_BASE_URL")
-    with Client(chosen.endpoint, key, base_url=url, timing=TIMING) as client:
+    with Client(chosen.endpoint, settings.runpod_api_key.get_secret_value(), timing=TIMING) as client:
         job = Job(chosen.job) if payload is None else _sent(client, payload)
         if chosen.detach:
             return _detached(job, chosen)

@@ -7,6 +7,7 @@ came of them: `Client` blocks, `AsyncClient` awaits.
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -27,7 +28,7 @@ from .errors import (
 )
 from .state import JobState, Progress, delivered, failure_of, state_of
 
-RUNPOD_URL = "https://api.runpod.ai/v2"
+RUNPOD_URL = os.environ.get("RUNPOD_ENDPOINT_BASE_URL", "https://api.runpod.ai/v2")  # the variable of RunPod's SDK
 RUN_LIMIT_BYTES = 10_000_000  # RunPod refuses a larger request to /run
 _NOT_FOUND = (404, 410)
 

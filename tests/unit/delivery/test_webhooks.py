@@ -203,8 +203,9 @@ async def test_final_events_go_out_in_the_order_of_the_calls(receiver: Receiver,
 async def test_no_progress_follows_the_final_event_of_its_video(receiver: Receiver, open_channel: Open) -> None:
     channel = open_channel()
     for index in range(2):
+        before = len(receiver.received)
         channel.progress(ProgressEvent(1, "generating", index))
-        await asyncio.to_thread(receiver.wait_for, 2 * index + 1)
+        await asyncio.to_thread(receiver.wait_for, before + 1)
         for percent in range(40):
             channel.progress(ProgressEvent(percent, "generating", index))
         await channel.completed(index, {})
