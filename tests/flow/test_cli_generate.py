@@ -25,12 +25,16 @@ import pytest
 from PIL import Image
 
 from tests.kits.cli_kit import Done, command
+from tests.kits.engine_kit import demo_source
 from worker import start
 from worker.base.errors import UploadFailed
+from worker.base.settings import Settings
 from worker.cli import local_files
 from worker.delivery import storage
 from worker.engine import Engine
+from worker.engine.device import planner_for
 from worker.jobs import flow
+from worker.weights.sources import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--width", "256", "--height", "256", "--frames", "5", "--steps", "2", "--seed", "1")
@@ -51,8 +55,12 @@ def generate(
 
 
 @pytest.fixture
-def calibrate(generate: Callable[..., Done], capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """As `generate`, for curves."""
+def calibrate(
+    generate: Callable[..., Done], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Done]:
+    """As `generate`, for curves, which no other engine may find."""
+    engine = Engine(demo_source(), demo.catalogue(), planner_for(Settings(model_cache_dir=tmp_path / "models")))
+    monkeypatch.setattr(start, "build_engine", lambda *_: engine)
     return lambda *arguments: command(capsys, "calibrate", "--prompt", "a cat", *SMALL, *arguments)
 
 
