@@ -18,6 +18,7 @@ from pytest_httpserver import HTTPServer
 from tests.flow.conftest import Receiver, Runner, local_path, small
 from tests.kits.s3_double import Double, Handler, serving, status
 from worker.base.errors import UploadFailed
+from worker.base.stop import Stop
 from worker.delivery.storage.local import LocalStorage
 from worker.engine.preview_map import fit
 
@@ -102,6 +103,7 @@ def test_on_the_platform_without_a_bucket_a_preview_is_in_its_own_url(make_runne
 def test_a_stop_after_a_preview_ends_within_a_step(run: Runner) -> None:
     """Progress of a stage that goes on is reported every 2 s at most: the engine's own steps are counted."""
     begun: list[int] = []
+    run.worker.engine.preload(["t2v"], Stop())
     expert = run.worker.engine.models["t2v"].components.transformer
     hook = expert.register_forward_pre_hook(lambda *_: begun.append(len(begun)))
     asked = small(num_inference_steps=100, num_frames=81, guidance_scale=1.0, preview="strip", preview_at=[0.03])
