@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -391,6 +392,27 @@ def test_a_worker_without_a_bucket_is_explained(endpoint: EndpointDouble, send: 
     done = send("--prompt", "a")
     assert done.status == 1
     assert "configure a bucket for the worker" in done.err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_file_in_the_answer_is_written_to_its_place(
+    as_json: bool, endpoint: EndpointDouble, send: Callable[..., Done]
+) -> None:
+    """As a worker on the platform without a bucket answers."""
+    own_disk = {"video_url": "file:///outputs/0.webm", "thumbnail_url": "file:///outputs/0.jpg"}
+    inline = {"video_base64": base64.b64encode(VIDEO).decode("ascii")}
+    endpoint.plays(completed(answer(video(endpoint, **own_disk, **inline))))
+    done = send("--prompt", "a cat", *(["--json"] if as_json else []))
+    job_id = endpoint.requests("status")[0].job_id
+    assert (done.status, done.err) == (0, "")
+    assert Path(f"{job_id}.webm").read_bytes() == VIDEO
+    assert endpoint.requests("file") == []
+    if as_json:
+        seen = json.loads(done.out)
+        assert (seen["files"], "video_base64" in seen["videos"][0]) == ([f"{job_id}.webm"], False)
+    else:
+        assert f"  video 0   {job_id}.webm" in done.out.splitlines()
+        assert "outputs" not in done.out
 
 
 def test_an_answer_of_another_version_is_fetched_all_the_same(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from videogen_client import Client, EndpointUnavailable, Job, JobNotFound, JobState, Progress, Timing, VideoGenError
 from videogen_client.downloads import File
@@ -23,6 +23,7 @@ from worker.cli.failures import CANCELLED, DONE, FAILED, USAGE, CommandFailed, u
 from worker.request import Limits
 from worker.request.parse import parse
 
+_Files = dict[File, Path]
 TIMING = Timing()
 # The endpoint's operator may have changed the limits: the endpoint decides.
 _ANY = Limits(max_videos_per_job=10_000, max_pixels=10**9, max_frames=10**6)
@@ -163,9 +164,9 @@ class _Following:
         terminal.complain(f"error: job {self._job.id}: {problem}")
         return FAILED
 
-    def _fetched(self, answer: Mapping[str, Any], bar: terminal.Bar) -> tuple[dict[int, places.Place], list[str]]:
-        """Where each finished video is now, by its place in the answer; and what could not be fetched."""
-        places_by_index: dict[int, places.Place] = {}
+    def _fetched(self, answer: Mapping[str, Any], bar: terminal.Bar) -> tuple[dict[int, _Files], list[str]]:
+        """Where the files of each finished video are now, by its place in the answer; and what could not be fetched."""
+        fetched: dict[int, _Files] = {}
         problems: list[str] = []
         for index, video in enumerate(answer["videos"]):
             if video["status"] != "completed":
@@ -179,19 +180,22 @@ class _Following:
                     # A file that stands beside the first goes with it.
                     overwrite = self._out.force or number > 0
                     self._client.download(video, path, file=file, overwrite=overwrite, on_bytes=on_bytes)
-                    places_by_index[index] = place
+                    fetched.setdefault(index, {})[file] = path
             except FileExistsError:
                 problems.append(f"video {index}: {path} is there already: give another name, or --force")
             except OSError as failure:
                 problems.append(f"video {index}: {path} could not be written: {failure.strerror or failure}")
             except VideoGenError as failure:
                 problems.append(f"video {index}: {failure}")
-        return places_by_index, problems
+        return fetched, problems
 
-    def _conclude(self, answer: dict[str, Any], files: Mapping[int, places.Place], problems: list[str]) -> int:
+    def _conclude(self, answer: dict[str, Any], files: Mapping[int, _Files], problems: list[str]) -> int:
         if self._as_json:
-            paths = [_path(video, files.get(index)) for index, video in enumerate(answer["videos"])]
-            terminal.show([json.dumps({**answer, "files": paths, "problems": problems}, ensure_ascii=False)])
+            paths = [_first(files.get(index, {})) for index, _ in enumerate(answer["videos"])]
+            # A file that came in the answer is on the disk now.
+            videos = [{name: video[name] for name in video if name != "video_base64"} for video in answer["videos"]]
+            shown = {**answer, "videos": videos, "files": paths, "problems": problems}
+            terminal.show([json.dumps(shown, ensure_ascii=False)])
         else:
             self._summarise(answer, files)
         for problem in problems:
@@ -200,38 +204,41 @@ class _Following:
             terminal.complain(f"try again with: {self._pick_up}")
         return DONE if answer.get("status") == "completed" and not problems else FAILED
 
-    def _summarise(self, answer: Mapping[str, Any], files: Mapping[int, places.Place]) -> None:
+    def _summarise(self, answer: Mapping[str, Any], files: Mapping[int, _Files]) -> None:
         shown = []
         for index, video in enumerate(answer["videos"]):
-            poster = str(files[index].poster) if index in files and video.get("thumbnail_url") is not None else None
-            here = {"video_url": str(files[index].video), "thumbnail_url": poster} if index in files else {}
-            if index in files and video.get("preview_url") is not None:
-                here["preview_url"] = str(files[index].preview)
-            if video.get("video_url") is None:
-                here["video_url"] = None
+            written = files.get(index)
+            here = {} if written is None else {f"{file}_url": _text(written.get(file)) for file in get_args(File)}
             shown.append({**video, **here})
         try:
             terminal.summarise({**answer, "videos": shown})
         except (KeyError, TypeError, ValueError):  # an endpoint of another version
-            terminal.show(str(place.video) for place in files.values())
+            terminal.show(path for each in files.values() if (path := _first(each)) is not None)
 
 
 def _files(video: Mapping[str, Any], place: places.Place) -> Iterator[tuple[File, Path]]:
-    """What there is of a video, with its place; of `preview_only` the preview alone."""
-    if video.get("video_url") is not None or video.get("video_base64") is not None:
+    """What can be fetched of a video, with its place; of `preview_only` the preview alone."""
+    is_inline = video.get("video_base64") is not None
+    if is_inline or video.get("video_url") is not None:
         yield "video", place.video
-    if video.get("thumbnail_url") is not None:
-        yield "thumbnail", place.poster
-    if video.get("frames_url") is not None:
-        yield "frames", place.frames
-    if video.get("preview_url") is not None:
-        yield "preview", place.preview
+    beside: tuple[tuple[File, Path], ...] = (
+        ("thumbnail", place.poster),
+        ("frames", place.frames),
+        ("preview", place.preview),
+    )
+    for file, path in beside:
+        url = video.get(f"{file}_url")
+        if url is not None and not (is_inline and url.startswith("file:")):  # that is the worker's own disk
+            yield file, path
 
 
-def _path(video: Mapping[str, Any], place: places.Place | None) -> str | None:
-    if place is None:
-        return None
-    return str(place.preview if video["video_url"] is None else place.video)
+def _first(written: _Files) -> str | None:
+    """The video, or the preview that stands for it."""
+    return _text(written.get("video", written.get("preview")))
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _draw_bytes(bar: terminal.Bar, size_bytes: object, fetched: int) -> None:
