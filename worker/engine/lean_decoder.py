@@ -54,6 +54,8 @@ def lean(vae: AutoencoderKLWan, *, fused: bool = True) -> AutoencoderKLWan:
         if type(module) in _LEAN and _is_known(module):
             module.__class__ = _LEAN[type(module)]
             module.by = by
+        if isinstance(module, _Convolution):
+            module.padding = (0, module._padding[2], module._padding[0])
     return twin
 
 
@@ -114,8 +116,8 @@ class _Convolution(WanCausalConv3d):  # type: ignore[misc]
 
     def convolved(self, x: torch.Tensor) -> torch.Tensor:
         """Of frames that are complete in time; height and width are padded here."""
-        padding = (0, self._padding[2], self._padding[0])
-        return functional.conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        found: torch.Tensor = self._conv_forward(x, self.weight, self.bias)
+        return found
 
 
 class _ResidualBlock(WanResidualBlock):  # type: ignore[misc]

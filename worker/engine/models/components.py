@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from worker.base.errors import ModelUnavailable
 from worker.base.stop import Stop
-from worker.engine.models import skeletons
+from worker.engine.models import cpu_convolutions, skeletons
 from worker.engine.models.arrivals import LAYERS, Arrivals, Part, Progress, Turns, wait_for
 from worker.engine.models.skeletons import Change, Place, Read, Skeleton
 from worker.request import ModelSpec
@@ -148,6 +148,8 @@ def begin(folder: Path, spec: ModelSpec, shared: SharedParts | None, recipe: Rec
             encoder = skeletons.text_encoder(folder / "text_encoder", recipe.dtype)
             vae = skeletons.vae(folder / "vae")
             reads = _part(encoder, recipe.places.text_encoder, recipe.read)
+            if recipe.places.vae.device.type == "cpu":
+                cpu_convolutions.use_onednn(vae.module)
             draws = _part(vae, recipe.places.vae, recipe.read, lambda: channels_last(vae.module))
             text_only = "text_to_video" in spec.modes
             order = (reads, own[0], draws, *own[1:]) if text_only else (reads, draws, *own)

@@ -1,0 +1,63 @@
+"""The small VAE's convolutions on a CPU: torch's slow path is not taken, and what comes of it is the same video."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+from tests.kits.engine_kit import engine_with, pixels, plan, render
+from tests.kits.engine_kit import request as asked
+from worker.engine.lean_decoder import lean
+from worker.engine.models.cpu_convolutions import use_onednn
+from worker.weights.sources import demo
+
+SLOW = "aten::slow_conv3d_forward"
+
+
+@pytest.fixture(params=[demo.catalogue()[0], demo.catalogue()[-1]], ids=lambda spec: spec.key)
+def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return demo._vae(request.param).eval().requires_grad_(False)
+
+
+def _names(vae: AutoencoderKLWan, latents: torch.Tensor) -> tuple[set[str], torch.Tensor, torch.Tensor]:
+    with torch.profiler.profile() as seen:
+        video = vae.decode(latents).sample
+        encoded = vae.encode(video).latent_dist.mode()
+    return {event.name for event in seen.events()}, video, encoded
+
+
+@pytest.mark.parametrize("twin", [lambda vae: vae, lean], ids=["Diffusers", "lean"])
+def test_no_slow_convolution_is_left_and_the_numbers_are_the_same(vae: AutoencoderKLWan, twin: object) -> None:
+    latents = torch.randn(1, vae.config.z_dim, 2, 4, 4)
+    slow, wanted, wanted_latents = _names(twin(vae), latents)  # type: ignore[operator]
+    assert SLOW in slow
+    ours = copy.deepcopy(vae)
+    use_onednn(ours)
+    fast, video, encoded = _names(twin(ours), latents)  # type: ignore[operator]
+    assert SLOW not in fast
+    torch.testing.assert_close(video, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoded, wanted_latents, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes_are_torchs_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    own, ours = (WanCausalConv3d(4, 4, 3, padding=1).to(dtype) for _ in range(2))
+    ours.load_state_dict(own.state_dict())
+    use_onednn(torch.nn.ModuleList([ours]))  # type: ignore[arg-type]
+    x = torch.randn(1, 4, 3, 5, 6, dtype=dtype)
+    assert torch.equal(ours(x), own(x))
+
+
+def test_the_engines_own_vae_takes_none() -> None:
+    rendering = render(engine_with(plan("resident")), asked())
+    with torch.profiler.profile() as seen:
+        pixels(rendering)
+    names = {event.name for event in seen.events()}
+    assert "aten::mkldnn_convolution" in names
+    assert SLOW not in names
