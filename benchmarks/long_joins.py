@@ -41,6 +41,18 @@ def joined(videos: Sequence[dict[str, Any]], scenes: Sequence[Scene]) -> dict[st
     }
 
 
+def looped(videos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The step from the last frame to the first over the median step: 1 or less is a loop that nobody sees."""
+    found = []
+    for frames in map(frames_of, videos):
+        found.append(step(frames[-1], frames[0]) / float(np.median([step(*pair) for pair in pairwise(frames)])))
+    return {
+        "step_median": float(np.median(found)),
+        "step_worst": float(np.max(found)),
+        "not_larger": float(np.mean([each <= 1 for each in found])),
+    }
+
+
 def _seams_of_latents(video: dict[str, Any]) -> list[float]:
     """For each join the step across it over the median step from one latent frame, which has four, to the next."""
     steps = [step(before, after) for before, after in pairwise(frames_of(video))]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import client as benchmark
+from tests.kits.slow import slow
 
 
-@pytest.mark.parametrize("runs", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [10, *slow(60)])
 def test_nothing_is_paid_twice_and_nothing_lost(runs: int, tmp_path: Path) -> None:
     figures = benchmark.measure(runs, runs, tmp_path)
     assert figures.is_clean, figures

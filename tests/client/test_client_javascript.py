@@ -15,6 +15,7 @@ from tests.client.test_client import BODY, ENDS, FORGED, OTHER, SECRET, TRAINING
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed, failed, in_progress
 from tests.kits.javascript import DENO, ENVIRONMENT, NODE
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
+from tests.kits.slow import slow
 
 MODULE = Path(__file__).resolve().parents[2] / "client" / "typescript" / "videogen.mjs"
 RUNS = [NODE, "--input-type=module"] if NODE is not None else [DENO, "run", "--quiet", "--allow-net", "--no-lock"]
@@ -83,7 +84,7 @@ def scripted() -> Any:
 GENERATE = 'return client.generate({ prompt: "a cat" }, { timeoutMs: 1000 });'
 
 
-@pytest.mark.parametrize("end", ENDS, ids=ENDS)
+@pytest.mark.parametrize("end", [*list(ENDS)[:2], *slow(*list(ENDS)[2:])])
 def test_a_job_without_a_video_has_the_code_that_python_gives(end: str, scripted: EndpointDouble) -> None:
     state, _, has = ENDS[end]
     scripted.plays(in_progress(3), state)

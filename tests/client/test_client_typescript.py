@@ -79,6 +79,7 @@ def test_the_client_and_programs_that_use_it_compile_in_strict_mode(tmp_path: Pa
     assert compiled(tmp_path, MODULE, program, ROOT / "examples" / "generate.mjs") == ""
 
 
+@pytest.mark.slow  # the other case compiles
 def test_what_is_not_strict_does_not_compile(tmp_path: Path) -> None:
     loose = tmp_path / "loose.mjs"
     loose.write_text("export const length = (text) => text.length;\n")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.hostile_images import BOMB_MEGAPIXELS, FORMATS, mutant, outcome, png_bomb, sample
 from tests.kits.loopback import takes_at_most
+from tests.kits.slow import slow
 from worker.base.errors import InputInvalid
 from worker.media import decode_image, inputs
 from worker.net import Opener
@@ -30,7 +31,7 @@ def test_the_undamaged_samples_decode(name: str, mode: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("count", [20, pytest.param(SAMPLE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5, *slow(SAMPLE)])
 def test_mutated_images_are_images_or_typed_errors(count: int) -> None:
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda seed: outcome(mutant(seed)[1]), range(count)))

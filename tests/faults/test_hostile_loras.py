@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks.hostile_loras import LIMIT_S, good_files, mutant, outcome
 from tests.kits.lora_kit import load
+from tests.kits.slow import slow
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [15, *slow(400)])
 def test_mutated_headers_are_applied_or_refused_at_once(tmp_path: Path, count: int) -> None:
     components = load(tmp_path / "t2v")
     good = good_files(components)

@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 import pytest
 
 from tests.kits.platform_double import Platform, WorkerProcess
+from tests.kits.slow import slow
 from tests.kits.webhook_receiver import Handler, Received, Receiver
 from tests.kits.worker_process import ROOT
 from worker.base import locks
@@ -97,7 +98,7 @@ def test_an_answer_reaches_the_platform_in_the_contracts_shape(site: Site) -> No
     assert [event["data"] for event in site.finals(job_id)] == answer["videos"]
 
 
-@pytest.mark.parametrize("frames", [5, pytest.param(33, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frames", [5, *slow(33)])
 def test_progress_never_goes_down_nor_comes_after_the_answer_where_the_platform_is_slow(
     site: Site, frames: int
 ) -> None:

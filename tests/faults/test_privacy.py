@@ -14,6 +14,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Receiver, Runner, small
+from tests.kits.slow import slow
 from worker.base import log
 from worker.base.errors import WorkerError
 from worker.delivery.shapes import Code
@@ -116,7 +117,7 @@ def test_every_error_has_a_code_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    "library", ["torch", "botocore.exceptions", "requests", "PIL", "huggingface_hub.errors", "ssl"]
+    "library", ["torch", "requests", "ssl", *slow("botocore.exceptions", "PIL", "huggingface_hub.errors")]
 )
 def test_every_exception_of_a_library_ends_as_an_error_of_the_contract(
     run: Runner, library: str, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ from tests.kits.delivery import make_video, result_of
 from tests.kits.loopback import takes_at_most
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.s3_double import BUCKET, Double, Fault, Handler, drip, reset, say_nothing, serving, status
+from tests.kits.slow import slow
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
 from worker.delivery.journal import Journal
@@ -277,9 +278,7 @@ def test_an_unwritable_state_folder_changes_no_answer(scene: Scene, tmp_path: Pa
     ("fault", "way"),
     [
         (say_nothing, "stopped"),
-        pytest.param(say_nothing, "shut down", marks=pytest.mark.slow),
-        pytest.param(drip, "stopped", marks=pytest.mark.slow),
-        pytest.param(drip, "shut down", marks=pytest.mark.slow),
+        *slow((say_nothing, "shut down"), (drip, "stopped"), (drip, "shut down")),
     ],
 )
 def test_whatever_ends_a_job_ends_its_upload_and_keeps_the_video(scene: Scene, fault: Fault, way: str) -> None:
@@ -335,7 +334,7 @@ def test_refused_payloads_are_answered_at_once_beside_a_spool_full_of_videos(sce
     assert scene.double.operations().count("put") <= 6
 
 
-@pytest.mark.parametrize("failure", [RecursionError, pytest.param(ZeroDivisionError, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("failure", [RecursionError, *slow(ZeroDivisionError)])
 def test_a_failure_of_any_kind_keeps_the_video(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
 ) -> None:
@@ -431,8 +430,7 @@ def test_a_finished_video_that_was_deleted_from_the_bucket_is_made_again(scene: 
     "fault",
     [
         reset,
-        pytest.param(status(503, "SlowDown"), marks=pytest.mark.slow),
-        pytest.param(status(403, "AccessDenied"), marks=pytest.mark.slow),
+        *slow(status(503, "SlowDown"), status(403, "AccessDenied")),
     ],
 )
 def test_a_storage_that_cannot_be_asked_costs_a_redelivered_job_nothing(scene: Scene, fault: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.flow.conftest import Runner, local_path, small
 from tests.kits.c2pa_kit import Authority
+from tests.kits.slow import slow
 from tests.unit.media.test_marks import shown
 from worker.delivery.storage.base import FRAMES_SUFFIX, POSTER_SUFFIX, PREVIEW_SUFFIX
 from worker.media import FORMATS
@@ -36,7 +37,7 @@ def stored(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "outputs").rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ["mp4", *slow(*(name for name in FORMATS if name != "mp4"))])
 def test_every_file_that_leaves_is_marked(make_runner: Make, tmp_path: Path, name: str) -> None:
     runner = make_runner({**KEY, "OUTPUT_DIR": str(tmp_path / "outputs")})
     result = made(runner, output_format=name, frames_zip=True, preview="strip")

@@ -16,6 +16,7 @@ from pytest_httpserver import HTTPServer
 from tests.flow.conftest import Runner, local_path, small
 from tests.flow.test_job import probe
 from tests.kits.engine_kit import ExpertCounter
+from tests.kits.slow import slow
 from worker.base.stop import Stop
 from worker.media import encode
 
@@ -88,7 +89,7 @@ def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[in
 
 @pytest.mark.parametrize(
     ("frames", "fps", "made"),
-    [(6, 8, 9), pytest.param(20, 16, 13, marks=pytest.mark.slow), pytest.param(10, 16, 9, marks=pytest.mark.slow)],
+    [(6, 8, 9), *slow((20, 16, 13), (10, 16, 9))],
 )
 def test_the_video_is_resampled_and_its_length_bounds_the_answer(
     run: Runner, clip_url: Callable[[int, int], str], frames: int, fps: int, made: int

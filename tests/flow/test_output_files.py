@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.flow.conftest import Runner, small
+from tests.kits.slow import slow
 from tests.kits.videos import given
 from worker.base.errors import Cancelled
 from worker.base.stop import Stop
@@ -37,8 +38,10 @@ def _made(
     ("fields", "name", "codec"),
     [
         ({"output_codec": "hevc"}, "0.mp4", "hevc"),
-        ({"output_format": "webm", "video_quality": "low"}, "0.webm", "vp9"),
-        ({"output_format": "gif"}, "0.gif", "gif"),
+        *slow(
+            ({"output_format": "webm", "video_quality": "low"}, "0.webm", "vp9"),
+            ({"output_format": "gif"}, "0.gif", "gif"),
+        ),
     ],
 )
 def test_the_file_has_the_format_and_the_codec(

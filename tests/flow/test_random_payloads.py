@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tests.flow.conftest import Answer, Runner, local_path
+from tests.kits.slow import slow
 from worker.base.errors import InvalidRequest, WorkerError
 from worker.request import Job, schema
 from worker.request.contact import contact
@@ -209,7 +210,7 @@ def check_job(job: Job) -> None:
             text.encode()
 
 
-@pytest.mark.parametrize("examples", [PARSED, pytest.param(PARSED_SLOWLY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [PARSED, *slow(PARSED_SLOWLY)])
 def test_a_payload_becomes_a_job_or_a_refusal(examples: int) -> None:
     jobs, refusals = 0, 0
 

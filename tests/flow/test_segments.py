@@ -18,6 +18,7 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Runner, Watched, local_path, only_video, small
+from tests.kits.slow import slow
 from worker.base.errors import Cancelled, JobTimeout
 from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop
@@ -93,9 +94,9 @@ def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same
 @pytest.mark.parametrize(
     "reason",
     [
-        pytest.param(JobTimeout("too long"), marks=pytest.mark.slow),
+        *slow(JobTimeout("too long")),
         Cancelled(),
-        pytest.param(None, marks=pytest.mark.slow),
+        *slow(None),
     ],
     ids=["timeout", "stop", "failure"],
 )
@@ -186,9 +187,9 @@ def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
 @pytest.mark.parametrize(
     ("output_format", "codec"),
     [
-        pytest.param("mp4", "aac", marks=pytest.mark.slow),
+        *slow(("mp4", "aac")),
         ("webm", "opus"),
-        pytest.param("gif", None, marks=pytest.mark.slow),
+        *slow(("gif", None)),
     ],
 )
 def test_the_sound_of_a_video_that_is_continued_is_kept_where_the_format_has_sound(

@@ -41,6 +41,7 @@ def deep(run: Runner, deep_engine: Engine, hub: HubServer, tmp_path: Path) -> Ru
     return Runner(replace(run.worker, engine=deep_engine, loras=loras))
 
 
+@pytest.mark.slow  # tests/unit/engine/test_turbo.py has both
 def test_turbo_fetches_its_loras_once_and_leaves_the_next_video_as_it_was(deep: Runner, hub: HubServer) -> None:
     requests = [small(), small(**TURBO), small(), small(**HYBRID), small()]
     plain, turbo, after, hybrid, last = deep({"job_request_params": requests})["videos"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
-from tests.kits.engine_kit import engine_with, pixels, plan, render
+from tests.kits.engine_kit import demo_source, engine_with, pixels, plan, render
 from tests.kits.engine_kit import request as asked
+from tests.kits.slow import slow
 from worker.engine.lean_decoder import lean
 from worker.engine.models.cpu_convolutions import use_onednn
 from worker.weights.sources import demo
@@ -18,10 +21,11 @@ from worker.weights.sources import demo
 SLOW = "aten::slow_conv3d_forward"
 
 
-@pytest.fixture(params=[demo.catalogue()[0], demo.catalogue()[-1]], ids=lambda spec: spec.key)
+@pytest.fixture(params=["i2v", *slow("5b")])
 def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
-    torch.manual_seed(0)
-    return demo._vae(request.param).eval().requires_grad_(False)
+    (spec,) = (spec for spec in demo.catalogue() if spec.key == request.param)
+    folder = demo_source().folder(spec, threading.Event(), "")
+    return AutoencoderKLWan.from_pretrained(folder / "vae").eval().requires_grad_(False)
 
 
 def _names(vae: AutoencoderKLWan, latents: torch.Tensor) -> tuple[set[str], torch.Tensor, torch.Tensor]:
@@ -31,15 +35,17 @@ def _names(vae: AutoencoderKLWan, latents: torch.Tensor) -> tuple[set[str], torc
     return {event.name for event in seen.events()}, video, encoded
 
 
-@pytest.mark.parametrize("twin", [lambda vae: vae, lean], ids=["Diffusers", "lean"])
-def test_no_slow_convolution_is_left_and_the_numbers_are_the_same(vae: AutoencoderKLWan, twin: object) -> None:
+@pytest.mark.parametrize("twin", [lean, *slow(lambda vae: vae)])
+def test_no_slow_convolution_is_left_and_the_numbers_are_the_same(
+    vae: AutoencoderKLWan, twin: Callable[..., AutoencoderKLWan]
+) -> None:
     latents = torch.randn(1, vae.config.z_dim, 2, 4, 4)
-    slow, wanted, wanted_latents = _names(twin(vae), latents)  # type: ignore[operator]
-    assert SLOW in slow
+    names, wanted, wanted_latents = _names(twin(vae), latents)
+    assert SLOW in names
     ours = copy.deepcopy(vae)
     use_onednn(ours)
-    fast, video, encoded = _names(twin(ours), latents)  # type: ignore[operator]
-    assert SLOW not in fast
+    names, video, encoded = _names(twin(ours), latents)
+    assert SLOW not in names
     torch.testing.assert_close(video, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(encoded, wanted_latents, rtol=1e-4, atol=1e-4)
 

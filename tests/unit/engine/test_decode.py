@@ -19,6 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from diffusers.video_processor import VideoProcessor
 
 from benchmarks import memory_on_meta
+from tests.kits.slow import slow
 from worker.engine import decode
 from worker.engine.kernels import KernelFailed, reference
 from worker.engine.lean_decoder import lean
@@ -91,7 +92,7 @@ def _stacked(vae: AutoencoderKLWan, latents: torch.Tensor, *, tiled: bool = Fals
     return np.stack(list(decode.frames(vae, latents, tiled=tiled)))
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, *slow(5)])
 def test_stream_equals_the_whole_decode(vae: AutoencoderKLWan, count: int) -> None:
     latents = _latents(vae, count=count)
     expected = _whole(vae, latents)
@@ -249,7 +250,7 @@ class _RecordingOffload(CpuOffload):
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["alone", "in a sequence of hooks"])
-@pytest.mark.parametrize("ending", ["end", "close", "tiled"])
+@pytest.mark.parametrize("ending", ["close", *slow("end", "tiled")])
 def test_model_offload_is_told(a14b: AutoencoderKLWan, append: bool, ending: str) -> None:
     latents = _latents(a14b)
     expected = _stacked(a14b, latents)
@@ -287,7 +288,7 @@ def test_other_shapes_are_refused_at_once(a14b: AutoencoderKLWan, shape: tuple[i
         decode.frames(a14b, torch.zeros(shape))
 
 
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("tiled", [False, *slow(True)])
 def test_decoding_in_half_is_near_and_leaves_the_vae_as_it_is(vae: AutoencoderKLWan, tiled: bool) -> None:
     width = 272 // vae.config.scale_factor_spatial if tiled else 6
     latents = _latents(vae, count=2, width=width)
@@ -330,7 +331,7 @@ def test_the_weights_for_half_go_with_the_stream(ending: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["alone", "in a sequence of hooks"])
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("tiled", [False, *slow(True)])
 def test_half_under_model_offload(a14b: AutoencoderKLWan, append: bool, tiled: bool) -> None:
     latents = _latents(a14b)
     expected = np.stack(list(decode.frames(a14b, latents, tiled=tiled, half=True)))
@@ -356,9 +357,7 @@ def test_the_layout_of_half_changes_no_more_than_rounding(a14b: AutoencoderKLWan
     assert off.mean() <= error.mean()
 
 
-@pytest.mark.parametrize(
-    "shape", [Shape(256, 256, 17), pytest.param(Shape(832, 480, 17), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("shape", [Shape(256, 256, 17), *slow(Shape(832, 480, 17))], ids=str)
 @pytest.mark.parametrize("key", ["i2v", "5b"])
 def test_half_and_its_copy_fit_where_the_plan_expects_fp32(key: str, shape: Shape) -> None:
     """At 5B's smallest size the copy is more than what is saved, by less than the plan's margin for the weights."""

@@ -35,6 +35,7 @@ from tests.kits.engine_kit import (
     render,
     request,
 )
+from tests.kits.slow import slow
 from tests.kits.videos import given
 from tests.kits.worker_process import forked
 from tests.unit.engine import crew_tokens
@@ -398,7 +399,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
 
 
-QUICK = ("resident", "swap", "fp8")
+QUICK = ("resident", "fp8")
 
 
 @pytest.mark.parametrize(
@@ -442,7 +443,7 @@ def test_magcache_measures_fused_blocks_and_leaves_them_out(
 
 @pytest.mark.parametrize(
     "name",
-    ["resident", "group offload", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swap", "fp8"))],
+    ["group offload", *slow("resident", "swap", "fp8")],
 )
 def test_loras_are_in_effect_and_go_again(
     name: str, source: demo.DemoSource, on_this_cpu: list[int], tmp_path: Path

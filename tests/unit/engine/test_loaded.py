@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.kits.engine_kit import MODES, PICTURE, PLANS, Quiet, engine_with, image_request, pixels, plan, render
+from tests.kits.slow import slow
 from tests.kits.videos import given
 from worker.base.errors import Cancelled, JobTimeout, ModelUnavailable
 from worker.base.stop import Stop
@@ -131,16 +132,13 @@ def whole() -> dict[str, np.ndarray]:
     return frames
 
 
-_EVERY = ("resident", "text encoder offloaded", "swap")
-
-
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        *(("text", name) for name in _EVERY),
+        ("text", "swap"),
         ("image", "resident"),
-        *(pytest.param("image", name, marks=pytest.mark.slow) for name in _EVERY[1:]),
-        *(pytest.param("video", name, marks=pytest.mark.slow) for name in _EVERY),
+        *slow(*((mode, "text encoder offloaded") for mode in ("text", "image", "video"))),
+        *slow(("text", "resident"), ("image", "swap"), ("video", "resident"), ("video", "swap")),
     ],
 )
 def test_the_first_steps_run_while_the_low_noise_expert_is_read(
@@ -216,11 +214,14 @@ def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_ste
 @pytest.mark.parametrize(
     ("below", "arriving"),
     [
-        *((name, True) for name in ("text encoder offloaded", "swap", "group offload", "sequential")),
+        ("swap", True),
         ("swap", False),
-        *(
-            pytest.param(name, False, marks=pytest.mark.slow)
-            for name in ("text encoder offloaded", "group offload", "sequential")
+        *slow(
+            *(
+                (name, arriving)
+                for name in ("text encoder offloaded", "group offload", "sequential")
+                for arriving in (True, False)
+            )
         ),
     ],
 )
@@ -293,7 +294,7 @@ def test_a_file_that_cannot_be_used_is_told_before_anything_is_read(engines: lis
     render(engine, *MODES["text"])
 
 
-@pytest.mark.parametrize("closed", ["text_encoder", "transformer", "transformer_2"])
+@pytest.mark.parametrize("closed", ["transformer_2", *slow("text_encoder", "transformer")])
 def test_a_stop_ends_a_video_whatever_it_waits_for_and_the_weights_come_for_the_next(
     closed: str, whole: dict[str, np.ndarray], engines: list[Engine]
 ) -> None:

@@ -29,6 +29,7 @@ from tests.kits.lora_kit import (
     outputs,
     saved,
 )
+from tests.kits.slow import slow
 from worker.base.errors import InputFailed, InputInvalid, Unsupported
 from worker.engine.models import precision as quantize
 from worker.engine.models.components import Components, SharedParts
@@ -279,7 +280,7 @@ def untouched(model: Components) -> WanTransformer3DModel:
     return twin
 
 
-@pytest.mark.parametrize("key", ["t2v", "i2v", "5b"])
+@pytest.mark.parametrize("key", ["i2v", *slow("t2v", "5b")])
 def test_every_model_takes_loras_and_gives_them_back(tmp_path: Path, key: str) -> None:
     components = load(tmp_path / key, key)
     pairs = factors(components.transformer, *ORIGINAL)
@@ -344,7 +345,7 @@ def test_experts_of_lower_precision_take_loras(tmp_path: Path, precision: str) -
     assert differs(want, before)
 
 
-@pytest.mark.parametrize("residency", ["swap", "group_offload", "sequential"])
+@pytest.mark.parametrize("residency", ["group_offload", *slow("swap", "sequential")])
 def test_experts_that_come_and_go_take_loras_and_give_them_back(tmp_path: Path, residency: str) -> None:
     components, plain = with_parts(load(tmp_path / "t2v")), load(tmp_path / "t2v")
     some = [layer for layer in ORIGINAL if layer not in (QUERY, "blocks.0.attn1.to_k")]  # those are of lycoris()

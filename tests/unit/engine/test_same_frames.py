@@ -128,20 +128,31 @@ def attention_as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("attention_as_before")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in WAYS])
+@pytest.mark.parametrize(
+    ("name", "modes"),
+    [
+        *(pytest.param(name, way.modes[:2], marks=MARKS.get(name, []), id=name) for name, way in WAYS.items()),
+        *(
+            pytest.param(name, way.modes[2:], marks=[pytest.mark.slow], id=f"{name}, other modes")
+            for name, way in WAYS.items()
+            if way.modes[2:]
+        ),
+    ],
+)
 def test_it_makes_the_frames_of_the_plain_way(
     name: str,
+    modes: tuple[str, ...],
     plain: Callable[[Way, str], np.ndarray],
     source: demo.DemoSource,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     way = WAYS[name]
-    wanted = {mode: plain(way, mode).astype(int) for mode in way.modes}
+    wanted = {mode: plain(way, mode).astype(int) for mode in modes}
     for module, attribute, value in way.patches:
         monkeypatch.setattr(module, attribute, value)
     engine = engine_for(way, source, tmp_path)
-    for mode in way.modes:
+    for mode in modes:
         video, conditioning = way.plain(mode)
         rendering = render(engine, replace(video, **way.change), conditioning)
         assert {key: rendering.parameters.get(key) for key in way.said} == dict(way.said), mode
@@ -151,4 +162,4 @@ def test_it_makes_the_frames_of_the_plain_way(
         assert least <= np.abs(found - wanted[mode]).max() <= most, mode
         assert wanted[mode].std() > 1, "a grey video would be like any other"
     if way.change:  # what one request asks for is gone for the next
-        assert (pixels(render(engine, *way.plain(way.modes[0]))) == wanted[way.modes[0]]).all()
+        assert (pixels(render(engine, *way.plain(modes[0]))) == wanted[modes[0]]).all()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
 from tests.kits.lora_kit import spec_of
+from tests.kits.slow import slow
 from worker.base.errors import ModelUnavailable
 from worker.engine.models import precision, skeletons
 from worker.engine.models.skeletons import Change, Place, Skeleton
@@ -66,7 +67,7 @@ def assert_same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("key", ["i2v", "t2v", "5b"])
+@pytest.mark.parametrize("key", ["i2v", *slow("t2v", "5b")])
 @pytest.mark.parametrize("name", ["transformer", "transformer_2"])
 def test_an_expert_is_that_of_from_pretrained(demos: Path, key: str, name: str, dtype: torch.dtype) -> None:
     folder = demos / key / name

@@ -26,6 +26,7 @@ from tests.kits.engine_kit import (
     render,
     request,
 )
+from tests.kits.slow import slow
 from tests.kits.videos import given
 from worker.base.errors import Cancelled, OutOfMemory
 from worker.base.settings import Settings
@@ -118,7 +119,7 @@ CASES: dict[str, tuple[str, VideoRequest, Conditioning]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["text", "image", *slow(*(case for case in CASES if case not in ("text", "image")))])
 @pytest.mark.usefixtures("eager")
 def test_only_the_first_and_last_steps_and_each_experts_first_are_computed(engine: Engine, case: str) -> None:
     key, video, conditioning = CASES[case]
@@ -134,7 +135,7 @@ def test_only_the_first_and_last_steps_and_each_experts_first_are_computed(engin
     assert rendering.warnings == ()
 
 
-@pytest.mark.parametrize("case", ["text", "image", "video", "5b"])
+@pytest.mark.parametrize("case", ["text", *slow("image", "video", "5b")])
 def test_a_video_without_the_cache_is_the_same_before_and_after_one_with_it(engine: Engine, case: str) -> None:
     _, video, conditioning = CASES[case]
     before = render(engine, video, conditioning)
@@ -205,7 +206,7 @@ ENDS: dict[str, Callable[[Engine, VideoRequest], None]] = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", ["stopped", *slow(*list(ENDS)[1:])])
 def test_a_run_that_ends_early_leaves_nothing_behind(engine: Engine, end: str) -> None:
     video = request(num_inference_steps=STEPS)
     cached = replace(video, step_cache="fast")

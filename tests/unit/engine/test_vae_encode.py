@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 
 from benchmarks.memory_on_meta import LiveBytes
+from tests.kits.slow import slow
 from worker.engine.techniques import image_encode
 from worker.engine.techniques.image_encode import Passes, same_bits
 from worker.request.catalogue import I2V_A14B, TI2V_5B
@@ -55,7 +56,7 @@ def _built(name: str) -> AutoencoderKLWan:
     return BUILDERS[name]().eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module", params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.fixture(scope="module", params=[*QUICK, *slow(*SLOW)])
 def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
     return _built(request.param)
 
@@ -82,7 +83,7 @@ def _both(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["picture", "both ends"])
-@pytest.mark.parametrize("num_frames", [1, 5, 17, 33, pytest.param(81, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_frames", [1, 5, 17, *slow(33, 81)])
 def test_latents_are_those_of_the_whole_encode_bit_for_bit(vae: AutoencoderKLWan, num_frames: int, last: bool) -> None:
     whole, reusing, passes = _both(vae, _video(num_frames, last=last))
     assert same_bits(whole, reusing)

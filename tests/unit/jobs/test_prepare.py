@@ -18,6 +18,7 @@ from PIL import Image
 from tests.kits.chat_double import ChatDouble
 from tests.kits.engine_kit import PLANNER, demo_source
 from tests.kits.loopback import Server, answering, response
+from tests.kits.slow import slow
 from worker.base.errors import InputInvalid, InvalidRequest, Unsupported
 from worker.engine import Engine, Video
 from worker.jobs.prepare import prepare
@@ -84,9 +85,11 @@ def test_model_plan_and_size_are_settled(engine: Engine, tmp_path: Path) -> None
     [
         ((256, 512), None, 512, (256, 512)),
         ((256, 512), 320, None, (320, 640)),
-        ((512, 256), 512, 256, (512, 256)),
-        ((1920, 1080), None, None, (832, 464)),
-        ((2000, 1000), None, 480, (960, 480)),
+        *slow(
+            ((512, 256), 512, 256, (512, 256)),
+            ((1920, 1080), None, None, (832, 464)),
+            ((2000, 1000), None, 480, (960, 480)),
+        ),
     ],
 )
 def test_what_is_not_given_of_the_size_follows_the_picture(

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests.kits.loopback import Server, answering, response
+from tests.kits.slow import slow
 from worker.base.errors import Cancelled, InputBlocked, InputFailed, InputInvalid, InvalidRequest
 from worker.media import decode_image, inputs
 from worker.net import Opener
@@ -274,9 +275,7 @@ def large(width: int, height: int, kind: str, **options: object) -> bytes:
     ("kind", "size"),
     [
         ("JPEG", (8064, 6048)),
-        pytest.param("JPEG", (8160, 6144), marks=pytest.mark.slow),
-        pytest.param("MPO", (8064, 6048), marks=pytest.mark.slow),
-        pytest.param("JPEG", (11_000, 10_000), marks=pytest.mark.slow),
+        *slow(("JPEG", (8160, 6144)), ("MPO", (8064, 6048)), ("JPEG", (11_000, 10_000))),
     ],
 )
 def test_a_large_jpeg_is_halved_within_the_memory_allowed(kind: str, size: tuple[int, int]) -> None:

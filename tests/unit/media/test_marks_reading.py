@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kits.c2pa_kit import Authority
+from tests.kits.slow import slow
 from tests.unit.media.test_marks import KEY, ORIGIN, ROOT, encoded, files_of
 from worker.media import FORMATS
 from worker.media.marks import reading
@@ -17,7 +18,7 @@ from worker.request.values import Output
 PLACES = 40
 
 
-@pytest.mark.parametrize("name", ["mp4", "gif", "webp"])
+@pytest.mark.parametrize("name", ["mp4", *slow("gif", "webp")])
 def test_one_changed_byte_anywhere_in_the_media_is_seen(tmp_path: Path, name: str) -> None:
     video = encoded(tmp_path, Output(format=name, codec="h264" if name == "mp4" else name))
     for path in files_of(Marker(key=KEY).mark(video, ORIGIN))[:2]:

@@ -148,6 +148,7 @@ def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # test_the_command_line_says_what_a_video_will_take runs the command
 def test_the_table_of_costs_takes_a_price() -> None:
     done = run(sys.executable, "-m", "builder.docs.costs", "--price", "H100 80GB=2.49", "--price", "L40S=0.90")
     rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]

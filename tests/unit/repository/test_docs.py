@@ -153,6 +153,7 @@ def test_a_setting_that_nothing_reads_is_marked_as_such() -> None:
         assert marked == (field in unused)
 
 
+@pytest.mark.slow  # `make check` runs the generators
 def test_the_generated_docs_are_fresh() -> None:
     assert docs.stale(docs.expected()) == [], "run make docs"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.kits.slow import slow
+
 ROOT = Path(__file__).parents[3]
 HANGING = """
 import subprocess, sys, time
@@ -24,7 +26,7 @@ def test_it():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", ["0", *slow("1")])
 def test_sigterm_ends_what_the_tests_have_started(tmp_path: Path, workers: str) -> None:
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_hanging.py").write_text(HANGING)

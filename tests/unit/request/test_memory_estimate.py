@@ -10,6 +10,7 @@ from diffusers import WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks import memory, memory_on_meta
+from tests.kits.slow import slow
 from worker.request.plan import SIZES, Shape
 from worker.request.plan.peak import (
     MARGIN,
@@ -75,7 +76,7 @@ def test_parameters_of_the_vae(key):
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")
 @pytest.mark.parametrize("loras", [0, 1, 2])
-@pytest.mark.parametrize("shape", [Shape(832, 480, 81), Shape(1280, 704, 121)], ids=str)
+@pytest.mark.parametrize("shape", [Shape(832, 480, 81), *slow(Shape(1280, 704, 121))], ids=str)
 @pytest.mark.parametrize("key", KEYS)
 def test_activations_of_a_forward_pass(key, shape, loras):
     asked = dataclasses.replace(shape, loras=loras)
@@ -134,10 +135,8 @@ def counted_parts(key: str, shape: Shape) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(
-    "shape", [Shape(832, 480, 81), pytest.param(Shape(1280, 704, 81), marks=pytest.mark.slow)], ids=str
-)
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("shape", [Shape(832, 480, 81), *slow(Shape(1280, 704, 81))], ids=str)
+@pytest.mark.parametrize("key", ["i2v", *slow("t2v", "5b")])
 def test_whole_plans_are_never_below_the_sum_of_their_parts_nor_10_percent_above(key, shape):
     size, part = SIZES[key], counted_parts(key, shape)
     busiest = max(part["denoise"], part["decode"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.kits import trainer_kit
+from tests.kits.slow import slow
 from worker.base.errors import Cancelled, OutOfMemory
 from worker.base.stop import Stop
 from worker.engine.bench import Bench
@@ -36,7 +37,7 @@ class StopAt(Watcher):
             self._stop.request(Cancelled())
 
 
-@pytest.mark.parametrize("key", ["t2v", "i2v", "5b"])
+@pytest.mark.parametrize("key", ["i2v", *slow("t2v", "5b")])
 def test_every_expert_learns_what_is_held_out(key: str, tmp_path: Path) -> None:
     trained = trainer_kit.run(trainer_kit.request(key), tmp_path / "state", tmp_path)
     assert [each.learned.training.expert for each in trained.experts] == ([None] if key == "5b" else ["high", "low"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.memory_on_meta import training_peak
+from tests.kits.slow import slow
 from tests.kits.training_kit import ZIP_URL
 from worker.base.errors import InvalidRequest
 from worker.request.plan import SIZES, Gpu, Shape, from_name
@@ -23,7 +24,7 @@ def request(num_frames: int = 81, **fields: object) -> TrainingRequest:
 
 
 @pytest.mark.parametrize(("key", "shape"), [("t2v", Shape(832, 480, 81)), ("5b", Shape(448, 256, 17))])
-@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("recomputed", [True, *slow(False)])
 def test_activations_are_those_that_are_counted(key: str, shape: Shape, recomputed: bool) -> None:
     size = replace(SIZES[key], layers=3)
     counted = training_peak(key, shape, layers=3, rank=16, recomputed=recomputed)

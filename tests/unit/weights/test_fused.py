@@ -16,6 +16,7 @@ from builder.prepare import main, prepare_model, prepare_turbo
 from tests.kits import distilled_kit, lora_kit, weights_kit
 from tests.kits.engine_kit import PICTURE, PLANNER, Quiet, pixels, request
 from tests.kits.hub_server import HubServer
+from tests.kits.slow import slow
 from tests.kits.videos import given
 from tests.kits.weights_kit import place
 from worker.base.errors import ModelUnavailable
@@ -97,7 +98,7 @@ def test_each_expert_has_its_own_lora_in_its_weights(cache: Path, hub: HubServer
             assert torch.equal(after[key], wanted.to(after[key].dtype)), key
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 0.5), ("fp8", 4.0)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp8", 4.0), *slow(("bf16", 0.5))])
 def test_fused_weights_make_what_the_loras_make(cache: Path, hub: HubServer, dtype: str, tolerance: float) -> None:
     plain = engine_on(cache)
     files = distilled_kit.store(cache, hub).fetch_distilled(distilled_kit.SETS, path="quality_preset")
@@ -111,6 +112,7 @@ def test_fused_weights_make_what_the_loras_make(cache: Path, hub: HubServer, dty
     assert difference(frames, hot) < difference(undistilled, hot) / 2
 
 
+@pytest.mark.slow  # test_fused_weights_make_what_the_loras_make has the weights
 def test_other_videos_of_that_worker_are_made_from_the_plain_weights(cache: Path, hub: HubServer) -> None:
     prepare_model(place(cache), REPO, "bf16")  # whose text encoder is the fused weights' too
     video = request(num_inference_steps=8)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.kits.slow import slow
 from worker.base.errors import Cancelled, ModelUnavailable
 from worker.base.log import current_job_id, job_scope
 from worker.weights.tensors import reading
@@ -47,9 +48,9 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.dtype == other.dtype and one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8))
 
 
-@pytest.mark.parametrize("block_bytes", [1, 7, 64, 1000, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [7, 1000, *slow(1, 64, 1 << 20)])
 @pytest.mark.parametrize("readers", [1, 8])
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, *slow(torch.float32)])
 def test_the_bits_do_not_depend_on_blocks_and_readers(
     files: list[Path], block_bytes: int, readers: int, dtype: torch.dtype | None
 ) -> None:

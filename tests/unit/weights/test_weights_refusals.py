@@ -7,13 +7,14 @@ import pytest
 from huggingface_hub import constants
 
 from tests.kits.hub_server import GOOD_TOKEN, OTHER_TOKEN, Fault, HubServer
+from tests.kits.slow import slow
 from tests.kits.tiny_repo import tiny_repos
 from tests.kits.weights_kit import I2V, SHARD, get
 from worker.base.errors import ModelUnavailable
 from worker.weights import verify
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503])
+@pytest.mark.parametrize("status", [429, 503, *slow(500, 502)])
 def test_a_hub_that_fails_for_a_while_is_asked_again(hub: HubServer, cache: Path, status: int) -> None:
     hub.faults += [Fault("/api/models/", status, times=5), Fault(SHARD, status, times=5)]
     assert verify(get(hub, cache).path) == []
@@ -48,7 +49,7 @@ LICENCE = f"set HF_TOKEN to a token that has accepted the licence of {I2V}"
         (418, None, "the hub refused the download (418): "),
     ],
 )
-@pytest.mark.parametrize("where", ["/api/models/", SHARD])
+@pytest.mark.parametrize("where", ["/api/models/", *slow(SHARD)])
 def test_every_refusal_of_the_hub_is_one_clear_error(
     hub: HubServer, cache: Path, kind: str | int, token: str | None, message: str, where: str
 ) -> None:

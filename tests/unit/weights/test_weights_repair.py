@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import snapshot_download
 
 from tests.kits.hub_server import HubServer
+from tests.kits.slow import slow
 from tests.kits.tiny_repo import tiny_repos
 from tests.kits.weights_kit import ENCODER, I2V, SHARD, T2V, VAE, flip, get
 from worker.base.errors import ModelUnavailable
@@ -18,7 +19,7 @@ from worker.weights import ModelFolder, check, verify
 from worker.weights.folder import record as records
 
 
-@pytest.mark.parametrize("harm", ["flipped bit", "zero-filled tail", "truncated", "missing"])
+@pytest.mark.parametrize("harm", ["flipped bit", "missing", *slow("zero-filled tail", "truncated")])
 def test_a_file_damaged_on_the_volume_is_set_aside_and_fetched_again(
     hub: HubServer, cache: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
