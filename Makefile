@@ -29,8 +29,9 @@ play:                ## open a page to try the worker here, or an endpoint: make
 	@PYTHONPATH=client/src .venv-play/bin/python -m videogen_client.page --plan "$(CURDIR)/$(BIN)/videogen" $(PLAY_ARGS)
 
 # One worker more than there are cores: for a third of their time tests wait for servers and processes. Worksteal gives
-# each a run of neighbours, so most modules build their engine once.
-PYTEST := $(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --dist worksteal
+# each a run of neighbours, so most modules build their engine once. Bytecode is stored, whatever the shell says: without
+# it every process that a test starts compiles the worker anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --dist worksteal
 
 test: setup-dev      ## run the tests of a change: all but the slow ones, minutes on two cores
 	@$(PYTEST) -m "not gpu and not slow"

@@ -10,6 +10,7 @@ import math
 import pickle
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +152,27 @@ def many(count: int, shape: list[int]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (many(1, [1] * 70_000), "dimensions"),
-        (many(1, [1] * 6), "dimensions"),
-        (many(90_000, [1]), "90000 tensors"),
-        (many(10_001, [1]), "10001 tensors"),
-        (header_of({"a" * 501: entry(0, 4)}, body=bytes(4)), "more than 500 characters"),
-        (header_of({"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}}, body=bytes(4)), "F8_E8M0"),
-        (header_of({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "F4"),
-        (header_of({"a": {"dtype": "F4_X", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "damaged"),
-        (header_of({"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}), "shape"),
-        (header_of({"a": {"dtype": "F32", "shape": [0, 2**31 + 1], "data_offsets": [0, 0]}}), "shape"),
+        (lambda: many(1, [1] * 70_000), "dimensions"),
+        (lambda: many(1, [1] * 6), "dimensions"),
+        (lambda: many(90_000, [1]), "90000 tensors"),
+        (lambda: many(10_001, [1]), "10001 tensors"),
+        (lambda: header_of({"a" * 501: entry(0, 4)}, body=bytes(4)), "more than 500 characters"),
+        (
+            lambda: header_of({"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}}, body=bytes(4)),
+            "F8_E8M0",
+        ),
+        (lambda: header_of({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "F4"),
+        (lambda: header_of({"a": {"dtype": "F4_X", "shape": [8], "data_offsets": [0, 4]}}, body=bytes(4)), "damaged"),
+        (lambda: header_of({"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}), "shape"),
+        (lambda: header_of({"a": {"dtype": "F32", "shape": [0, 2**31 + 1], "data_offsets": [0, 0]}}), "shape"),
     ],
 )
 def test_a_header_that_no_lora_has_is_refused_at_once_when_fetched_and_when_read(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: Callable[[], bytes], said: str
 ) -> None:
     """A cache may hold files that an earlier version did not judge."""
     file = tmp_path / "style.safetensors"
-    file.write_bytes(content)
+    file.write_bytes(content())
     for judge in (check_safetensors, Contents().of):
         started = time.process_time()
         with pytest.raises(InputInvalid, match=said) as caught:
@@ -178,11 +182,12 @@ def test_a_header_that_no_lora_has_is_refused_at_once_when_fetched_and_when_read
 
 
 @pytest.mark.parametrize(
-    "content", [many(1, [1] * 5), many(10_000, [1]), header_of({"a" * 500: entry(0, 4)}, body=bytes(4))]
+    "content",
+    [lambda: many(1, [1] * 5), lambda: many(10_000, [1]), lambda: header_of({"a" * 500: entry(0, 4)}, body=bytes(4))],
 )
-def test_the_largest_header_that_a_lora_may_have_is_read(tmp_path: Path, content: bytes) -> None:
+def test_the_largest_header_that_a_lora_may_have_is_read(tmp_path: Path, content: Callable[[], bytes]) -> None:
     file = tmp_path / "style.safetensors"
-    file.write_bytes(content)
+    file.write_bytes(content())
     check_safetensors(file, path="p")
     assert Contents().of(file, "p").total in (1, 10_000)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.kits.loopback import Server
 from worker.base import settings
 from worker.doctor import CHECKS, Check, report
 from worker.doctor.checks import BESIDE_LOADING, before_loading
+from worker.doctor.deployment import Deployment, readable_settings
 from worker.doctor.report import Finding, Line, fail, from_message, ok, together, warn
 from worker.doctor.runner import Running, run_here
 
@@ -74,16 +76,30 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 
 def test_a_healthy_deployment_has_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with services(monkeypatch) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        deployment = replace(Deployment.tried(*readable_settings()), hub=environment["HF_ENDPOINT"])
+        lines = list(Running(CHECKS, deployment).lines())
+    assert_healthy({line.name: line.status for line in lines})
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+@pytest.mark.slow
+def test_a_healthy_deployment_is_one_line_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with services(monkeypatch) as environment:
         status, output, log = doctor(tmp_path, "--json", **environment)
-    lines = by_name(output)
-    assert list(lines) == NAMES
-    assert {name for name, line in lines.items() if line["status"] == "FAIL"} == set()
-    for name in ("settings", "webhook signing", "gpu", "state", "ffmpeg", "storage", "hub token", "clock"):
-        assert (name, lines[name]["status"]) == (name, "OK")
+    assert_healthy({name: line["status"] for name, line in by_name(output).items()})
     assert (status, log) == (0, "")
     assert_no_secret(output, environment)
-    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def assert_healthy(statuses: dict[str, str]) -> None:
+    assert list(statuses) == NAMES
+    assert "FAIL" not in statuses.values()
+    for name in ("settings", "webhook signing", "gpu", "state", "ffmpeg", "storage", "hub token", "clock"):
+        assert (name, statuses[name]) == (name, "OK")
 
 
 def assert_no_secret(told: str, environment: dict[str, str]) -> None:
