@@ -81,11 +81,13 @@ def joins(
     return found
 
 
-def loop(prompts: int, steps: int, folder: Path, model: Model = MODELS["demo"]) -> dict[str, Any]:
+def loop(
+    prompts: int, steps: int, folder: Path, model: Model = MODELS["demo"], turns: Sequence[int] = TURNS
+) -> dict[str, Any]:
     """How far the last frame is from the first in videos that are asked to loop, and in the same without `loop`."""
     scenes = [scene for scene in asked_scenes(prompts * 5) if scene.motion in COMES_BACK][:prompts]
     found: dict[str, Any] = {"prompts": len(scenes), "steps": steps}
-    for new in TURNS if model.profile == "demo" else (model.new_frames,):
+    for new in turns if model.profile == "demo" else (model.new_frames,):
         for name, fields in ((f"loop_{new}", {"loop": True}), (f"open_{new}", {})):
             asked = {"segments": [{}, {}], "num_frames": new + 1, **fields}
             found[name] = looped(_made(_payloads(scenes, steps, asked, model), folder, name, model))

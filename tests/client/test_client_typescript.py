@@ -73,13 +73,14 @@ def compiled(folder: Path, *files: Path) -> str:
     return "" if done.returncode == 0 else done.stderr
 
 
+@pytest.mark.slow  # test_client_javascript runs the client
 def test_the_client_and_programs_that_use_it_compile_in_strict_mode(tmp_path: Path) -> None:
     program = tmp_path / "program.ts"
     program.write_text(PROGRAM % (json.dumps(MODULE.as_uri()), json.dumps(MODULE.with_suffix(".d.mts").as_uri())))
     assert compiled(tmp_path, MODULE, program, ROOT / "examples" / "generate.mjs") == ""
 
 
-@pytest.mark.slow  # the other case compiles
+@pytest.mark.slow  # test_client_javascript runs the client
 def test_what_is_not_strict_does_not_compile(tmp_path: Path) -> None:
     loose = tmp_path / "loose.mjs"
     loose.write_text("export const length = (text) => text.length;\n")

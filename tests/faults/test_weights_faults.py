@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kits.hub_server import HubServer
+from tests.kits.slow import slow
 from tests.kits.tiny_repo import tiny_repos
 from worker.weights import check, verify
 from worker.weights.folder import check as integrity
@@ -198,7 +199,7 @@ def test_an_empty_read_only_volume_is_told(hub: HubServer, cache: Path) -> None:
     assert hub.hits == []
 
 
-@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("recorded", [True, *slow(False)])
 def test_a_model_on_a_read_only_volume_serves(hub: HubServer, cache: Path, recorded: bool) -> None:
     plain = cache / "Wan2.2-I2V-A14B-Diffusers"
     shutil.copytree(tiny_repos() / "i2v", plain)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.long import joins
+from benchmarks.long import joins, loop
+from benchmarks.long_jobs import MODELS
 
 
 @pytest.mark.slow
@@ -16,3 +17,10 @@ def test_segments_join_without_a_jump(tmp_path: Path) -> None:
     assert found["seam_worst"] <= 3
     assert found["seam_of_latents"] <= 2
     assert found["drift_last_segment"] <= 3
+
+
+@pytest.mark.slow
+def test_the_end_of_a_loop_meets_its_beginning(tmp_path: Path) -> None:
+    found = loop(2, 4, tmp_path, MODELS["demo"], turns=(16,))
+    assert found["loop_16"]["step_median"] <= 1
+    assert found["loop_16"]["step_median"] <= found["open_16"]["step_median"]

@@ -78,6 +78,7 @@ def test_turbo_of_the_5b_model_is_unsupported(deep: Runner) -> None:
     assert (error["code"], error["path"]) == ("unsupported", "quality_preset")
 
 
+@pytest.mark.slow  # tests/unit/engine/test_step_cache.py has both
 def test_the_step_cache_is_told_and_changes_its_video_alone(deep: Runner) -> None:
     steps = {"num_inference_steps": 12}
     modes = ("off", "fast", "off")

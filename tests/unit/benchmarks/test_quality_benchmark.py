@@ -25,6 +25,7 @@ def mistold(clip: Clip) -> Clip:
     return replace(clip, scene=replace(clip.scene, **other))
 
 
+@pytest.mark.slow  # test_training_clips has the judge
 def test_what_shows_the_scene_is_right_and_what_does_not_is_wrong(clips: list[Clip]) -> None:
     found = figures([*clips[2:], mistold(clips[2]), mistold(clips[3])], None)
     assert [found[name] for name in ("clips", "colour", "motion", "shape")] == [4, 0.5, 0.5, 0.5]

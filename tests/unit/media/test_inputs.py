@@ -113,7 +113,7 @@ STORED_AS: dict[int, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [1, 6, *slow(2, 3, 4, 5, 7, 8)])
 def test_every_orientation_is_made_upright(orientation: int) -> None:
     upright = quarters().resize((48, 32), Image.Resampling.NEAREST)
     exif = Image.Exif()

@@ -83,7 +83,7 @@ def test_weights_in_8_bits_are_trained_on_too(tmp_path: Path) -> None:
     assert report["loss_after"] < report["loss_before"]
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, *slow(2)])
 def test_out_of_memory_is_tried_once_more_as_the_next_lower_plan(
     times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,6 @@ from worker.weights.sources import demo, demo_trained
 from worker.weights.sources.demo_trained import WEIGHTS
 
 _LARGEST_MB = 25
-pytestmark = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the trained weights are not in the repository yet")
 _RANK = 2
 
 
@@ -118,6 +117,7 @@ def test_trained_weights_serve_the_size_they_were_made_for(weights: Path, fields
     assert choose(catalogue, parse(payload, default_job_id="j").videos[0]).key == key
 
 
+@pytest.mark.slow  # the trainer has its own
 def test_the_same_words_are_read_by_each_models_own_encoder(weights: Path) -> None:
     catalogue = demo.catalogue(trained=True, weights=weights)
     engine = Engine(demo.DemoSource(weights=weights), catalogue, planner_for(Settings()))
