@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -24,6 +27,17 @@ hypothesis.settings.register_profile(
     "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, database=None
 )
 hypothesis.settings.load_profile("project")
+
+# Most HTTP clients read all authorities' certificates when they are made, which takes up to 60 ms: once is enough.
+_new_context, _same_context = ssl.create_default_context, functools.cache(ssl.create_default_context)
+
+
+def _context(*arguments: Any, **options: Any) -> ssl.SSLContext:
+    shared = not arguments and options.keys() == {"cafile"}
+    return (_same_context if shared else _new_context)(*arguments, **options)
+
+
+ssl.create_default_context = _context  # type: ignore[assignment]
 
 # A shell has what it runs in the background ignore Ctrl-C, and every child inherits that; CI is no terminal either.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
