@@ -305,6 +305,7 @@ def test_step_cache_is_off_where_curves_are_measured(calibrate: Callable[..., Do
     assert (parameters["step_cache"], Path(parameters["step_cache_curves"]).is_file()) == ("off", True)
 
 
+@pytest.mark.slow  # test_magcache has the refusal
 def test_a_video_that_shows_no_curves_fails_with_the_reason(calibrate: Callable[..., Done]) -> None:
     done = calibrate("--steps", "2")
     assert done.status == 1

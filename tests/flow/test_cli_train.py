@@ -48,6 +48,7 @@ def test_a_folder_becomes_a_lora_and_its_plan_is_shown_first(train: Callable[...
     assert "style/high.safetensors" in done.out
 
 
+@pytest.mark.slow  # test_training_job has a dry run
 def test_a_dry_run_trains_nothing(train: Callable[..., Done]) -> None:
     answer = json.loads(train("--dry-run", "--json").out)
     assert (answer["dry_run"], answer["seed"]) == (True, 1)

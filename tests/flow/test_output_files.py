@@ -112,6 +112,7 @@ def test_a_codec_that_ffmpeg_lacks_is_refused_before_the_gpu_is_used(
     assert "libx266" in error["message"]
 
 
+@pytest.mark.slow  # tests/unit/media/test_formats.py has the rates
 def test_a_rate_above_what_a_gif_shows_is_lowered_with_a_warning(run: Runner) -> None:
     (video,) = run(small(output_format="gif", fps=60))["videos"]
     assert (video["num_frames"], video["fps"]) == (4, 50)

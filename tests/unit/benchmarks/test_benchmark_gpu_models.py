@@ -24,6 +24,7 @@ from worker.weights.tensors.reading import Target
 TINY, FULL = SCALES["tiny"], SCALES["480p"]
 
 
+@pytest.mark.slow  # its runs are by hand
 def test_the_full_size_model_has_the_published_sizes_and_takes_no_disk(tmp_path: Path) -> None:
     write_model(FULL, tmp_path)
     size = SIZES["t2v"]

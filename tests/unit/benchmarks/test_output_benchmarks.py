@@ -13,6 +13,7 @@ from benchmarks import encode_codecs, interpolate
 from worker.media import formats
 
 
+@pytest.mark.slow  # its runs are by hand
 def test_the_interpolation_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert interpolate.main(["--quick", "--output", str(tmp_path)]) == 0
     assert "beats repeating and blending: yes" in capsys.readouterr().out

@@ -36,6 +36,7 @@ def test_scenes_are_held_out_and_the_same_for_every_run() -> None:
     assert all(scene.held_out and scene.camera == "none" for scene in asked_scenes(30))
 
 
+@pytest.mark.slow  # its runs are by hand
 def test_the_cameras_move_is_counted_where_one_was_asked() -> None:
     scenes = asked_scenes(len(MOVES), moves=True)
     assert [scene.camera for scene in scenes] == list(MOVES)
@@ -47,6 +48,7 @@ def test_the_cameras_move_is_counted_where_one_was_asked() -> None:
     )  # only what stands still is the same backwards
 
 
+@pytest.mark.slow  # its runs are by hand
 def test_the_first_frame_is_held_to_the_picture(clips: list[Clip]) -> None:
     given = replace(clips[0], picture=clips[0].frames[0])
     off = replace(clips[0], picture=np.clip(clips[0].frames[0].astype(int) + 10, 0, 255).astype(np.uint8))

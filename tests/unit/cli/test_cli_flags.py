@@ -334,6 +334,7 @@ def test_nothing_heavy_is_loaded_for_little(
     assert set(absent) & set(report["loaded"]) == set()
 
 
+@pytest.mark.slow  # test_nothing_heavy_is_loaded_for_little uses it
 def test_the_probe_sees_what_submit_loads(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "submit", "--endpoint", "e", "--prompt", "a"],

@@ -399,7 +399,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
 
 
-QUICK = ("resident", "fp8")
+QUICK = ("resident",)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.kits.engine_kit import (
     render,
     request,
 )
+from tests.kits.slow import slow
 from worker.base.settings import Settings
 from worker.engine import Conditioning, Engine
 from worker.engine.techniques import decode_dtype
@@ -75,7 +76,7 @@ class Convolutions:
         self.count += 1
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["image", *slow(*(case for case in CASES if case != "image"))])
 def test_the_video_is_the_same_with_less_encoding(engine: Engine, without: Engine, case: str) -> None:
     whole = render(without, *CASES[case])
     rendering = render(engine, *CASES[case])

@@ -87,11 +87,16 @@ WAYS = {
     ),
     "compile": Way(settings={"enable_torch_compile": True}, off=(0, 1), said={"torch_compile": True}, modes=("text",)),
 }
-MARKS = {
-    "compile": [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")],  # of torch's own compiler
-    "sequential": [pytest.mark.slow],
-    "image encode, group_offload": [pytest.mark.slow],
+# Beside another residency, precision or set of modes of the same technique.
+SLOW = {
+    *("sequential", "compile", "image encode, group_offload", "image encode, other modes"),
+    *("int8 swap", "int8 group_offload", "fp8 resident", "fp8 group_offload"),
 }
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    own = [pytest.mark.filterwarnings("ignore::DeprecationWarning")] if name == "compile" else []  # torch's compiler
+    return [*own, pytest.mark.slow] if name in SLOW else own
 
 
 def engine_for(way: Way, source: demo.DemoSource, cache: Path) -> Engine:
@@ -131,9 +136,9 @@ def attention_as_before() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "modes"),
     [
-        *(pytest.param(name, way.modes[:2], marks=MARKS.get(name, []), id=name) for name, way in WAYS.items()),
+        *(pytest.param(name, way.modes[:2], marks=marks(name), id=name) for name, way in WAYS.items()),
         *(
-            pytest.param(name, way.modes[2:], marks=[pytest.mark.slow], id=f"{name}, other modes")
+            pytest.param(name, way.modes[2:], marks=pytest.mark.slow, id=f"{name}: more modes")
             for name, way in WAYS.items()
             if way.modes[2:]
         ),

@@ -218,6 +218,7 @@ def test_a_run_that_ends_early_leaves_nothing_behind(engine: Engine, end: str) -
     assert (pixels(render(engine, video)) == exact).all()
 
 
+@pytest.mark.slow  # test_a_run_that_ends_early_leaves_nothing_behind
 def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
     planner = FixedPlanner(None, Settings(), None, plan("resident"), plan("swap"))
     tight = Engine(demo_source(BLOCKS), demo.catalogue(), planner)

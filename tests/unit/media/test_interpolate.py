@@ -100,6 +100,7 @@ def test_it_is_liker_to_the_true_frames_than_repeating_and_blending(ratio: int) 
     assert found["motion"] > found["repeated"] + 0.02
 
 
+@pytest.mark.slow  # it measures memory
 def test_few_frames_are_in_memory() -> None:
     frame = next(moving(1))
     alive = Alive(lambda index: frame + np.uint8(index % 7))

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 HEAVY = {"torch", "diffusers", "transformers", "runpod", "accelerate", "peft"}
 LIGHT_ROOMS = ("base", "net", "request", "media", "delivery")
@@ -57,6 +59,7 @@ def test_importing_the_handler_loads_no_model_and_not_the_sdk() -> None:
     assert set(report(PROBE, "handler")["handler"]) & HEAVY == set()
 
 
+@pytest.mark.slow  # test_light_rooms_load_no_model_library uses it
 def test_the_probe_sees_what_a_heavy_module_loads() -> None:
     assert "torch" in report(PROBE, "json", "torch")["torch"]
 
@@ -89,6 +92,7 @@ def imports(file: Path) -> Iterator[str]:
             yield node.module
 
 
+@pytest.mark.slow  # `make check` has the import contract
 def test_only_the_handler_imports_runpod() -> None:
     files = [ROOT / "handler.py", *(ROOT / "worker").rglob("*.py"), *(ROOT / "builder").rglob("*.py")]
     importers = {

@@ -44,6 +44,7 @@ class Package(Distribution):
         raise NotImplementedError
 
 
+@pytest.mark.slow  # `make check` runs the generator
 def test_the_page_is_fresh() -> None:
     assert notices.main(["--check"]) == 0, "run make docs"
 

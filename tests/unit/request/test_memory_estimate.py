@@ -135,8 +135,9 @@ def counted_parts(key: str, shape: Shape) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("shape", [Shape(832, 480, 81), *slow(Shape(1280, 704, 81))], ids=str)
-@pytest.mark.parametrize("key", ["i2v", *slow("t2v", "5b")])
+@pytest.mark.slow  # the parts are held alone
+@pytest.mark.parametrize("shape", [Shape(832, 480, 81), Shape(1280, 704, 81)], ids=str)
+@pytest.mark.parametrize("key", KEYS)
 def test_whole_plans_are_never_below_the_sum_of_their_parts_nor_10_percent_above(key, shape):
     size, part = SIZES[key], counted_parts(key, shape)
     busiest = max(part["denoise"], part["decode"])

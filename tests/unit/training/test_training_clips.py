@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.kits.slow import slow
 from training import clips, scenes
 from training.judging import Verdict, camera, judge
 from training.latents import drawn as drawn_for_training
@@ -94,7 +93,8 @@ def test_captions_are_prompts_as_the_worker_sends_them() -> None:
     assert any("35mm lens" in caption for _, caption in told)
 
 
-@pytest.mark.parametrize("light", ["neon", *slow(*(light for light in scenes.LIGHTS if light != "neon"))])
+@pytest.mark.slow  # test_the_judge_sees_the_motion_under_a_moving_camera
+@pytest.mark.parametrize("light", scenes.LIGHTS)
 def test_the_judge_reads_every_colour_and_motion_back(light: str) -> None:
     for number, colour in enumerate(scenes.COLOURS):
         for motion in scenes.MOTIONS:

@@ -150,6 +150,7 @@ def test_a_worker_serves_turbo_from_fused_weights_that_lie_there_at_its_start(ca
     assert [spec.key for spec in volume.catalogue(settings_for(cache))] == ["i2v", "t2v", "5b", "t2v-turbo"]
 
 
+@pytest.mark.slow  # of the originals it is made elsewhere here
 def test_it_can_be_made_of_bf16_weights_once_the_originals_are_gone(cache: Path, hub: HubServer) -> None:
     prepare_model(place(cache), REPO, "bf16", replace=True)
     folder = prepared(cache, hub).path
