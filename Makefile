@@ -28,10 +28,10 @@ play:                ## open a page to try the worker here, or an endpoint: make
 	@$(PYTHON) builder/setup_venv.py --play
 	@PYTHONPATH=client/src .venv-play/bin/python -m videogen_client.page --plan "$(CURDIR)/$(BIN)/videogen" $(PLAY_ARGS)
 
-# One worker more than there are cores: for a third of their time tests wait for servers and processes. Worksteal gives
+# Two workers more than there are cores: for a third of their time tests wait for servers and processes. Worksteal gives
 # each a run of neighbours, so most modules build their engine once. Bytecode is stored, whatever the shell says: without
 # it every process that a test starts compiles the worker anew.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --dist worksteal
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $$(($$(nproc) + 2)) --dist worksteal
 
 test: setup-dev      ## run the tests of a change: all but the slow ones, minutes on two cores
 	@$(PYTEST) -m "not gpu and not slow"

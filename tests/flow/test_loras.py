@@ -23,6 +23,7 @@ def lora_file(run: Runner, tmp_path: Path) -> Path:
     return lora_kit.saved(tmp_path, lora_kit.as_diffusers(pairs), "style")
 
 
+@pytest.mark.slow  # tests/unit/engine/test_lora_apply.py has both
 def test_a_lora_changes_its_video_and_not_the_next(run: Runner, lora_file: Path, httpserver: HTTPServer) -> None:
     httpserver.expect_request("/style.safetensors").respond_with_data(lora_file.read_bytes())
     source = httpserver.url_for("/style.safetensors")

@@ -586,6 +586,7 @@ def test_a_worker_on_the_platform_tells_its_start_and_its_jobs(platform: Platfor
     assert answered["cost_usd"] > 0.0
 
 
+@pytest.mark.slow  # tests/unit/base/test_metrics.py has it without a process
 def test_a_worker_without_metrics_port_opens_none(platform: Platform, tmp_path: Path) -> None:
     with WorkerProcess(platform, tmp_path) as worker:
         assert listening(worker) == set()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.kits.cli_kit import command
+from tests.kits.slow import slow
 from worker.base.errors import InvalidRequest, Unsupported
 from worker.cli import flags, local_files
 from worker.cli.__main__ import build_parser
@@ -309,11 +310,13 @@ sys.stderr.write(json.dumps({"status": status, "loaded": sorted({name.partition(
 @pytest.mark.parametrize(
     ("arguments", "status", "absent"),
     [
-        ([], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
         (["generate", "--help"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
-        (["schema"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
         (["generate", "--prompt", "a", "--dry-run", "--gpu", "H100"], 0, ("torch", "diffusers", "runpod")),
         (["submit", "--endpoint", "e", "--prompt", "a"], 1, ("torch", "diffusers", "transformers", "runpod")),
+        *slow(
+            ([], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
+            (["schema"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
+        ),
     ],
     ids=str,
 )

@@ -286,6 +286,7 @@ def test_a_video_that_begins_after_its_sound_begins_with_its_first_frame(name: s
     assert all(after > before for before, after in itertools.pairwise(greys))  # type: ignore[operator]
 
 
+@pytest.mark.slow  # it measures memory
 def test_a_sparse_video_is_read_at_once_and_in_little_memory(tmp_path: Path) -> None:
     """12 frames 30 s apart: 330 s hold 5,280 frames of 16 fps, of which 161 are asked for."""
     file = clip(
