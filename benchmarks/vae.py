@@ -4,7 +4,7 @@
 
 Random weights: of the demo model's VAE, and of one with the layers of the A14B's at a twelfth of its width, or its full
 one. Prints medians and writes them to `benchmarks/results/vae-DATE.json`. The encode is checked to be the same to the
-bit each time.
+bit each time. On a CPU also the trained demo VAE with torch's own choice of convolutions, and with oneDNN's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,10 +26,10 @@ from benchmarks import reporting
 from benchmarks.quality import psnr_db
 from benchmarks.reporting import RESULTS
 from worker.engine import decode
-from worker.engine.models import components
+from worker.engine.models import components, cpu_convolutions
 from worker.engine.techniques import image_encode
 from worker.request.catalogue import I2V_A14B
-from worker.weights.sources import demo
+from worker.weights.sources import demo, demo_trained
 
 DECODED_LATENT_FRAMES = 3
 # An untrained decoder's output hardly leaves grey: this makes it use the range of levels, and clip.
@@ -108,6 +109,30 @@ def decoding(vae: AutoencoderKLWan, pixels: int, *, repeats: int) -> list[str]:
     ]
 
 
+@torch.no_grad()
+def convolving(frames: int, pixels: int, *, repeats: int) -> list[str]:
+    """A line for encode and decode of the trained demo VAE: by torch's own convolutions, and by those of the worker."""
+    own, ours = (AutoencoderKLWan.from_pretrained(demo_trained.WEIGHTS / "vae").eval() for _ in range(2))
+    cpu_convolutions.use_onednn(ours)
+    video = torch.rand(1, 3, frames, pixels, pixels) * 2 - 1
+    latents = own.encode(video).latent_dist.mode()
+    lines = []
+    for name, of in (
+        ("encode", lambda vae: vae.encode(video)),
+        ("decode", lambda vae: list(decode.frames(vae, latents))),
+    ):
+        ways = {
+            "torch": partial(of, components.channels_last(own)),
+            "oneDNN": partial(of, components.channels_last(ours)),
+        }
+        taken = seconds(ways, own.device, repeats)
+        lines.append(
+            f"{name}: {taken['torch']:.2f} s by torch's convolutions, {taken['oneDNN']:.2f} s by oneDNN's "
+            f"({taken['oneDNN'] / taken['torch']:.0%})"
+        )
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -135,6 +160,9 @@ def main(arguments: list[str] | None = None) -> None:
         printed[name] = [*lines, *decoding(made, options.pixels, repeats=options.repeats)]
         for line in printed[name]:
             print(f"{name}: {line}", flush=True)
+    if options.device == "cpu":
+        printed["trained demo"] = convolving(options.frames, options.pixels, repeats=options.repeats)
+        print("\n".join(f"trained demo: {line}" for line in printed["trained demo"]))
     case = {key: value for key, value in vars(options).items() if key != "output"}
     kind = "vae-full-width" if options.full_width else "vae"
     reporting.write(options.output, kind, {"case": case, "medians": printed}, "torch", "diffusers")
