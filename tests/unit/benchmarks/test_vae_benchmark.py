@@ -19,10 +19,11 @@ def test_it_prints_and_writes_a_line_for_each_way(tmp_path: Path, capsys: pytest
     main([*TINY, "--output", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("17 frames of 32 x 32 on cpu")
-    assert len(lines) == 1 + 2 * (2 + 3)
+    assert len(lines) == 1 + 2 * (2 + 3) + 2
     assert sum("layer passes 35 and 33; same bits" in line for line in lines) == 1
     assert sum("layer passes 65 and 64; same bits" in line for line in lines) == 1
     assert sum("99 dB" in line for line in lines) == 2
+    assert sum("by torch's convolutions" in line for line in lines) == 2
     (written,) = tmp_path.glob("vae-*.json")
     medians = json.loads(written.read_text(encoding="utf-8"))["medians"]
     assert [f"{name}: {line}" for name, told in medians.items() for line in told] == lines[1:]
