@@ -67,3 +67,9 @@ def test_the_engines_own_vae_takes_none() -> None:
     names = {event.name for event in seen.events()}
     assert "aten::mkldnn_convolution" in names
     assert SLOW not in names
+
+
+def test_without_onednn_all_is_torchs_own(vae: AutoencoderKLWan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    use_onednn(vae)
+    assert not any("_conv_forward" in vars(module) for module in vae.modules())

@@ -14,7 +14,12 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
 
 def use_onednn(vae: AutoencoderKLWan) -> None:
-    """Have the convolutions over time of `vae` computed by oneDNN for float32 on a CPU. Numbers differ by rounding."""
+    """Have the convolutions over time of `vae` computed by oneDNN for float32 on a CPU, where torch was built with it.
+
+    Numbers differ by rounding.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return
     for module in vae.modules():
         if isinstance(module, WanCausalConv3d):
             module._conv_forward = MethodType(_convolved, module)
