@@ -18,7 +18,7 @@ def use_onednn(vae: AutoencoderKLWan) -> None:
 
     Numbers differ by rounding.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for module in vae.modules():
         if isinstance(module, WanCausalConv3d):
