@@ -120,7 +120,7 @@ def _payloads(
             "seed": seed,
             "enhance_prompt": False,
             "num_inference_steps": steps,
-            "segments": [{}] * SEGMENTS,
+            "segments": [{"num_frames": model.new_frames + 1}, *[{}] * (SEGMENTS - 1)],  # as much is shown in each case
             "reference_image_url": _picture_of(scene, model),
             "width": model.width,
             "height": model.height,
