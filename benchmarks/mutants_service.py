@@ -9,6 +9,7 @@ _CHANNEL = "worker/delivery/webhooks/channel.py"
 _TEST_CHANNEL = "tests/unit/delivery/test_webhooks.py tests/faults/test_webhook_faults.py"
 _JOURNAL, _TEST_JOURNAL = "worker/delivery/journal.py", "tests/unit/delivery/test_journal.py"
 _TRANSFER = "worker/weights/hub/transfer.py"
+_TRANSFERS = "tests/unit/weights/test_transfer.py"
 _DOWNLOADS = "tests/unit/weights/test_weights_download.py tests/unit/weights/test_weights_failures.py"
 _INTEGRITY = "tests/unit/weights/test_weights_integrity.py"
 _CHECK = "worker/weights/folder/check.py"
@@ -175,20 +176,20 @@ _OF_DELIVERY = (
 )
 
 _OF_THE_WEIGHTS = (
-    Mutant("fewer retries", _TRANSFER, "count: int = 5", "count: int = 1", _DOWNLOADS),
+    Mutant("fewer retries", _TRANSFER, "count: int = 5", "count: int = 1", _TRANSFERS),
     Mutant(
         "an endless Retry-After",
         _TRANSFER,
         "min(_retry_after_s(failure), self._retries.max_retry_after_s)",
         "_retry_after_s(failure)",
-        _DOWNLOADS,
+        _TRANSFERS,
     ),
     Mutant(
         "bytes beyond the announced size",
         _TRANSFER,
         "piece = piece[: partial.size - partial.have]",
         "piece = piece[:]",
-        _DOWNLOADS,
+        _TRANSFERS,
     ),
     Mutant("a partial file that is too long", _TRANSFER, "if self.have > self.size:", "if False:", _DOWNLOADS),
     Mutant(
