@@ -191,7 +191,7 @@ _OF_THE_WEIGHTS = (
         "piece = piece[:]",
         _TRANSFERS,
     ),
-    Mutant("a partial file that is too long", _TRANSFER, "if self.have > self.size:", "if False:", _DOWNLOADS),
+    Mutant("a partial file that is too long", _TRANSFER, "if self.have > self.size:", "if False:", _TRANSFERS),
     Mutant(
         "damaged bytes are taken",
         "worker/weights/hub/download.py",
