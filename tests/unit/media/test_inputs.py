@@ -546,3 +546,13 @@ def test_a_video_is_fetched_and_nothing_of_it_is_left(tmp_path: Path, monkeypatc
             assert len(server.requests) == 1
     load(saved(quarters()))
     assert list(scratch.iterdir()) == []
+
+
+def test_a_picture_is_scaled_by_lanczos() -> None:
+    fine = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 64)))  # columns of one pixel
+    grey = np.asarray(inputs.fit(fine, 40, 20))[:, 4:-4]
+    assert np.abs(grey.astype(int) - 128).max() < 40, "the nearest neighbour leaves them black and white"
+    step = Image.fromarray(np.repeat(np.array([[64, 192]], np.uint8), 16, axis=0).repeat(8, axis=1))
+    larger = np.asarray(inputs.fit(step, 64, 64))
+    assert larger.min() < 60, "a filter without Lanczos' lobes stays between the two"
+    assert larger.max() > 196
