@@ -283,6 +283,12 @@ def test_check_judges_without_the_network(url: str, error: type[WorkerError]) ->
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["http://user:secret@example.com/", "http://user@example.com/", "http://@example.com/"])
+def test_who_sends_a_user_name_is_told_what_to_leave_out(url: str) -> None:
+    with pytest.raises(InputBlocked, match="must not hold a user name or password"):
+        Opener().check(url, path=PATH)
+
+
 @pytest.mark.parametrize(
     "url",
     [
