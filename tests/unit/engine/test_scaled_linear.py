@@ -204,3 +204,9 @@ def test_the_largest_of_a_row_never_leaves_fp8(dtype: torch.dtype) -> None:
     assert bool(torch.isfinite(found.float()).all())
     assert float(found.float().abs().amax(1).min()) >= 416  # the largest is 448, or rounded to the number below
     assert torch.equal(scale, rows.abs().amax(1, keepdim=True).float() * (1 / 448))
+
+
+def test_int8_is_the_nearest_of_its_steps() -> None:
+    rows = torch.randn(8, 128, generator=torch.Generator().manual_seed(1))
+    levels, scale = precision.quantize(rows, "int8")
+    assert float(((levels * scale - rows) / scale).abs().max()) <= 0.5 + 1e-4
