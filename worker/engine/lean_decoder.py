@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from worker.engine import kernels
 from worker.engine.kernels import KernelFailed, Kernels, reference
+from worker.engine.models.cpu_convolutions import CpuConvolution
 
 logger = logging.getLogger(__name__)
 # Of the norm of the result. The reference rounds bf16 up to four times, the kernel once.
@@ -120,6 +121,10 @@ class _Convolution(WanCausalConv3d):  # type: ignore[misc]
         return found
 
 
+class _CpuConvolution(_Convolution, CpuConvolution):
+    """Of a VAE on a CPU."""
+
+
 class _ResidualBlock(WanResidualBlock):  # type: ignore[misc]
     by: Kernels
 
@@ -165,6 +170,7 @@ class _Decoder(WanDecoder3d):  # type: ignore[misc]
 _LEAN: dict[type[nn.Module], type[nn.Module]] = {
     WanRMS_norm: _Norm,
     WanCausalConv3d: _Convolution,
+    CpuConvolution: _CpuConvolution,
     WanResidualBlock: _ResidualBlock,
     WanResample: _Resample,
     WanDecoder3d: _Decoder,

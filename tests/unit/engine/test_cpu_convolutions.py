@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +17,7 @@ from tests.kits.engine_kit import demo_source, engine_with, pixels, plan, render
 from tests.kits.engine_kit import request as asked
 from tests.kits.slow import slow
 from worker.engine.lean_decoder import lean
-from worker.engine.models.cpu_convolutions import use_onednn
+from worker.engine.models.cpu_convolutions import CpuConvolution, use_onednn
 from worker.weights.sources import demo
 
 SLOW = "aten::slow_conv3d_forward"
@@ -72,4 +74,17 @@ def test_the_engines_own_vae_takes_none() -> None:
 def test_without_onednn_all_is_torchs_own(vae: AutoencoderKLWan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     use_onednn(vae)
-    assert not any("_conv_forward" in vars(module) for module in vae.modules())
+    assert not any(isinstance(module, CpuConvolution) for module in vae.modules())
+
+
+def test_the_twin_of_a_decode_is_gone_with_it(vae: AutoencoderKLWan) -> None:
+    """In bf16 its weights are a copy, for which no memory is planned once the decode has ended."""
+    use_onednn(vae)
+    twin = lean(vae)
+    layer = weakref.ref(twin.decoder.conv_in)
+    gc.disable()
+    try:
+        del twin
+        assert layer() is None
+    finally:
+        gc.enable()

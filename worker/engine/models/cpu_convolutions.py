@@ -6,15 +6,23 @@ one (`ConvParams::use_mkldnn` in aten/src/ATen/native/Convolution.cpp): all of t
 
 from __future__ import annotations
 
-from types import MethodType
-
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
 
+class CpuConvolution(WanCausalConv3d):  # type: ignore[misc]
+    """By oneDNN for float32 on a CPU, whatever torch would choose; all else is torch's own."""
+
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32:
+            return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, self.dilation, self.groups)
+        found: torch.Tensor = super()._conv_forward(x, weight, bias)
+        return found
+
+
 def use_onednn(vae: AutoencoderKLWan) -> None:
-    """Have the convolutions over time of `vae` computed by oneDNN for float32 on a CPU, where torch was built with it.
+    """Make the convolutions over time of `vae` a `CpuConvolution`, where torch was built with oneDNN.
 
     Numbers differ by rounding.
     """
@@ -22,14 +30,4 @@ def use_onednn(vae: AutoencoderKLWan) -> None:
         return
     for module in vae.modules():
         if isinstance(module, WanCausalConv3d):
-            module._conv_forward = MethodType(_convolved, module)
-
-
-def _convolved(
-    module: WanCausalConv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """As `torch.nn.Conv3d._conv_forward`."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        found: torch.Tensor = torch.nn.Conv3d._conv_forward(module, x, weight, bias)
-        return found
-    return torch.mkldnn_convolution(x, weight, bias, module.padding, module.stride, module.dilation, module.groups)
+            module.__class__ = CpuConvolution
