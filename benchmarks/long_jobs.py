@@ -36,13 +36,8 @@ class Model:
         places = {"MODEL_PROFILE": self.profile, "STATE_DIR": str(folder / "state"), "OUTPUT_DIR": str(folder / "out")}
         if self.profile != "demo":
             return {**os.environ, **places}
-        models = folder / "models"
-        if not models.exists():  # what an operator puts there
-            (models / "loras").mkdir(parents=True)
-            for file in (WEIGHTS / "loras").glob("svi-*.safetensors"):
-                shutil.copy(file, models / "loras")
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "OMP_NUM_THREADS")}
-        return {**kept, **places, "MODEL_CACHE_DIR": str(models)}
+        return {**kept, **places, "MODEL_CACHE_DIR": str(folder / "models")}
 
 
 # In four segments of twelve new frames the demo's object stays within the frame; the other is a usual clip of Wan's.
@@ -52,12 +47,16 @@ MODELS = {"demo": Model("demo", 256, 256, 12), "wan2.2": Model("wan2.2", 832, 48
 def started(
     payloads: list[dict[str, Any]], folder: Path, job_id: str, *, model: Model = MODELS["demo"], gain: float = 1.0
 ) -> subprocess.Popen[str]:
-    environment = model.environment(folder)
+    loras = folder / "models" / "loras"  # what an operator puts there; of the demo alone
+    loras.mkdir(parents=True, exist_ok=True)
+    for file in (WEIGHTS / "loras").glob("svi-*.safetensors"):
+        shutil.copy(file, loras)
     asked = folder / f"{job_id}.json"  # pictures are too long for a command line
-    asked.parent.mkdir(parents=True, exist_ok=True)
     asked.write_text(json.dumps(payloads))
     command = [sys.executable, "-m", "benchmarks.long_jobs", str(asked), job_id, str(gain)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command, env=model.environment(folder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def answered(

@@ -106,7 +106,6 @@ def test_what_the_endpoint_refuses_has_a_code(
     assert (error["code"], error["retryable"], len(scripted.requests("run"))) == (code, retryable, requests)
 
 
-@pytest.mark.slow  # of the Python client both are quick
 def test_a_late_success_and_a_late_cancellation_keep_the_answer(scripted: EndpointDouble) -> None:
     scripted.plays(in_progress(5))
     error = run(GENERATE, scripted)["error"]
@@ -122,7 +121,6 @@ def test_a_late_success_and_a_late_cancellation_keep_the_answer(scripted: Endpoi
     assert run('return client.cancel("job-1");', scripted)["value"]["status"] == "CANCELLED"
 
 
-@pytest.mark.slow  # of the Python client both are quick
 def test_other_bytes_and_links_that_expired_are_errors(scripted: EndpointDouble) -> None:
     video = video_of(scripted, "0.mp4", CONTENT)
     scripted.files["0.mp4"] = bytes(len(CONTENT))

@@ -414,7 +414,7 @@ def test_a_redelivered_job_answers_presigned_urls_that_are_good(
     assert later.made == []
 
 
-@pytest.mark.slow  # tests/unit/delivery has the journal
+@pytest.mark.slow  # tests/unit/jobs has it without an engine
 def test_a_finished_video_that_was_deleted_from_the_bucket_is_made_again(scene: Scene) -> None:
     payload = {"job_id": "one", "job_request_params": [small(), small(seed=2)]}
     first = scene.run(payload)

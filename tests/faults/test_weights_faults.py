@@ -135,7 +135,6 @@ def test_a_downloader_killed_at_four_moments_is_continued_by_the_next(hub: HubSe
     assert hub.bytes_sent < 1.6 * total_bytes(hub)
 
 
-@pytest.mark.slow  # test_weights_locks has the lock of a process that died
 def test_a_waiting_worker_takes_over_from_a_killed_one(hub: HubServer, cache: Path) -> None:
     hub.bytes_per_s = 2_000_000
     first = start(hub, cache)

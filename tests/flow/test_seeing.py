@@ -183,7 +183,6 @@ def test_no_label_holds_what_a_request_says(run: Runner, receiver: Receiver, ser
 # --- timings and cost
 
 
-@pytest.mark.slow  # test_every_stage_video_and_job_has_a_line_with_its_seconds
 def test_the_seconds_of_one_video_add_up_in_the_video_and_in_the_job(
     make_runner: Callable[[Mapping[str, str]], Runner], picture_url: str
 ) -> None:

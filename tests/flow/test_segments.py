@@ -184,13 +184,11 @@ def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
     assert step(np.asarray(image), given[-1]) < 3
 
 
-@pytest.mark.slow  # tests/unit/media/test_decode_video.py has the sound of a file
 @pytest.mark.parametrize(
     ("output_format", "codec"),
     [
-        ("mp4", "aac"),
         ("webm", "opus"),
-        ("gif", None),
+        *slow(("mp4", "aac"), ("gif", None)),
     ],
 )
 def test_the_sound_of_a_video_that_is_continued_is_kept_where_the_format_has_sound(

@@ -68,7 +68,7 @@ def test_a_storage_that_refuses_the_key_refuses_the_start(
     assert "the-secret-key" not in log
 
 
-@pytest.mark.slow  # the checks of the doctor are quick
+@pytest.mark.slow  # tests/unit/doctor/test_doctor_start.py has it without a process
 def test_a_storage_out_of_order_and_a_state_folder_that_cannot_be_used_are_told_and_serve(
     platform: Platform, bucket: s3_double.Double, tmp_path: Path
 ) -> None:

@@ -170,7 +170,7 @@ def test_weights_that_are_streamed_are_all_there_before_the_first_step(
     assert (making.end().frames == whole["text"]).all()
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8"])
+@pytest.mark.parametrize("precision", ["fp8", *slow("int8")])
 def test_each_expert_is_quantised_when_it_is_there(precision: Any, engines: list[Engine]) -> None:
     engine = engine_reading(Volume(), engines, plan("swap", precision))
     frames = pixels(render(engine, *MODES["text"]))

@@ -89,7 +89,7 @@ WAYS = {
 }
 # Beside another residency, precision or set of modes of the same technique.
 SLOW = {
-    *("sequential", "compile", "image encode, group_offload", "image encode, other modes"),
+    *("sequential", "compile", "image encode", "image encode, group_offload", "image encode, other modes"),
     *("int8 swap", "int8 group_offload", "fp8 resident", "fp8 group_offload"),
 }
 

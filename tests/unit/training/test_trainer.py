@@ -66,7 +66,6 @@ def test_a_stop_before_the_first_step_is_raised(tmp_path: Path) -> None:
         trainer_kit.run(trainer_kit.request(), tmp_path / "state", tmp_path, stop=stop)
 
 
-@pytest.mark.slow  # two others run the trainer
 def test_blocks_that_are_computed_again_have_the_same_gradients(tmp_path: Path) -> None:
     wanted = trainer_kit.request(experts="high")
     plain = trainer_kit.run(wanted, tmp_path / "a", tmp_path / "1")
@@ -77,7 +76,6 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(tmp_path: Path) 
         torch.testing.assert_close(again.experts[0].learned.weights[name], factor)
 
 
-@pytest.mark.slow  # two others run the trainer
 def test_weights_in_8_bits_are_trained_on_too(tmp_path: Path) -> None:
     plan = TrainingPlan("fp8", recomputed=True)
     trained = trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path, plan=plan)
@@ -103,14 +101,12 @@ def test_out_of_memory_is_tried_once_more_as_the_next_lower_plan(
         assert trainer_kit.run(wanted, tmp_path / "state", tmp_path, plan=plan).experts
 
 
-@pytest.mark.slow  # two others run the trainer
 def test_where_nothing_is_held_out_the_last_step_is_the_best(tmp_path: Path) -> None:
     trained = trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path, held_out=0)
     (each,) = trained.experts
     assert (each.report()["loss_after"], each.learned.best_step) == (None, 12)
 
 
-@pytest.mark.slow  # two others run the trainer
 def test_a_damaged_checkpoint_or_cache_costs_time_and_nothing_else(tmp_path: Path) -> None:
     wanted, state = trainer_kit.request(experts="high"), tmp_path / "state"
     whole = trainer_kit.run(wanted, state, tmp_path / "1")
@@ -119,7 +115,6 @@ def test_a_damaged_checkpoint_or_cache_costs_time_and_nothing_else(tmp_path: Pat
     assert digests(trainer_kit.run(wanted, state, tmp_path / "2")) == digests(whole)
 
 
-@pytest.mark.slow  # two others run the trainer
 def test_an_unwritable_state_folder_costs_the_checkpoints_and_nothing_else(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.write_text("no folder")

@@ -117,7 +117,6 @@ def test_trained_weights_serve_the_size_they_were_made_for(weights: Path, fields
     assert choose(catalogue, parse(payload, default_job_id="j").videos[0]).key == key
 
 
-@pytest.mark.slow  # the trainer has its own
 def test_the_same_words_are_read_by_each_models_own_encoder(weights: Path) -> None:
     catalogue = demo.catalogue(trained=True, weights=weights)
     engine = Engine(demo.DemoSource(weights=weights), catalogue, planner_for(Settings()))

@@ -112,7 +112,7 @@ def test_fused_weights_make_what_the_loras_make(cache: Path, hub: HubServer, dty
     assert difference(frames, hot) < difference(undistilled, hot) / 2
 
 
-@pytest.mark.slow  # test_fused_weights_make_what_the_loras_make has the weights
+@pytest.mark.slow  # test_plain_and_fused_weights_are_never_taken_for_each_other
 def test_other_videos_of_that_worker_are_made_from_the_plain_weights(cache: Path, hub: HubServer) -> None:
     prepare_model(place(cache), REPO, "bf16")  # whose text encoder is the fused weights' too
     video = request(num_inference_steps=8)
@@ -150,7 +150,6 @@ def test_a_worker_serves_turbo_from_fused_weights_that_lie_there_at_its_start(ca
     assert [spec.key for spec in volume.catalogue(settings_for(cache))] == ["i2v", "t2v", "5b", "t2v-turbo"]
 
 
-@pytest.mark.slow  # of the originals it is made elsewhere here
 def test_it_can_be_made_of_bf16_weights_once_the_originals_are_gone(cache: Path, hub: HubServer) -> None:
     prepare_model(place(cache), REPO, "bf16", replace=True)
     folder = prepared(cache, hub).path

@@ -83,7 +83,6 @@ def test_a_shared_file_is_recorded_before_another_download_may_look_for_it(
     assert [len(hub.gets(file)) for file in (ENCODER, VAE)] == [1, 1]
 
 
-@pytest.mark.slow  # test_damage_in_a_shared_file_is_mended_for_both_models
 def test_a_damaged_copy_is_not_shared(hub: HubServer, cache: Path) -> None:
     i2v = get(hub, cache, I2V).path
     flip(i2v / ENCODER, (i2v / ENCODER).stat().st_size // 2)
@@ -106,7 +105,6 @@ def test_damage_in_a_shared_file_is_mended_for_both_models(hub: HubServer, cache
     assert verify(get(hub, cache, T2V).path) == []
 
 
-@pytest.mark.slow  # test_the_shared_text_encoder_is_fetched_and_stored_once
 def test_a_copy_serves_where_the_volume_has_no_links(
     hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
