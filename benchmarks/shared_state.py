@@ -4,8 +4,9 @@
 
 The workers are the real handler.py on the demo model, in processes of their own, whose files differ in their bytes:
 each writes another producer into them. Platform, storage and webhook receiver are doubles on loopback. Every job is
-delivered twice at once, and once more when all are answered. All answers, the final event and the object must have one
-sha256, and the third delivery must make nothing. Writes `benchmarks/results/shared-state-DATE.json`; ends with 1
+delivered twice at once, and once more when all are answered; the storage takes nothing of a job before two workers have
+begun it. All answers, the final event and the object must have one sha256, and the third delivery must make nothing.
+Writes `benchmarks/results/shared-state-DATE.json`; ends with 1
 otherwise.
 """
 
@@ -27,11 +28,13 @@ from benchmarks import reporting
 from benchmarks.reporting import RESULTS
 from tests.kits import no_orphans
 from tests.kits.platform_double import Platform, WorkerProcess
-from tests.kits.s3_double import Double, serving
+from tests.kits.s3_double import Double, Handler, serving
 from tests.kits.webhook_receiver import Receiver
 
 # Jobs that wait at the platform at once, for each worker: more would only wait there.
 _AHEAD = 2
+# The storage waits no longer for a second worker to begin a job.
+_SECOND_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,16 @@ def measure(workers: int, jobs: int, home: Path) -> Report:
         running = [
             stack.enter_context(WorkerProcess(platform, home, environment(double, number))) for number in range(workers)
         ]
+
+        def held(handler: Handler) -> bool:
+            """Until two workers have begun the job whose file comes: neither may find the other's before its own."""
+            deadline = time.monotonic() + _SECOND_WITHIN_S
+            job_id = handler.path.split("/")[-2]
+            while sum(_begun(worker, job_id) for worker in running) < 2 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            return False
+
+        double.always["put"] = held
         sent = [payload(number, receiver.url) for number in range(jobs)]
         answers = _delivered(platform, [each for each in sent for _ in range(2)], at_once=_AHEAD * workers)
         made = _made(running)
@@ -123,7 +136,11 @@ def _sha256(answer: Mapping[str, Any]) -> str:
 
 def _made(workers: Sequence[WorkerProcess]) -> int:
     """How many videos were begun on the GPU, by the workers' logs."""
-    return sum(worker.log.count("text_to_video, prompt") for worker in workers)
+    return sum(_begun(worker) for worker in workers)
+
+
+def _begun(worker: WorkerProcess, job_id: str = "") -> int:
+    return sum("text_to_video, prompt" in line and job_id in line for line in worker.log.splitlines())
 
 
 def main() -> int:
