@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,8 @@ class _Run:
             shown: Iterator[np.ndarray] = frames
             if drawn and self._chain.color_match:
                 same = 0 if clip.svi is None else 1  # by SVI the first frame is the anchor
-                shown = map(color_match.matching(drawn[same:], tail[same:]), frames)
+                behind = list(islice(frames, color_match.LOOKS_AT))
+                shown = map(color_match.matching(drawn[same:], tail[same:], behind), chain(behind, frames))
             count = lossless.write(measured.passing(shown), path)
         segment = Segment(
             seed=request.seed,
