@@ -16,6 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -272,13 +273,9 @@ class SpacesStorage:
 
     def _clear_up(self) -> None:
         """Abort the uploads whose abort failed, now that the storage works again; up to the first failure."""
-        while self._left_behind:
-            try:
-                key, upload_id = self._left_behind.popleft()
-            except IndexError:  # another thread does the same
-                return
-            if not self._abort(key, upload_id):
-                return
+        with suppress(IndexError):  # none is left: another thread does the same
+            while self._abort(*self._left_behind.popleft()):
+                pass
 
     def _check_arrived(self, item: StoredFile) -> None:
         head = self._client.head_object(Bucket=self._place.bucket, Key=item.key)
