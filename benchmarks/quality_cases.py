@@ -48,12 +48,14 @@ Catalogue = tuple[ModelSpec, ...]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What was asked and what came. `picture` [H, W, 3] is the reference picture of image-to-video."""
+    """What was asked and what came. `picture` [H, W, 3] is the reference picture of image-to-video; `parameters` are
+    the engine's."""
 
     scene: Scene
     frames: np.ndarray
     seconds: float
     picture: np.ndarray | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,11 @@ class Studio:
         self._stack.close()
 
     def clips(self, case: Case, scenes: Sequence[Scene], steps: int) -> list[Clip]:
-        engine = self._engine(case)
+        engine = self.engine(case)
         bar = tqdm(scenes, desc=case.name, unit="clip", leave=False, disable=None)
         return [self._clip(engine, case, scene, seed, steps) for seed, scene in enumerate(bar)]
 
-    def _engine(self, case: Case) -> Engine:
+    def engine(self, case: Case) -> Engine:
         own = case.experts is not None or case.catalogue is not None
         if not own and self._plain is not None:
             return self._plain
@@ -158,7 +160,7 @@ class Studio:
         )
         rendering = engine.generate(video, watcher=_Nobody(), stop=Stop())
         frames = np.stack(list(rendering.frames()))
-        return Clip(scene, frames, time.perf_counter() - began, picture)
+        return Clip(scene, frames, time.perf_counter() - began, picture, rendering.parameters)
 
 
 class _Nobody:

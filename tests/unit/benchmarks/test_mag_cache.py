@@ -1,48 +1,44 @@
-"""What MagCache's curves leave out, without a model."""
+"""At which limit MagCache is compared with the first block, and what a gain is; without a model."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from benchmarks.mag_cache import Curves, gain
+from benchmarks.mag_cache import gain, least_limit, left_out
+from worker.engine.techniques.magcache import Curve, Curves
 
 STEPS = 10
 
 
-def curves(*ratios: float) -> Curves:
-    """One expert whose steps 1, 2, ... have these ratios, with and without the prompt."""
-    found = Curves()
-    for kind in ((0, 0), (0, 1)):
-        for step, ratio in enumerate(ratios, start=1):
-            found.ratios[kind][step].append(ratio)
-    return found
+def rising(steps: range) -> Curve:
+    """Lengths that change more from step to step."""
+    return Curve(
+        timesteps=tuple(1000.0 - 100 * step for step in steps),
+        logs=tuple(math.log(1 - step**2 / 200) for step in steps),
+    )
 
 
-def left_out(schedule: dict[tuple[int, int], dict[int, bool]]) -> list[int]:
-    assert schedule[0, 0] == schedule[0, 1]
-    return [step for step, skip in schedule[0, 0].items() if skip]
+HIGH, LOW = rising(range(4)), rising(range(4, STEPS))
+CURVES = Curves(experts=((HIGH, HIGH), (LOW, LOW)))
 
 
-def test_errors_add_up_until_a_step_is_computed() -> None:
-    """The ratios of the steps behind the last computed one are multiplied: 0.1, then 0.19 more."""
-    even = curves(*[0.9] * 9)
-    assert left_out(even.schedule(0.05, 4, STEPS)) == []
-    assert left_out(even.schedule(0.15, 4, STEPS)) == [1, 3, 5, 7]
-    assert left_out(even.schedule(0.30, 4, STEPS)) == [1, 2, 4, 5, 7, 8]
+def test_each_expert_computes_its_first_step_and_a_run_its_first_and_last() -> None:
+    """Of 10 steps are left out, at most, 1 to 3 of the first expert and 5 to 8 of the other, by both passes."""
+    assert left_out(CURVES, math.inf, STEPS) == 2 * (3 + 4)
+    assert left_out(CURVES, 0.0, STEPS) == 0
 
 
-def test_no_more_than_k_in_a_row_and_never_the_ends() -> None:
-    flat = curves(*[1.0] * 9)
-    assert left_out(flat.schedule(1.0, 2, STEPS)) == [1, 2, 4, 5, 7, 8]
-    assert left_out(flat.schedule(1.0, 100, STEPS)) == [1, 2, 3, 4, 5, 6, 7, 8]
+@pytest.mark.parametrize(("share", "at_least"), [(0.0, 0), (0.2, 4), (0.35, 7), (0.7, 14)])
+def test_the_least_limit_leaves_out_the_share_or_more(share: float, at_least: int) -> None:
+    limit = least_limit(CURVES, share, STEPS)
+    assert left_out(CURVES, limit, STEPS) >= at_least
+    assert left_out(CURVES, limit / 1.05, STEPS) < max(at_least, 1)
 
 
-@pytest.mark.parametrize(("share", "steps_left_out"), [(0.0, 0), (0.2, 2), (0.35, 4)])
-def test_the_least_threshold_leaves_out_the_share_or_more(share: float, steps_left_out: int) -> None:
-    rising = curves(0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.93, 0.92, 0.91)
-    threshold, schedule = rising.least_schedule(share, 100, STEPS)
-    assert len(left_out(schedule)) >= steps_left_out
-    assert len(left_out(rising.schedule(threshold / 1.05, 100, STEPS))) < max(steps_left_out, 1)
+def test_a_share_that_no_limit_reaches_gets_the_largest() -> None:
+    assert least_limit(CURVES, 0.9, STEPS) == 100
 
 
 def test_a_gain_is_the_mean_of_the_differences_of_the_same_clips() -> None:
