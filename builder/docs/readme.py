@@ -34,6 +34,7 @@ ROOMS: Mapping[str, str] = {
     "worker/request": "parse.py",
     "worker/net": "opener.py",
     "worker/base": "errors.py",
+    "client/src/videogen_client": "client.py",
     "builder": "prepare.py",
     "benchmarks": "gpu.py",
     "training": "train_demo.py",
