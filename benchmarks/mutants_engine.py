@@ -228,7 +228,7 @@ _OF_THE_REQUEST = (
         "worker/request/prompt.py",
         "_ENCODER_BUDGET_TOKENS = 450",
         "_ENCODER_BUDGET_TOKENS = 4500",
-        "tests/unit/request/test_prompt.py",
+        "tests/unit/request/test_prompt_camera.py",
     ),
     Mutant(
         "a user name in a URL",

@@ -1,20 +1,14 @@
+"""The phrases that enhancement adds: of each slot of the prompt formula, only where the words leave it open."""
+
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from worker.request.prompt import LONG_PROMPT_WORDS, compose
 from worker.request.prompt_words import CAMERA_MOTIONS
-
-MOTIONS = sorted(CAMERA_MOTIONS)
-ROOT = Path(__file__).parents[3]
 
 # Every phrase that enhancement may write, by the slot of the formula that it fills.
 SLOTS = {
@@ -34,8 +28,11 @@ SLOTS = {
     "colour": {"balanced color grade", "harmonious color palette", "neutral color grade"},
     "style": {"cinematic style", "clean commercial style"},
 }
+
 PHOTOGRAPHIC = {"35mm lens", "shallow depth of field", "balanced color grade", "cinematic style", "lifelike motion"}
+
 DAYLIGHT = {"soft natural lighting"}
+
 ALL = {"motion", "lighting", "lens", "colour", "style"}
 
 
@@ -68,6 +65,7 @@ def case(prompt: str, fills: str, *, has: str = "", never: set[str] | None = Non
 
 
 EVERY = "motion lighting lens colour style"
+
 CASES = [
     # Plain prompts: every slot is open.
     case("A cat sleeps on a sofa", EVERY, has="soft natural lighting; 35mm lens; shallow depth of field"),
@@ -221,8 +219,10 @@ def test_enhancement_fills_exactly_the_open_slots(row: Case):
     if not row.fills:
         assert compose(row.prompt, camera_motion=None, enhance=True) == row.prompt
     assert not re.search("camera|pan|zoom|dolly|orbit|crane|handheld|static", " ".join(phrases))
-    for camera_motion in (None, "static", "pan_left", "handheld"):
+    for camera_motion in (None, *CAMERA_MOTIONS):
         once = compose(row.prompt, camera_motion=camera_motion, enhance=True)
+        assert once.startswith(row.prompt)
+        assert len(once) - len(row.prompt) < 250
         assert compose(once, camera_motion=camera_motion, enhance=True) == once
 
 
@@ -237,39 +237,6 @@ def test_the_slots_come_in_the_order_of_the_formula():
     ]
 
 
-# Camera motion.
-
-
-def test_the_fourteen_names_of_the_contract():
-    names = """pan_left pan_right pan_up pan_down zoom_in zoom_out dolly_in dolly_out
-        orbit_left orbit_right crane_up crane_down static handheld"""
-    assert sorted(names.split()) == MOTIONS
-    assert len(set(CAMERA_MOTIONS.values())) == 14
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "A cat sleeps on a sofa",
-        "Una mujer camina por la playa",
-        "一只猫在跑",
-        "A man in the rain, dramatic side light, 35mm lens, film grain",
-        " ".join(["the dog walks"] * 30),
-    ],
-    ids=["plain", "spanish", "chinese", "structured", "long"],
-)
-def test_every_motion_is_added_once_to_every_kind_of_prompt(prompt: str):
-    for camera_motion, phrase in CAMERA_MOTIONS.items():
-        assert compose(prompt, camera_motion=camera_motion, enhance=False) == f"{prompt}, {phrase}"
-        enhanced = compose(prompt, camera_motion=camera_motion, enhance=True)
-        assert enhanced.startswith(f"{prompt}, {phrase}")
-        assert [each for each in CAMERA_MOTIONS.values() for _ in range(enhanced.count(each))] == [phrase]
-
-
-def test_a_non_english_prompt_gets_the_camera_phrase_alone():
-    assert compose("猫が走る", camera_motion="zoom_in", enhance=True) == "猫が走る, camera zooms in"
-
-
 def test_a_static_camera_leaves_the_motion_slot_alone():
     phrases = added("A cat sleeps on a sofa", camera_motion="static")
     assert phrases[:2] == ["static shot", "fixed camera"]
@@ -278,94 +245,10 @@ def test_a_static_camera_leaves_the_motion_slot_alone():
 
 def test_a_moving_camera_changes_no_other_slot():
     plain = added("A cat sleeps on a sofa")
-    for camera_motion in set(MOTIONS) - {"static"}:
+    for camera_motion in set(CAMERA_MOTIONS) - {"static"}:
         moved = added("A cat sleeps on a sofa", camera_motion=camera_motion)
         assert moved[-len(plain) :] == plain
         assert ", ".join(moved[: -len(plain)]) == CAMERA_MOTIONS[camera_motion]
-
-
-@pytest.mark.parametrize(
-    ("camera_motion", "prompt"),
-    [
-        ("pan_left", "A harbour at noon, the camera slowly pans left"),
-        ("pan_left", "The camera pans from right to left across the hall"),
-        ("pan_left", "Pan left across the valley"),
-        ("pan_left", "A smooth pan to the left over the table"),
-        ("pan_left", "A harbour, panned view. Camera pan left."),
-        ("pan_right", "Camera pans left to right over the crowd"),
-        ("pan_right", "the camera is panning right"),
-        ("pan_up", "The camera tilts up to the tower"),
-        ("pan_up", "tilt up, an old tower"),
-        ("pan_down", "The camera then tilts slowly downwards"),
-        ("zoom_in", "A face in a crowd, slow zoom-in"),
-        ("zoom_in", "the camera begins to zoom in on the ring"),
-        ("zoom_out", "Zoom out from the eye"),
-        ("dolly_in", "The camera pushes in on her face"),
-        ("dolly_in", "A hall, slow dolly in"),
-        ("dolly_in", "Slow push-in on a compass"),
-        ("dolly_out", "The camera pulls back from the window"),
-        ("dolly_out", "dolly out from a house"),
-        ("orbit_left", "the camera orbits left around the statue"),
-        ("orbit_left", "The camera circles around her to the left"),
-        ("orbit_right", "Camera orbits around the subject to the right"),
-        ("crane_up", "The camera cranes up over the roofs"),
-        ("crane_up", "Over the city the camera slowly rises"),
-        ("crane_down", "the camera descends to the street"),
-        ("static", "Static shot of a lake"),
-        ("static", "A lake, locked-off camera"),
-        ("static", "A lake, the camera remains still"),
-        ("static", "A lake, no camera movement"),
-        ("handheld", "Handheld camera follows a runner"),
-        ("handheld", "A runner, shot hand-held"),
-    ],
-)
-def test_a_move_that_the_words_ask_for_is_not_said_twice(camera_motion: str, prompt: str):
-    assert compose(prompt, camera_motion=camera_motion, enhance=False) == prompt
-
-
-@pytest.mark.parametrize(
-    ("camera_motion", "prompt"),
-    [
-        ("pan_left", "A frying pan left on the stove"),
-        ("pan_left", "Dirty pans left in the sink"),
-        ("pan_left", "pan left on the fire"),
-        ("pan_left", "The camera pans right"),
-        ("pan_left", "Camera pans left to right over the crowd"),
-        ("pan_right", "The camera pans from right to left"),
-        ("pan_right", "The Spanish right winger scores"),
-        ("pan_up", "A girl tilts up her chin"),
-        ("zoom_in", "The camera zooms out"),
-        ("zoom_in", "The camera does not zoom in"),
-        ("zoom_in", "no zoom in, no cuts"),
-        ("zoom_in", "A face, no slow zoom in"),
-        ("dolly_in", "A girl holds a dolly in her arms"),
-        ("dolly_in", "The camera moves in a circle"),
-        ("dolly_in", "He pushes in the door"),
-        ("dolly_out", "He pulls back the curtain"),
-        ("orbit_left", "A satellite in orbit, left of the moon"),
-        ("crane_up", "A crane lifts a beam and the sun rises"),
-        ("static", "Static electricity lifts her hair"),
-        ("static", "not a static shot"),
-        ("handheld", "A man with a handheld fan"),
-        ("handheld", "A tripod shot, no handheld camera"),
-    ],
-)
-def test_words_that_are_not_that_move_do_not_silence_the_parameter(camera_motion: str, prompt: str):
-    result = compose(prompt, camera_motion=camera_motion, enhance=False)
-    assert result == f"{prompt}, {CAMERA_MOTIONS[camera_motion]}"
-
-
-def test_the_parameter_speaks_even_against_the_words():
-    prompt = "Handheld camera follows a runner"
-    assert compose(prompt, camera_motion="static", enhance=False) == f"{prompt}, static shot, fixed camera"
-
-
-def test_an_unknown_motion_is_refused():
-    with pytest.raises(KeyError):
-        compose("A cat", camera_motion="pan_sideways", enhance=False)
-
-
-# Length.
 
 
 def test_sixty_words_are_long_and_fifty_nine_are_not():
@@ -376,157 +259,5 @@ def test_sixty_words_are_long_and_fifty_nine_are_not():
     assert slots_of(added(shorter)) == ALL
 
 
-def test_few_but_very_long_words_are_a_long_prompt_too():
-    filler = "x" * 880
-    assert added(f"the dog {filler}"[:900])
-    assert not added(f"the dog {filler}"[:880] + "x" * 30)
-
-
-@pytest.mark.parametrize(("letter", "bytes_each"), [("x", 1), ("猫", 3)])
-def test_a_prompt_that_may_overrun_the_encoder_has_the_camera_phrase_in_front(letter: str, bytes_each: int):
-    fits, overruns = letter * (1350 // bytes_each), letter * (1350 // bytes_each + 1)
-    assert compose(fits, camera_motion="pan_left", enhance=True) == f"{fits}, camera pans left"
-    leading = compose(overruns, camera_motion="pan_left", enhance=True)
-    assert leading == f"Camera pans left. {overruns}"
-    assert compose(leading, camera_motion="pan_left", enhance=True) == leading
-
-
-def test_what_is_added_stays_short():
-    longest = max(
-        len(compose(row.prompt, camera_motion=name, enhance=True)) - len(row.prompt)
-        for row in CASES
-        for name in MOTIONS
-    )
-    assert 100 < longest < 250
-
-
-# Joining.
-
-
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("A cat", "A cat, camera zooms in"),
-        ("  A cat \n", "A cat, camera zooms in"),
-        ("A cat.", "A cat. Camera zooms in."),
-        ("A cat!", "A cat! Camera zooms in."),
-        ("A cat...", "A cat... Camera zooms in."),
-        ("A cat,", "A cat, camera zooms in"),
-        ("A cat;", "A cat; camera zooms in"),
-        ("A cat -", "A cat - camera zooms in"),
-        ('A sign says "open"', 'A sign says "open", camera zooms in'),
-        ('She says "run!"', 'She says "run!" Camera zooms in.'),
-        ("She says “run.”", "She says “run.” Camera zooms in."),
-        ("(A cat.)", "(A cat.) Camera zooms in."),
-        ("猫。", "猫。 Camera zooms in."),
-        ("猫，", "猫， camera zooms in"),
-        ("猫", "猫, camera zooms in"),
-        ("", "camera zooms in"),
-        ("   ", "camera zooms in"),
-    ],
-)
-def test_punctuation_joins(prompt: str, expected: str):
-    result = compose(prompt, camera_motion="zoom_in", enhance=False)
-    assert result == expected
-    assert compose(result, camera_motion="zoom_in", enhance=False) == expected
-
-
 def test_hyphens_line_breaks_and_capitals_are_read_alike():
     assert slots_of(added("A CITY AT NIGHT,\nTEAL-AND-ORANGE, Close\nUp, the end")) == {"motion", "lighting", "style"}
-
-
-# Properties.
-
-VOCABULARY = """a the cat knight night light neon anime camera pans left right zoom in out static shot close-up 35mm
-    film noir sunset rain underwater product white background slow motion. walks, and! 猫 la playa que über — - _ '
-    " ( ) color grade drone VHS style orbit crane up dolly handheld fixed"""
-PIECES = st.sampled_from([*VOCABULARY.split(), "\n", ""])
-PROMPTS = st.one_of(
-    st.text(max_size=200), st.lists(PIECES, max_size=70).map(" ".join), st.sampled_from([row.prompt for row in CASES])
-)
-MOTION_OR_NONE = st.sampled_from([None, *MOTIONS])
-
-
-@settings(max_examples=200)
-@given(prompt=PROMPTS, camera_motion=MOTION_OR_NONE, enhance=st.booleans())
-@example(prompt="there will be no -", camera_motion="handheld", enhance=False)
-@example(prompt="\ud800 the lone surrogate", camera_motion="pan_left", enhance=True)
-@example(prompt="ſtatic ſhot of the ſea", camera_motion="static", enhance=True)
-def test_words_are_kept_and_composing_again_changes_nothing(prompt: str, camera_motion: str | None, enhance: bool):
-    result = compose(prompt, camera_motion=camera_motion, enhance=enhance)
-    assert prompt.strip() in result
-    assert compose(prompt, camera_motion=camera_motion, enhance=enhance) == result
-    assert compose(result, camera_motion=camera_motion, enhance=enhance) == result
-
-
-@given(prompt=PROMPTS)
-@example(prompt="  A cat \n")
-def test_without_enhancement_or_motion_the_prompt_is_untouched(prompt: str):
-    assert compose(prompt, camera_motion=None, enhance=False) == prompt
-
-
-@given(
-    prompt=st.text(alphabet=st.characters(min_codepoint=0x0400, max_codepoint=0xD7FF), max_size=120),
-    name=MOTION_OR_NONE,
-)
-def test_prompts_in_other_scripts_get_at_most_the_camera_phrase(prompt: str, name: str | None):
-    assert compose(prompt, camera_motion=name, enhance=True) == compose(prompt, camera_motion=name, enhance=False)
-
-
-@pytest.mark.parametrize("piece", ["camera ", "\n", ".ly ", "pan left to ", "lyly", "- ", "camera slowly "])
-def test_the_longest_prompt_of_the_contract_is_composed_whatever_it_repeats(piece: str):
-    prompt = "the dog " + piece * (4000 // len(piece))
-    for name in MOTIONS:
-        assert prompt.strip() in compose(prompt, camera_motion=name, enhance=True)
-
-
-def test_results_do_not_depend_on_the_process():
-    script = (
-        "import sys; from worker.request.prompt import compose; "
-        "print(compose('A cat sleeps on a sofa', camera_motion='pan_left', enhance=True)); "
-        "sys.exit(3 if 'torch' in sys.modules else 0)"
-    )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=ROOT,
-            env={"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert outputs == {compose("A cat sleeps on a sofa", camera_motion="pan_left", enhance=True) + "\n"}
-
-
-# --- the borders of what is added
-
-
-def test_where_other_letters_outweigh_nothing_is_added() -> None:
-    """Up to 15% of the letters may be of another script."""
-    english = "the cat and the dog of the house"  # 25 letters
-    letters = sum(letter.isalpha() for letter in english)
-    for others in range(1, 9):
-        prompt = f"{english} {'猫' * others}"
-        added = compose(prompt, camera_motion=None, enhance=True) != prompt
-        assert added is (others <= 0.15 * (letters + others)), others
-
-
-def test_english_words_must_outnumber_foreign_ones() -> None:
-    for english, foreign, added in ((2, 1, True), (2, 2, False), (1, 2, False)):
-        prompt = " ".join(["the"] * english + ["der"] * foreign)
-        assert (compose(prompt, camera_motion=None, enhance=True) != prompt) is added, prompt
-
-
-def test_a_camera_motion_leads_from_the_first_byte_beyond_the_encoders_budget() -> None:
-    """450 tokens of three bytes each."""
-    fits, overruns = "a" * 1350, "a" * 1351
-    assert compose(fits, camera_motion="pan_left", enhance=False) == f"{fits}, camera pans left"
-    assert compose(overruns, camera_motion="pan_left", enhance=False) == f"Camera pans left. {overruns}"
-
-
-def test_a_prompt_of_300_tokens_is_enhanced_and_a_longer_one_is_not() -> None:
-    fits = "the " + "a" * 896  # 900 bytes
-    assert compose(fits, camera_motion=None, enhance=True) != fits
-    assert compose(f"{fits}a", camera_motion=None, enhance=True) == f"{fits}a"
