@@ -25,7 +25,7 @@ _MODES = f"{_ENGINE}/test_modes.py"
 _VIDEO = "worker/engine/modes/video_to_video.py"
 _SCHEDULES = "worker/engine/modes/schedules.py"
 _GATE, _TEST_NET = "worker/net/gate.py", "tests/unit/net/test_net.py tests/faults/test_hostile_urls.py"
-_PLAN, _TEST_PLAN = "worker/request/plan/plan.py", "tests/unit/request/test_memory.py"
+_PLAN, _TEST_PLAN = "worker/request/plan/plan.py", "tests/unit/request/test_memory_plan.py"
 _DEVICE = "worker/engine/device.py"
 _INPUTS, _TEST_INPUTS = "worker/media/inputs.py", "tests/unit/media/test_inputs.py"
 
