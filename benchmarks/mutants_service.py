@@ -114,7 +114,7 @@ _OF_DELIVERY = (
         "worker/delivery/spool_files.py",
         "if not whole:",
         "if False:",
-        "tests/unit/delivery/test_spool.py",
+        "tests/unit/delivery/test_spool_damage.py",
     ),
     Mutant(
         "every event of a silent receiver with all attempts",
