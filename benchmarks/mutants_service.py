@@ -170,7 +170,7 @@ _OF_DELIVERY = (
         _SPACES,
         "or stored_sha256 != item.sha256:",
         "or False:",
-        f"{_TEST_SPACES} tests/unit/delivery/test_storage_spaces_faults.py",
+        f"{_TEST_SPACES} tests/unit/delivery/test_storage_spaces_integrity.py",
     ),
     Mutant("links that last another time", _SPACES, "ExpiresIn=self._presign_expiry_s", "ExpiresIn=60", _TEST_SPACES),
 )

@@ -12,6 +12,9 @@ from typing import Any
 from worker.media import FORMATS, VideoFile
 from worker.request.payload import OutputFormat
 
+KEY = "videos/2026-11-21/abc-123/0"
+MIB = 1024 * 1024
+
 
 def make_video(
     folder: Path,

@@ -55,6 +55,10 @@ class Double:
             "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
         }
 
+    def only_object(self) -> bytes:
+        (stored,) = self.objects.values()
+        return stored.body
+
     def operations(self) -> list[str]:
         return [operation for operation, _ in self.seen]
 
