@@ -142,7 +142,7 @@ _OF_DELIVERY = (
         "worker/delivery/webhooks/outbox.py",
         "self._rests.forgive(letter.url)",
         "pass",
-        "tests/unit/delivery/test_outbox.py",
+        "tests/unit/delivery/test_outbox_rests.py",
     ),
     Mutant(
         "a redirect counts as delivered",

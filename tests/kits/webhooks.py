@@ -1,4 +1,4 @@
-"""A volume with an outbox, and a network without sockets whose seconds pass only while it is asked to send."""
+"""Outboxes with receivers, and networks without sockets: seconds pass only where a test or a silent receiver says so."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from pathlib import Path
 from worker.base.files import StateFolder
 from worker.delivery.journal import Journal
 from worker.delivery.webhooks.envelopes import final_event_id
+from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
 from worker.delivery.webhooks.outbox import Outbox
 from worker.delivery.webhooks.postman import Patience
 from worker.net import PostAnswer, PostFailed
 
 ALL = frozenset({"progress", "completed", "failed"})
 QUICK = Patience(waits_s=(0.01,) * 4, attempt_s=5.0, event_s=10.0, job_s=20.0, least_s=0.0, progress_every_s=0.0)
+
+URL = "https://one.example/hook"
+DELIVERED, FAILED = Outcome("delivered"), Outcome("failed", "no answer")
 
 
 class Clock:
@@ -86,3 +90,59 @@ class Network:
 def event_id(index: int, job_id: str = "abc") -> str:
     """That of the completed video `index` of a job whose payload has the digest `d1`."""
     return final_event_id(job_id, "d1", index, "completed")
+
+
+class Receivers:
+    """Sends to receivers that work, but for those in `answers`, by URL."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Outcome] = {}
+        self.sent: list[str] = []
+        self.timeouts: list[float] = []
+        self.on_send: Callable[[], None] = lambda: None
+
+    def __call__(self, letter: Letter, timeout_s: float) -> Outcome:
+        self.sent.append(letter.event_id)
+        self.timeouts.append(timeout_s)
+        self.on_send()
+        return self.answers.get(letter.url, DELIVERED)
+
+
+class Scene:
+    """One volume, its outbox as one worker sees it, and the receivers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.times, self.receivers, self.root = Clock(), Receivers(), folder
+        self.outbox = self.another_worker()
+
+    def another_worker(self) -> Outbox:
+        return Outbox(StateFolder(self.root), now=self.times)
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted((self.root / "outbox").iterdir())
+
+    def letter(self, event_id: str, job_id: str = "abc", url: str = URL) -> Letter:
+        return Letter(job_id=job_id, event_id=event_id, url=url, body='{"a":"é"}', created_at=self.times.now)
+
+    def put(self, event_id: str, job_id: str = "abc", url: str = URL) -> Path:
+        place = self.outbox.put(self.letter(event_id, job_id, url))
+        assert place is not None
+        return place
+
+    def drain(
+        self,
+        *,
+        job_id: str | None = None,
+        outbox: Outbox | None = None,
+        arrivals: Arrivals | None = None,
+        stop: threading.Event | None = None,
+        budget_s: float = 30.0,
+        attempt_s: float = 15.0,
+    ) -> list[str]:
+        """The events that were settled in one round."""
+        stop = threading.Event() if stop is None else stop
+        sending = Round(self.receivers, stop, self.times.now + budget_s, attempt_s, arrivals=arrivals, clock=self.times)
+        of = None if job_id is None else self.letter("", job_id)
+        outcomes = (self.outbox if outbox is None else outbox).drain(sending, of=of)
+        return [event_id for event_id, outcome in outcomes.items() if outcome.settled]

@@ -13,6 +13,7 @@ import pytest
 from tests.kits.delivery import KEY, MIB, make_video
 from tests.kits.s3_double import BUCKET, Double, serving
 from tests.kits.spool_kit import Place
+from tests.kits.webhooks import Scene
 from worker.delivery.storage.base import Delivery
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
@@ -22,6 +23,11 @@ from worker.delivery.storage.spaces_place import place_of
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The outbox with real files; its receivers do as they are set to, and its clock stands still until it is moved."""
+"""The outbox with real files: the order of its letters, what removes one, damage, and several workers at once."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.kits.webhooks import Clock
+from tests.kits.webhooks import URL, Receivers, Scene
 from worker.base import locks
 from worker.base.files import StateFolder
 from worker.base.log import current_job_id, job_scope
-from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
-from worker.delivery.webhooks.outbox import SIDE_BY_SIDE, Outbox
-
-URL = "https://one.example/hook"
-DELIVERED, FAILED = Outcome("delivered"), Outcome("failed", "no answer")
+from worker.delivery.webhooks.letter import Letter, Outcome, Round
+from worker.delivery.webhooks.outbox import Outbox
 
 
 class Journal:
@@ -34,67 +30,6 @@ class Journal:
 
     def record_arrived(self, job_id: str, event_id: str) -> None:
         self.arrived.append((job_id, event_id))
-
-
-class Receivers:
-    """Sends to receivers that work, but for those in `answers`, by URL."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Outcome] = {}
-        self.sent: list[str] = []
-        self.timeouts: list[float] = []
-        self.on_send: Callable[[], None] = lambda: None
-
-    def __call__(self, letter: Letter, timeout_s: float) -> Outcome:
-        self.sent.append(letter.event_id)
-        self.timeouts.append(timeout_s)
-        self.on_send()
-        return self.answers.get(letter.url, DELIVERED)
-
-
-class Scene:
-    """One volume, its outbox as one worker sees it, and the receivers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.times, self.receivers, self.root = Clock(), Receivers(), folder
-        self.outbox = self.another_worker()
-
-    def another_worker(self) -> Outbox:
-        return Outbox(StateFolder(self.root), now=self.times)
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted((self.root / "outbox").iterdir())
-
-    def letter(self, event_id: str, job_id: str = "abc", url: str = URL) -> Letter:
-        return Letter(job_id=job_id, event_id=event_id, url=url, body='{"a":"é"}', created_at=self.times.now)
-
-    def put(self, event_id: str, job_id: str = "abc", url: str = URL) -> Path:
-        place = self.outbox.put(self.letter(event_id, job_id, url))
-        assert place is not None
-        return place
-
-    def drain(
-        self,
-        *,
-        job_id: str | None = None,
-        outbox: Outbox | None = None,
-        arrivals: Arrivals | None = None,
-        stop: threading.Event | None = None,
-        budget_s: float = 30.0,
-        attempt_s: float = 15.0,
-    ) -> list[str]:
-        """The events that were settled in one round."""
-        stop = threading.Event() if stop is None else stop
-        sending = Round(self.receivers, stop, self.times.now + budget_s, attempt_s, arrivals=arrivals, clock=self.times)
-        of = None if job_id is None else self.letter("", job_id)
-        outcomes = (self.outbox if outbox is None else outbox).drain(sending, of=of)
-        return [event_id for event_id, outcome in outcomes.items() if outcome.settled]
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
 
 
 def test_what_is_put_in_comes_out_once_in_the_order_of_its_job(scene: Scene) -> None:
@@ -135,125 +70,6 @@ def ended_after(scene: Scene, sends: int) -> threading.Event:
     return stop
 
 
-def test_a_failure_holds_up_its_own_job_and_receiver_only(scene: Scene) -> None:
-    dead, live = "https://dead.example/hook?k=1", "https://live.example/hook"
-    for job in range(4):
-        for number in range(2):
-            scene.put(f"evt_{job}{number}", f"job{job}", dead if job < 2 else live)
-    scene.receivers.answers[dead] = FAILED
-    assert sorted(scene.drain()) == ["evt_20", "evt_21", "evt_30", "evt_31"]
-    assert [event in scene.receivers.sent for event in ("evt_01", "evt_11")] == [False, False]
-    assert len(scene.receivers.sent) == 5  # one attempt at a dead receiver, whatever waits for it
-
-
-def test_an_event_does_not_wait_for_those_of_another_receiver(scene: Scene) -> None:
-    """Anybody may send a payload with the job_id of somebody else, and a dead URL in it."""
-    scene.put("evt_1", url="https://dead.example/hook")
-    scene.put("evt_2")
-    scene.receivers.answers["https://dead.example/hook"] = FAILED
-    assert scene.drain(job_id="abc") == ["evt_2"]
-    assert scene.receivers.sent == ["evt_2"]
-
-
-def rests(scene: Scene, count: int) -> list[float]:
-    """Seconds between so many attempts of rounds that are a second apart."""
-    seconds, last = [], scene.times.now
-    for _ in range(count):
-        before = len(scene.receivers.sent)
-        while len(scene.receivers.sent) == before:
-            scene.times.now += 1.0
-            scene.drain()
-        seconds.append(scene.times.now - last)
-        last = scene.times.now
-    return seconds
-
-
-def test_a_silent_receiver_rests_longer_and_longer(scene: Scene) -> None:
-    scene.put("evt_1")
-    scene.receivers.answers[URL] = FAILED
-    assert rests(scene, 5) == [1.0, 5.0, 10.0, 20.0, 40.0]
-    for _ in range(8):
-        scene.times.now += 900
-        scene.drain()
-    assert len(scene.receivers.sent) == 13
-    scene.times.now += 899
-    scene.drain()
-    assert len(scene.receivers.sent) == 13
-    scene.times.now += 1
-    scene.drain()
-    assert len(scene.receivers.sent) == 14
-
-
-@pytest.mark.parametrize("by", ["a round", "its own job"])
-def test_a_receiver_that_answers_again_is_forgiven(scene: Scene, by: str) -> None:
-    scene.put("evt_1")
-    scene.receivers.answers[URL] = FAILED
-    rests(scene, 4)
-    if by == "a round":
-        scene.times.now += 40
-    scene.receivers.answers.clear()
-    assert scene.drain(job_id="abc" if by == "its own job" else None) == ["evt_1"]
-    scene.put("evt_2")
-    assert scene.drain() == ["evt_2"]
-    scene.put("evt_3")
-    scene.receivers.answers[URL] = FAILED
-    assert rests(scene, 2) == [1.0, 5.0]
-
-
-def test_every_worker_knows_who_rests_and_asks_the_healthy_first(scene: Scene) -> None:
-    dead = "https://dead.example/hook"
-    scene.put("evt_dead", "a", dead)
-    scene.receivers.answers[dead] = FAILED
-    scene.drain()
-    scene.put("evt_live", "b")
-    other = scene.another_worker()
-    scene.times.now += 4.9
-    assert scene.drain(outbox=other) == ["evt_live"]
-    assert scene.receivers.sent == ["evt_dead", "evt_live"]
-    scene.times.now += 0.1
-    scene.drain(outbox=other)
-    assert scene.receivers.sent[2:] == ["evt_dead"]
-
-
-def test_one_bad_url_does_not_silence_its_host(scene: Scene) -> None:
-    for number, failure in enumerate((Outcome("failed", "HTTP 404", answered=True), FAILED)):
-        bad, good = f"https://{number}.example/gone", f"https://{number}.example/here"
-        scene.put(f"evt_bad{number}", "a", bad)
-        scene.receivers.answers[bad] = failure
-        scene.drain()
-        scene.put(f"evt_good{number}", "b", good)
-        assert scene.drain() == ([f"evt_good{number}"] if failure.answered else [])
-
-
-def test_attempts_while_draining_are_short_at_first(scene: Scene) -> None:
-    scene.put("evt_1")
-    scene.receivers.answers[URL] = FAILED
-    for _ in range(5):
-        scene.drain()
-        scene.times.now += 900
-    assert scene.receivers.timeouts == [2.0, 4.0, 8.0, 15.0, 15.0]
-
-
-def test_silent_receivers_are_asked_side_by_side(scene: Scene) -> None:
-    together = threading.Barrier(SIDE_BY_SIDE)
-    scene.receivers.on_send = lambda: together.wait(30) and None
-    for number in range(SIDE_BY_SIDE):
-        scene.put(f"evt_{number}", f"job{number}", f"https://{number}.example/hook")
-    assert len(scene.drain()) == SIDE_BY_SIDE
-
-
-def test_a_job_s_own_line_knows_no_rest_and_stops_at_the_first_failure(scene: Scene) -> None:
-    for number in range(3):
-        scene.put(f"evt_{number}")
-    scene.put("evt_9", "other")
-    scene.receivers.answers[URL] = FAILED
-    for _ in range(3):
-        assert scene.drain(job_id="abc") == []
-    assert scene.receivers.sent == ["evt_0"] * 3
-    scene.receivers.answers.clear()
-    assert set(scene.drain()) == {"evt_0", "evt_1", "evt_2", "evt_9"}  # and left no rest behind
-
-
 @pytest.mark.parametrize(("kind", "arrived"), [("gone", True), ("blocked", False)])
 def test_what_the_receiver_does_not_want_is_removed(scene: Scene, kind: str, arrived: bool) -> None:
     scene.put("evt_1")
@@ -262,19 +78,6 @@ def test_what_the_receiver_does_not_want_is_removed(scene: Scene, kind: str, arr
     scene.drain(arrivals=journal)
     assert scene.files == []
     assert journal.arrived == ([("abc", "evt_1")] if arrived else [])
-
-
-def test_retry_after_is_kept_by_every_worker(scene: Scene) -> None:
-    scene.put("evt_1")
-    scene.receivers.answers[URL] = Outcome("failed", "HTTP 429", retry_after_s=100.0)
-    scene.drain()
-    other = scene.another_worker()
-    scene.receivers.answers.clear()
-    scene.times.now += 99
-    assert scene.drain(outbox=other) == scene.drain(outbox=other, job_id="abc") == []
-    scene.times.now += 1
-    assert scene.drain(outbox=other) == ["evt_1"]
-    assert scene.receivers.sent == ["evt_1", "evt_1"]
 
 
 @pytest.mark.parametrize(("late_s", "sent"), [(0, ["evt_1"]), (1, [])])
