@@ -38,7 +38,7 @@ class Server:
         self._serve = serve
         self._tls = tls
         self._closing = threading.Event()
-        self._listener = socket.create_server((host, 0))
+        self._listener = _listener(host, 0)
         self._listener.settimeout(0.01)
         self._threads: list[threading.Thread] = []
         self.host = host
@@ -126,6 +126,10 @@ def answering(*parts: bytes) -> Serve:
             connection.sendall(part)
 
     return serve
+
+
+def redirecting_to(location: str, status: str = "302 Found") -> Server:
+    return Server(answering(response(status=status, headers=f"Location: {location}")))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Outboxes with receivers, and networks without sockets: seconds pass only where a test or a silent receiver says so."""
+"""Outboxes with receivers, and networks without sockets; their seconds pass where a test or a silence says so."""
 
 from __future__ import annotations
 
