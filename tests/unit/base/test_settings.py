@@ -1,4 +1,4 @@
-"""The settings against section 7 of the public contract, variable by variable."""
+"""The settings against section 7 of the public contract, variable by variable, and the one module that reads them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from worker.base.errors import SettingsError
+from tests.kits.settings_kit import problems, with_env
 from worker.base.settings import Settings, load, variables_of
 
 ROOT = Path(__file__).parents[3]
+
 SECRET = "whsec_" + base64.b64encode(b"k" * 24).decode()
-OTHER_SECRET = "whsec_" + base64.b64encode(b"o" * 24).decode()
 
 # variable, field, default, a text that sets it, the value read from that text
 CONTRACT: list[tuple[str, str, Any, str, Any]] = [
@@ -55,44 +55,6 @@ CONTRACT: list[tuple[str, str, Any, str, Any]] = [
     ("LOG_FORMAT", "log_format", "text", "json", "json"),
     ("METRICS_PORT", "metrics_port", None, "9464", 9464),
 ]
-STORAGE = {
-    "DIGITAL_OCEAN_ENDPOINT_URL": ("storage_endpoint_url", "https://fra1.digitaloceanspaces.com"),
-    "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": ("storage_access_key", "ACCESS-KEY-1"),
-    "DIGITAL_OCEAN_BUCKET_SECRET_KEY": ("storage_secret_key", "SECRET-KEY-1"),
-    "DIGITAL_OCEAN_BUCKET_NAME": ("storage_bucket", "videos"),
-}
-SECOND_NAMES = {
-    "SPACES_ENDPOINT_URL": "storage_endpoint_url",
-    "SPACES_ENDPOINT": "storage_endpoint_url",
-    "BUCKET_ENDPOINT_URL": "storage_endpoint_url",
-    "SPACES_BUCKET_ACCESS_KEY": "storage_access_key",
-    "SPACES_ACCESS_KEY": "storage_access_key",
-    "SPACES_KEY": "storage_access_key",
-    "BUCKET_ACCESS_KEY_ID": "storage_access_key",
-    "SPACES_BUCKET_SECRET_KEY": "storage_secret_key",
-    "SPACES_SECRET_KEY": "storage_secret_key",
-    "SPACES_SECRET": "storage_secret_key",
-    "BUCKET_SECRET_ACCESS_KEY": "storage_secret_key",
-    "SPACES_BUCKET_NAME": "storage_bucket",
-    "SPACES_BUCKET": "storage_bucket",
-}
-
-
-def with_env(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    return load()
-
-
-def problems(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[str, ...]:
-    with pytest.raises(SettingsError) as caught:
-        with_env(monkeypatch, **variables)
-    return caught.value.problems
-
-
-def storage_env(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    for name in names or STORAGE:
-        monkeypatch.setenv(name, STORAGE[name][1])
 
 
 @pytest.fixture(autouse=True)
@@ -114,39 +76,6 @@ def test_each_variable_and_its_default(
     assert variables_of(field)[0] == variable
 
 
-def test_the_four_storage_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not load().storage_is_remote
-    storage_env(monkeypatch)
-    loaded = load()
-    assert loaded.storage_is_remote
-    for variable, (field, text) in STORAGE.items():
-        value = getattr(loaded, field)
-        assert (value.get_secret_value() if isinstance(value, SecretStr) else value) == text
-        assert variables_of(field)[0] == variable
-
-
-@pytest.mark.parametrize(("name", "field"), SECOND_NAMES.items())
-def test_second_names(monkeypatch: pytest.MonkeyPatch, name: str, field: str) -> None:
-    first = variables_of(field)[0]
-    text = STORAGE[first][1]
-    storage_env(monkeypatch, *(STORAGE.keys() - {first}))
-    value = getattr(with_env(monkeypatch, **{name: text}), field)
-    assert (value.get_secret_value() if isinstance(value, SecretStr) else value) == text
-
-
-@pytest.mark.parametrize(
-    ("name", "field"), [("SPACES_BUCKET_URL", "storage_public_url"), ("SPACES_REGION", "storage_region")]
-)
-def test_second_names_of_the_rest(monkeypatch: pytest.MonkeyPatch, name: str, field: str) -> None:
-    assert getattr(with_env(monkeypatch, **{name: "https://cdn.test"}), field) == "https://cdn.test"
-
-
-def test_the_first_name_wins_and_an_empty_one_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage_env(monkeypatch)
-    assert with_env(monkeypatch, SPACES_BUCKET_NAME="other").storage_bucket == "videos"
-    assert with_env(monkeypatch, DIGITAL_OCEAN_BUCKET_NAME="").storage_bucket == "other"
-
-
 @pytest.mark.parametrize("name", ["STORAGE_BUCKET", "STORAGE_ACCESS_KEY", "RUNPOD_JOB_URL", "SDK_LOG_LEVEL"])
 def test_the_name_of_a_field_is_no_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert with_env(monkeypatch, **{name: "x"}) == Settings()
@@ -163,6 +92,7 @@ def test_the_platform_is_seen_by_its_variable(monkeypatch: pytest.MonkeyPatch) -
 
 
 # --- values that can and cannot be read
+
 
 GOOD: list[tuple[str, str, Any]] = [
     ("PRESIGN_EXPIRY_S", "1", 1),
@@ -196,6 +126,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("METRICS_PORT", "65535", 65_535),
     ("METRICS_PORT", "", None),
 ]
+
 BAD: list[tuple[str, str]] = [
     ("PRESIGN_EXPIRY_S", "0"),
     ("PRESIGN_EXPIRY_S", "604801"),
@@ -281,188 +212,15 @@ def test_every_problem_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "localhost" not in allowlist
 
 
-# --- storage
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("8", 8), (" 2 ", 2), ("all", "all")])
+def test_a_number_of_gpus_or_all(monkeypatch: pytest.MonkeyPatch, text: str, value: object) -> None:
+    assert with_env(monkeypatch, GPUS=text).gpus == value
 
 
-@pytest.mark.parametrize("missing", STORAGE)
-def test_storage_without_one_of_the_four_refuses(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    storage_env(monkeypatch, *(STORAGE.keys() - {missing}))
-    (line,) = problems(monkeypatch)
-    assert f"set {missing} too" in line
-
-
-@pytest.mark.parametrize("alone", STORAGE)
-def test_storage_with_one_of_the_four_refuses(monkeypatch: pytest.MonkeyPatch, alone: str) -> None:
-    storage_env(monkeypatch, alone)
-    (line,) = problems(monkeypatch)
-    assert all(name in line.split(", or unset")[0] for name in STORAGE.keys() - {alone})
-    assert f"{alone}," not in line
-
-
-def test_an_empty_storage_variable_is_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage_env(monkeypatch)
-    (line,) = problems(monkeypatch, DIGITAL_OCEAN_BUCKET_NAME="")
-    assert "set DIGITAL_OCEAN_BUCKET_NAME too" in line
-
-
-def test_all_four_empty_is_local_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not with_env(monkeypatch, **dict.fromkeys(STORAGE, "")).storage_is_remote
-
-
-def test_the_three_names_of_runpod_with_the_bucket_in_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = with_env(
-        monkeypatch,
-        BUCKET_ENDPOINT_URL="https://videos.fra1.digitaloceanspaces.com",
-        BUCKET_ACCESS_KEY_ID="a",
-        BUCKET_SECRET_ACCESS_KEY="b",
-    )
-    assert loaded.storage_bucket == "videos"
-
-
-# --- secrets
-
-
-def test_secrets_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage_env(monkeypatch)
-    loaded = with_env(
-        monkeypatch, HF_TOKEN="hf_hidden", RUNPOD_API_KEY="rp_hidden", WEBHOOK_SECRET=f"{SECRET} {OTHER_SECRET}"
-    )
-    hidden = {"hf_hidden", "rp_hidden", "ACCESS-KEY-1", "SECRET-KEY-1", SECRET, OTHER_SECRET}
-    assert set(loaded.secret_values()) == hidden
-    for text in (repr(loaded), str(loaded), str(loaded.model_dump()), loaded.model_dump_json()):
-        assert not [secret for secret in hidden if secret in text]
-
-
-def test_every_secret_field_is_among_the_values_to_hide(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
-    assert len(fields) == 7
-    values = {name: SECRET if name == "webhook_secret" else f"value-of-{name}" for name in fields}
-    assert set(Settings(**values).secret_values()) == set(values.values())  # type: ignore[arg-type]
-
-
-def test_a_bad_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = problems(monkeypatch, WEBHOOK_SECRET="hunter2!hunter2!")
-    assert "hunter2" not in line
-    assert "whsec_" in line
-
-
-def secret_of(length: int, sign: bytes = b"k") -> str:
-    return "whsec_" + base64.b64encode(sign * length).decode()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        SECRET,
-        f"{SECRET} {OTHER_SECRET}",
-        f"  {SECRET}\t{OTHER_SECRET} ",
-        secret_of(24),
-        secret_of(25),
-        secret_of(26),
-        secret_of(64),
-        secret_of(24, b"\xfb"),  # with + and / in its base64
-    ],
-)
-def test_webhook_secrets_of_the_contract(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    assert with_env(monkeypatch, WEBHOOK_SECRET=text).webhook_secrets == tuple(text.split())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "hunter2",
-        "my secret",
-        "whsec_",
-        "whsec_a",
-        "whsec_####",
-        "not base64!",
-        "whsec_YWJj",
-        secret_of(23),
-        secret_of(65),
-        SECRET.removeprefix("whsec_"),
-        SECRET.upper(),
-        secret_of(25).rstrip("="),
-        secret_of(24, b"\xfb").replace("+", "-"),
-        secret_of(24) + "=",
-        f"{SECRET} whsec_",
-        f"{SECRET} {secret_of(23)}",
-        f"{SECRET},{SECRET}",
-    ],
-)
-def test_any_other_webhook_secret_stops_the_worker(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    (line,) = problems(monkeypatch, WEBHOOK_SECRET=text)
-    assert line.startswith("WEBHOOK_SECRET: each secret must be whsec_ and base64 of 24 to 64 bytes")
-
-
-def test_no_webhook_secret_is_no_secret() -> None:
-    assert load().webhook_secrets == ()
-    assert load().secret_values() == ()
-
-
-# --- the allowlist
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "localhost",
-        "minio.internal",
-        "minio.internal:9000",
-        "a_b.example-1.com:65535",
-        "host:1",
-        "10.0.0.0/8",
-        "10.1.2.3/8",
-        "127.0.0.1",
-        "127.0.0.1:8080",
-        "fd00::/8",
-        "::1",
-        "[::1]",
-        "[::1]:8080",
-        "fe80::1:2:3",
-    ],
-)
-def test_allowlist_entries(monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
-    assert with_env(monkeypatch, PRIVATE_URL_ALLOWLIST=entry).private_url_allowlist == (entry,)
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "http://localhost",
-        "localhost/path",
-        "*.example.com",
-        "a b",
-        "-a.com",
-        "a-.com",
-        "a..b",
-        "host:",
-        "host:0",
-        "host:65536",
-        "host:-1",
-        "host:port",
-        "host:²",
-        ":80",
-        "[::1",
-        "::1]",
-        "[::1]:0",
-        "[localhost]",
-        "[localhost]:80",
-        "10.0.0.0/33",
-        "10.0.0.0/x",
-        "fd00::/129",
-        "user@host",
-        "host?x",
-    ],
-)
-def test_allowlist_entries_that_are_none(monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
-    (line,) = problems(monkeypatch, PRIVATE_URL_ALLOWLIST=f"localhost,{entry}")
-    assert line.startswith("PRIVATE_URL_ALLOWLIST: ")
-    assert repr(entry) in line
-
-
-def test_blanks_in_the_allowlist_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert with_env(monkeypatch, PRIVATE_URL_ALLOWLIST=" , a ,, b ,").private_url_allowlist == ("a", "b")
-    assert with_env(monkeypatch, PRIVATE_URL_ALLOWLIST=",").private_url_allowlist == ()
+@pytest.mark.parametrize("text", ["0", "9", "-1", "1.5", "some", "²"])
+def test_other_numbers_of_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (problem,) = problems(monkeypatch, GPUS=text)
+    assert problem == "GPUS: write all, or a number from 1 to 8"
 
 
 # --- the sole reader
@@ -479,14 +237,3 @@ def test_no_other_module_reads_the_environment() -> None:
                 and isinstance(node.ctx, ast.Load)
             )
             assert not read, f"{file.relative_to(ROOT)}:{node.lineno}"
-
-
-@pytest.mark.parametrize(("text", "value"), [("1", 1), ("8", 8), (" 2 ", 2), ("all", "all")])
-def test_a_number_of_gpus_or_all(monkeypatch: pytest.MonkeyPatch, text: str, value: object) -> None:
-    assert with_env(monkeypatch, GPUS=text).gpus == value
-
-
-@pytest.mark.parametrize("text", ["0", "9", "-1", "1.5", "some", "²"])
-def test_other_numbers_of_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    (problem,) = problems(monkeypatch, GPUS=text)
-    assert problem == "GPUS: write all, or a number from 1 to 8"
