@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from pytest_httpserver import HTTPServer
 from safetensors import safe_open
+from werkzeug import Request, Response
 
 from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
 from worker.delivery.webhooks.progress_sender import ProgressEvent
@@ -144,6 +146,28 @@ async def _stopped(run: Runner, payload: object, job_id: str = "stopped") -> Ans
         assert not task.done()
     task.cancel()
     return await task
+
+
+def test_a_shutdown_before_the_first_step_leaves_the_training_to_another_worker(
+    make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer, receiver: Receiver
+) -> None:
+    """No event and no answer: RunPod would take either for the end of the job."""
+    run = make_runner({"SHUTDOWN_GRACE_S": "0"})
+
+    async def interrupted() -> Answer:
+        loop = asyncio.get_running_loop()
+
+        def interrupt(_: Request) -> Response:
+            loop.call_soon_threadsafe(run.worker.shutdown.begin)
+            time.sleep(0.5)
+            return Response(b"too late")
+
+        httpserver.expect_request("/set.zip").respond_with_handler(interrupt)
+        return await run.start({"webhook_url": receiver.url, "train": training(httpserver.url_for("/set.zip"))})
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    assert receiver.of_type("failed") == []
 
 
 def test_without_a_bucket_on_the_platform_nothing_is_trained(

@@ -19,6 +19,7 @@ from typing import Any
 from worker.base import scratch, timing
 from worker.base.errors import Cancelled, Internal, InvalidRequest, JobTimeout, WorkerError
 from worker.base.log import job_scope
+from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop, as_worker_error
 from worker.base.timing import Stopwatch
 from worker.delivery.journal import Entry
@@ -107,6 +108,9 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
         except Exception as failure:
             error = as_worker_error(failure, job_id, stop)
             stopwatch.lap("accept")
+            if isinstance(error, ShuttingDown):
+                job_left(known.video_count, stopwatch.read()["total"])
+                raise asyncio.CancelledError from None
             await channel.failed(None, answers.video_failure(job_id, None, error), error.http_code, str(error))
             answer = _refused(job_id, error, stopwatch)
             return {**answer, "refresh_worker": True} if isinstance(failure, DeviceLost) else answer

@@ -63,8 +63,8 @@ class TrainingFlow:
         self._state = StateFolder(folders.state_dir(worker.settings))
 
     async def answer(self, payload: Mapping[str, Any], job_id: str, digest: str) -> Result:
-        """The answer of the job. Raises WorkerError for a training of which nothing can be delivered, and
-        CancelledError where a shutdown leaves it to the next worker."""
+        """The answer of the job. Raises WorkerError for a training of which nothing can be delivered; it is
+        ShuttingDown where the training is left to the next worker."""
         self._progress.stage(_INDEX, "queued")
         request, entry = await self._accepted(payload, job_id, digest)
         self._stopwatch.lap("accept")
@@ -111,9 +111,8 @@ class TrainingFlow:
         if request.dry_run:
             return self._dry(request, dataset, plan, entry)
         trained, made, notes = await self._on_gpu(request, dataset, plan, folder)
-        if isinstance(self._stop.reason, ShuttingDown) and self._stop.requested:
-            logger.warning("the training is left to the next delivery of the job")
-            raise asyncio.CancelledError
+        if isinstance(self._stop.reason, ShuttingDown):
+            raise self._stop.reason
         result = await asyncio.to_thread(self._stored, request, dataset, plan, entry, trained, made)
         self._stopwatch.lap("upload")
         result |= {"warnings": [*result["warnings"], *notes], "timings": self._stopwatch.read()}
