@@ -8,6 +8,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from safetensors import safe_open
 from werkzeug import Request, Response
 
 from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
+from tests.kits import s3_double
 from worker.delivery.webhooks.progress_sender import ProgressEvent
+from worker.jobs import train
+from worker.request.contact import payload_digest
 
 
 @pytest.fixture
@@ -168,6 +172,31 @@ def test_a_shutdown_before_the_first_step_leaves_the_training_to_another_worker(
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(interrupted())
     assert receiver.of_type("failed") == []
+
+
+def test_a_storage_that_is_silent_costs_a_finished_training_nothing(
+    make_runner: Callable[[Mapping[str, str]], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record counts, as that of a video does."""
+    monkeypatch.setattr(train, "_ASKING_S", 0.2)
+    payload = {"train": training("https://example.com/set.zip")}
+    known = {
+        "status": "completed",
+        "model_version": "demo",
+        "experts": {"high": {"sha256": "0" * 64}},
+        "samples": [],
+        "timings": {"total": 9.0},
+        "cost_usd": None,
+    }
+    with s3_double.serving() as bucket:
+        bucket.always["head"] = s3_double.say_nothing
+        run = make_runner(bucket.environment())
+        journal = run.worker.journal
+        journal.accept("done", payload_digest(payload), today=date(2026, 11, 27), seeds=[4])
+        journal.record_result("done", 0, known)
+        answer = run(payload, job_id="done")
+    assert answer["status"] == "completed", answer
+    assert "/loras/2026-11-27/done/high.safetensors" in answer["loras"][0]["source"]
 
 
 def test_without_a_bucket_on_the_platform_nothing_is_trained(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.base import folders, metrics, scratch, timing
-from worker.base.errors import InvalidRequest, UploadFailed, WorkerError
+from worker.base.errors import Cancelled, InvalidRequest, UploadFailed, WorkerError
 from worker.base.files import StateFolder
 from worker.base.log import fields
 from worker.base.sigterm import ShuttingDown
@@ -225,7 +225,7 @@ class TrainingFlow:
                 self._storage.holds(names[name] + LORA_SUFFIX, sha256=each["sha256"], stop=until)
                 for name, each in known["experts"].items()
             )
-        except UploadFailed:
+        except (UploadFailed, Cancelled):
             stored = True  # the record counts
         if not stored:
             return None
