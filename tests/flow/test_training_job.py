@@ -104,10 +104,12 @@ def test_the_loras_of_a_training_are_pasted_into_a_request(
     assert styled["warnings"] == plain["warnings"]
 
 
-def test_a_dry_run_reads_the_data_and_trains_nothing(run: Runner, data_url: str) -> None:
-    answer = run({"train": training(data_url, num_frames=5, dry_run=True)})
+def test_a_dry_run_reads_the_data_and_trains_nothing(run: Runner, data_url: str, receiver: Receiver) -> None:
+    answer = run({"webhook_url": receiver.url, "train": training(data_url, num_frames=5, dry_run=True)})
     assert (answer["dry_run"], answer["dataset"]["clips"]) == (True, 4)
     assert "loras" not in answer
+    (final,) = receiver.of_type("completed")  # whoever waits for the end of the job waits for this
+    assert (final["message"], final["data"]) == ("LoRA Trained!", json.loads(json.dumps(answer)))
 
 
 def test_what_cannot_be_trained_on_fails_as_any_job_does(

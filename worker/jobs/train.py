@@ -73,8 +73,7 @@ class TrainingFlow:
             with scratch.folder("job") as folder:
                 result = await self._made(request, entry, folder)
         self._progress.finished(_INDEX)
-        if not request.dry_run:
-            await self._channel.completed(_INDEX, result)
+        await self._channel.completed(_INDEX, result)
         self._report(result)
         return result
 

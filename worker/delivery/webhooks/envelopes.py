@@ -38,7 +38,7 @@ def completed(
     return {
         "status": True,
         "code": 200,
-        "message": "LoRA Trained!" if "loras" in result else "Video Generated!",
+        "message": "LoRA Trained!" if "dataset" in result else "Video Generated!",
         "data": dict(result),
         "type": "completed",
         **_common(event_id, timestamp, index, total),
