@@ -70,9 +70,11 @@ def test_a_file_that_is_too_large_is_made_to_fit_once(make_runner: Make, receive
 
 def test_on_the_platform_without_a_bucket_every_file_is_in_the_answer(make_runner: Make) -> None:
     run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/"})
-    (video,) = run({"job_request_params": [small()]})["videos"]
+    (video,) = run({"job_request_params": [small(frames_zip=True)]})["videos"]
     assert file_in(video)
-    assert any("no bucket is configured" in line for line in video["warnings"])
+    (line,) = video["warnings"]
+    assert "no bucket is configured" in line
+    assert "video_url, thumbnail_url and frames_url lead to the worker's own disk" in line
 
 
 def test_on_the_platform_a_full_disk_loses_no_file(make_runner: Make, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from worker.request import VideoRequest
 # Of all files of an answer together: as base64 9.4 of the 10 MB that an answer may have, but on /runsync.
 ANSWER_BYTES = 7_000_000
 NO_BUCKET = (
-    "no bucket is configured (DIGITAL_OCEAN_*), so the file is in video_base64: video_url leads to the worker's own "
-    "disk"
+    "no bucket is configured (DIGITAL_OCEAN_*), so the file is in video_base64: video_url, thumbnail_url and "
+    "frames_url lead to the worker's own disk"
 )
 
 
