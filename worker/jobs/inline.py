@@ -13,10 +13,11 @@ from worker.base.settings import Settings
 from worker.engine import Video
 from worker.media.formats import frame_rate
 from worker.media.marks.marker import Marker
+from worker.media.preview_file import MAX_BYTES
 from worker.media.shrink import least_bytes
 from worker.request import VideoRequest
 
-# Of all files of an answer together: as base64 9.4 of the 10 MB that an answer may have, but on /runsync.
+# Of all files and previews of an answer together: as base64 9.4 of the 10 MB that an answer may have, but on /runsync.
 ANSWER_BYTES = 7_000_000
 NO_BUCKET = (
     "no bucket is configured (DIGITAL_OCEAN_*), so the file is in video_base64: video_url, thumbnail_url and "
@@ -37,6 +38,8 @@ def limits(videos: Sequence[VideoRequest], settings: Settings) -> Mapping[int, i
         if not video.preview.only and (video.output.inline or is_forced(video, settings))
     ]
     answer_bytes = max(ANSWER_BYTES, settings.inline_max_bytes)  # larger where the operator knows that /runsync is used
+    if settings.on_platform and not settings.storage_is_remote:
+        answer_bytes -= sum(video.preview.kind != "off" for video in videos) * MAX_BYTES
     return {index: min(settings.inline_max_bytes, answer_bytes // len(inline)) for index in inline}
 
 

@@ -10,6 +10,7 @@ from worker.base.errors import Unsupported
 from worker.base.settings import Settings
 from worker.engine import Video
 from worker.jobs import inline
+from worker.media.preview_file import MAX_BYTES
 from worker.media.shrink import least_bytes
 from worker.request import CATALOGUE, VideoRequest, choose
 from worker.request.parse import parse
@@ -55,6 +56,16 @@ def test_the_files_of_an_answer_share_it(count: int, of_each: int, limit: int) -
     videos = requests({}, *[ASKED] * count)
     limits = inline.limits(videos, Settings(inline_max_bytes=of_each))
     assert limits == dict.fromkeys(range(1, count + 1), limit)
+
+
+def test_previews_in_the_answer_leave_the_files_less_of_it() -> None:
+    """Without a bucket on the platform they are there too: with eight videos the answer was above 10 MB, and lost."""
+    videos, platform = requests(*[{"preview": "strip"}] * 8), Settings(**PLATFORM)
+    limits = inline.limits(videos, platform)
+    assert sum(limits.values()) + 8 * MAX_BYTES <= inline.ANSWER_BYTES
+    assert set(inline.limits(videos, platform.model_copy(update=BUCKET))) == set()
+    asked = requests(*[{"preview": "strip", **ASKED}] * 8)
+    assert sum(inline.limits(asked, platform.model_copy(update=BUCKET)).values()) == inline.ANSWER_BYTES
 
 
 def test_what_may_not_fit_is_refused_before_the_gpu_is_used() -> None:
