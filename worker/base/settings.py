@@ -199,7 +199,7 @@ class Settings(StorageSettings, MarkSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _secrets_are_long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not all(map(texts.is_secret, value.get_secret_value().split())):
+        if value is not None and not all(map(texts.is_secret, value.get_secret_value().split() or [""])):
             raise ValueError(
                 "each secret must be whsec_ and base64 of 24 to 64 bytes, such as one made by: "
                 "python -c \"import base64,os;print('whsec_'+base64.b64encode(os.urandom(24)).decode())\""

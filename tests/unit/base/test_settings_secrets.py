@@ -64,6 +64,7 @@ def test_webhook_secrets_of_the_contract(monkeypatch: pytest.MonkeyPatch, text: 
 @pytest.mark.parametrize(
     "text",
     [
+        " ",
         "hunter2",
         "my secret",
         "whsec_",
