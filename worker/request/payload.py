@@ -286,6 +286,14 @@ class VideoInput(Sent):
 
     _frames = field_validator("num_frames")(_within_max_frames)
 
+    @field_validator("overlap_frames", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: object) -> object:
+        # Python's true equals 1, and a Literal takes what is equal.
+        if isinstance(value, bool):
+            raise ValueError("must be one of 1, 5 or 9, got a boolean")
+        return value
+
 
 class JobInput(Sent):
     """The fields of a job that stand beside its video requests."""

@@ -165,6 +165,16 @@ A_WRONG_TYPE: dict[str, list[object]] = {
     "model": ["", "A14B", "14b", 5, []],
     "loras": [{}, "a", 1],
     "thumbnail": [1, 0, "false"],
+    "target_fps": ["32", True, 32.5],
+    "duration_seconds": ["3", True, []],
+    "num_outputs": ["1", True, 1.5],
+    "overlap_frames": ["1", True, False, 5.5, []],
+    "preview_at": [0.5, "0.5", {}],
+    "preview_only": [1, "true"],
+    "segments": [{}, "a", 2],
+    "loop": [1, "true"],
+    "color_match": [0, []],
+    "frames_zip": [1],
 }
 
 
