@@ -14,25 +14,40 @@ from worker.request.problems import Problems, join
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+# The lists of objects that a payload has, at any depth.
+_INSIDE: Mapping[object, type[BaseModel]] = {"loras": LoraInput, "segments": SegmentInput}
+
+
 def read(
     model: type[ModelT], data: Mapping[str, Any], limits: Limits, problems: Problems, **stand_ins: object
 ) -> ModelT:
-    """The model of `data`, and a line in `problems` for each field that is wrong.
+    """The model of `data`, and a line in `problems` for each field that is wrong, at whatever depth.
 
     A field that is wrong is read as if it were not given, so that what the others say can be judged too; `stand_ins`
     are values for fields that are required.
     """
-    try:
-        return model.model_validate(data, context=limits)
-    except ValidationError as failure:
-        wrong = set()
-        for entry in failure.errors(include_url=False, include_context=True):
-            wrong.add(entry["loc"][0])
-            # A rule of several fields names the one that is at fault.
-            at = (*entry["loc"], entry["ctx"]["field"]) if entry["type"] == "of_field" else entry["loc"]
-            problems.found.add(Problem(_dotted(problems.path, at), _explain(entry, model)))
-        right = {name: value for name, value in data.items() if name in model.model_fields and name not in wrong}
-        return model.model_validate({**stand_ins, **right}, context=limits)
+    while True:
+        try:
+            return model.model_validate(data, context=limits)
+        except ValidationError as failure:
+            for entry in failure.errors(include_url=False, include_context=True):
+                problems.found.add(Problem(_dotted(problems.path, entry["loc"]), _explain(entry, model)))
+                data = _without(entry["loc"], data, model, stand_ins)
+
+
+def _without(
+    place: Sequence[int | str], data: Mapping[str, Any], model: type[BaseModel], stand_ins: Mapping[str, object]
+) -> dict[str, Any]:
+    """The known fields of `data`, of which the one at `place` has its stand-in, or null."""
+    known = {name: data.get(name) for name in model.model_fields}
+    name, *deeper = place
+    known[str(name)] = stand_ins.get(str(name))
+    if deeper and name in _INSIDE:
+        index, *rest = deeper
+        each = list(data[str(name)])
+        each[int(index)] = _without(rest, each[int(index)], _INSIDE[name], {}) if rest else {}
+        known[str(name)] = each
+    return known
 
 
 def _dotted(path: str, location: Sequence[int | str]) -> str:
@@ -81,8 +96,7 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "literal_error":
         return f"must be one of {context['expected']}"
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        inside: Mapping[object, type[BaseModel]] = {"loras": LoraInput, "segments": SegmentInput}
-        owner = next((inside[part] for part in entry["loc"][-2::-1] if part in inside), model)
+        owner = next((_INSIDE[part] for part in entry["loc"][-2::-1] if part in _INSIDE), model)
         return f"must be {_bounds(owner, str(entry['loc'][-1]))}, not {shown(entry['input'])}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

@@ -33,10 +33,11 @@ def expert_of(source: str) -> Literal["high", "low"] | None:
 
 
 def loras_of(sent: Sequence[LoraInput], spec: ModelSpec, problems: Problems) -> tuple[Lora, ...]:
-    """At most MAX_LORAS, else refused; a warning for each whose expert is from its name."""
+    """At most MAX_LORAS, each a source or a pair, else refused; a warning for each whose expert is from its name."""
     loras: list[Lora] = []
     for index, each in enumerate(sent):
         place = f"loras[{index}]"
+        _one_or_a_pair(each, place, problems)
         if each.source is None:
             pair: tuple[tuple[Literal["high", "low"], str | None], ...] = (("high", each.high), ("low", each.low))
             loras += [Lora(source or "", float(each.scale), side, f"{place}.{side}") for side, source in pair]
@@ -48,3 +49,15 @@ def loras_of(sent: Sequence[LoraInput], spec: ModelSpec, problems: Problems) -> 
     if len(loras) > MAX_LORAS:
         problems.refuse("loras", f"are {len(loras)} files, two for each pair; send at most {MAX_LORAS}")
     return tuple(loras)
+
+
+def _one_or_a_pair(each: LoraInput, place: str, problems: Problems) -> None:
+    """Refuse what is neither, and an expert beside a pair."""
+    of_pair = [side for side in (each.high, each.low) if side is not None]
+    if each.source is not None and of_pair:
+        problems.refuse(f"{place}.source", "cannot stand beside high and low")
+    elif each.source is None and len(of_pair) < 2:
+        if problems.none_in(place, f"{place}.high", f"{place}.low"):
+            problems.refuse(f"{place}.source", "is missing: send it, or both high and low")
+    elif of_pair and each.expert is not None:
+        problems.refuse(f"{place}.expert", "cannot stand beside high and low")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from worker.request.catalogue import OFFICIAL_NEGATIVE_PROMPT, ModelName
 from worker.request.texts import JOB_ID_PATTERN, MAX_PROMPT_CHARACTERS, JobId, Prompt, Source, Trimmed, Url
@@ -128,16 +127,6 @@ class LoraInput(Sent):
     expert: Literal["high", "low", "both"] | None = Field(
         None, description="From the file's name where it says high or low noise, with a warning; else both"
     )
-
-    @model_validator(mode="after")
-    def _one_or_a_pair(self) -> Self:
-        pair = (self.high is not None) + (self.low is not None)
-        if (self.source is None) != (pair == 2) or (pair == 1):
-            message = "cannot stand beside high and low" if self.source else "is missing: send it, or both high and low"
-            raise PydanticCustomError("of_field", message, {"field": "source"})
-        if pair and self.expert is not None:
-            raise PydanticCustomError("of_field", "cannot stand beside high and low", {"field": "expert"})
-        return self
 
 
 def _within_max_frames(value: int | None, info: ValidationInfo) -> int | None:

@@ -165,12 +165,15 @@ def _conflicts(video: VideoInput, chain: Chain, limits: Limits, problems: Proble
 def _conflicts_of(number: int, video: VideoInput, chain: Chain, problems: Problems) -> None:
     segment = chain.segments[number]
     own = _at(problems, segment.path)
+    if segment.path in problems.found.paths:
+        return
     first = number == 0 and chain.extend_video_url is None
+    lacks_picture = video.reference_image_url is None and problems.none_in("reference_image_url")
     if segment.cut and first:
         own.warn("transition", "ignored, nothing is before the first segment")
     elif segment.cut and (chain.continuity == "keyframes" or chain.ends_on_picture(number)):
         own.refuse("transition", "cut begins without a picture, so it cannot end on one: send continue")
-    elif first and chain.ends_on_picture(number) and video.reference_image_url is None:
+    elif first and chain.ends_on_picture(number) and lacks_picture:
         own.refuse("last_image_url", "needs reference_image_url in the request, for the first frame")
     if chain.loop and number == len(chain.segments) - 1 and segment.last_image_url is not None:
         own.refuse("last_image_url", "cannot stand beside loop, by which the video ends on its first frame")

@@ -141,7 +141,8 @@ def _mode(video: VideoInput) -> Mode:
 def _looping(video: VideoInput, mode: Mode, problems: Problems) -> tuple[Mode, str | None]:
     """Mode and last picture of one clip that ends on the picture on which it begins."""
     if mode != "image_to_video":
-        problems.refuse("loop", "needs segments, or one clip with reference_image_url and without last_image_url")
+        if problems.none_in("segments", "reference_image_url"):
+            problems.refuse("loop", "needs segments, or one clip with reference_image_url and without last_image_url")
         return mode, video.last_image_url
     return "first_last_frame", video.reference_image_url
 

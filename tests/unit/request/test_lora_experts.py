@@ -74,3 +74,21 @@ def test_each_file_of_a_pair_counts() -> None:
     with pytest.raises(InvalidRequest) as caught:
         video_of(*[pair] * 4, {"source": "a"})
     assert str(caught.value) == "loras: are 9 files, two for each pair; send at most 8"
+
+
+@pytest.mark.parametrize(
+    ("lora", "refused"),
+    [
+        ({}, "loras[0].source: is missing: send it, or both high and low"),
+        ({"high": "a"}, "loras[0].source: is missing: send it, or both high and low"),
+        ({"low": "a", "expert": "low"}, "loras[0].source: is missing: send it, or both high and low"),
+        ({"source": "a", "low": "b"}, "loras[0].source: cannot stand beside high and low"),
+        ({"source": "a", "high": "b", "low": "c"}, "loras[0].source: cannot stand beside high and low"),
+        ({"high": "a", "low": "b", "expert": "both"}, "loras[0].expert: cannot stand beside high and low"),
+        ({"high": 5, "low": "b"}, "loras[0].high: must be a string, got an integer"),
+    ],
+)
+def test_what_is_neither_one_nor_a_pair_is_refused(lora: dict[str, object], refused: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        video_of(lora)
+    assert str(caught.value) == refused

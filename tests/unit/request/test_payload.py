@@ -72,18 +72,6 @@ def test_models_are_frozen() -> None:
         ({"prompt": "a", "model": "7b"}, "model", "must be one of 'a14b' or '5b'"),
         ({"prompt": "a", "loras": [3]}, "loras[0]", "must be an object, got an integer"),
         ({"prompt": "a", "loras": [{"source": "a"}] * 9}, "loras", "must have at most 8 items"),
-        ({"prompt": "a", "loras": [{}]}, "loras[0].source", "is missing: send it, or both high and low"),
-        ({"prompt": "a", "loras": [{"high": "a"}]}, "loras[0].source", "is missing: send it, or both high and low"),
-        (
-            {"prompt": "a", "loras": [{"source": "a", "low": "b"}]},
-            "loras[0].source",
-            "cannot stand beside high and low",
-        ),
-        (
-            {"prompt": "a", "loras": [{"high": "a", "low": "b", "expert": "both"}]},
-            "loras[0].expert",
-            "cannot stand beside high and low",
-        ),
         ({"prompt": "\udfff"}, "prompt", "must be a string of valid Unicode"),
     ],
 )

@@ -160,6 +160,56 @@ def test_what_follows_from_a_wrong_field_is_not_reported_beside_it() -> None:
     assert problems_of(reference_image_url="no url", last_image_url=IMAGE).keys() == {"reference_image_url"}
 
 
+@pytest.mark.parametrize(
+    ("segments", "refused"),
+    [
+        (7, "segments"),
+        ([{}], "segments"),
+        ([{"last_image_url": IMAGE}, {"seed": -2}], "segments[1].seed"),
+        ([7, {}], "segments[0]"),
+    ],
+)
+def test_what_needs_segments_is_not_refused_where_they_are_wrong(segments: object, refused: str) -> None:
+    beside = {"loop": True, "continuity": "keyframes", "reference_image_url": "no url"}
+    assert problems_of(segments=segments, **beside).keys() == {refused, "reference_image_url"}
+
+
+def test_what_is_wrong_inside_of_a_list_hides_nothing_beside_it() -> None:
+    loras = [
+        {"source": "http://10.0.0.1/", "scale": 101},
+        {"source": "http://10.0.0.2/"},
+        {"high": "http://10.0.0.3/", "low": 5},
+        {"high": "http://10.0.0.4/", "low": "b", "expert": "low"},
+        "c.safetensors",
+    ]
+    segments = [
+        {"seed": -2, "last_image_url": "http://10.0.0.5/"},
+        {"num_frames": 9, "duration_seconds": 3},
+        {"num_frames": 4, "loras": [{"source": "a", "scale": True}, {}, *loras[1:2]]},
+        None,
+    ]
+    error = refusal({"prompt": "a", "loras": loras, "segments": segments, "last_image_url": "http://10.0.0.6/"})
+    assert {problem.path for problem in error.problems} == {
+        "loras[0].scale",
+        "loras[0].source",
+        "loras[1].source",
+        "loras[2].high",
+        "loras[2].low",
+        "loras[3].expert",
+        "loras[3].high",
+        "loras[4]",
+        "segments[0].seed",
+        "segments[0].last_image_url",
+        "segments[1].duration_seconds",
+        "segments[2].num_frames",
+        "segments[2].loras[0].scale",
+        "segments[2].loras[1].source",
+        "segments[2].loras[2].source",
+        "segments[3]",
+        "last_image_url",
+    }
+
+
 def test_every_kind_of_problem_is_found_beside_every_other() -> None:
     wrong: dict[str, Any] = {
         "prompt": "",
