@@ -30,6 +30,8 @@ def size_of(video: VideoInput, spec: ModelSpec, limits: Limits, problems: Proble
             problems.refuse(field, "cannot stand beside height or width; send one or the other")
     width, height = _widest(video, spec, limits, problems)
     area = width * height
+    if video.resolution is not None:
+        area = min(math.prod(RESOLUTIONS[video.resolution]), limits.max_pixels)
     has_source = video.reference_image_url is not None or video.reference_video_url is not None
     followed = area if video.resolution is not None else min(spec.defaults.source_area, limits.max_pixels)
     if video.width is not None or video.height is not None:

@@ -40,6 +40,8 @@ def problems_of(limits: Limits | None = None, **fields: object) -> dict[str | No
         ({"aspect_ratio": "9:16", "resolution": "720p"}, (720, 1280)),
         ({"aspect_ratio": "1:1"}, (624, 624)),
         ({"aspect_ratio": "1:1", "resolution": "720p"}, (960, 960)),
+        ({"aspect_ratio": "1:1", "resolution": "720p", "model": "5b"}, (960, 960)),
+        ({"aspect_ratio": "9:16", "resolution": "720p", "model": "5b"}, (704, 1280)),
         ({"aspect_ratio": "3:2"}, (768, 512)),
         ({"aspect_ratio": "2:3"}, (512, 768)),
         ({"aspect_ratio": "4:3"}, (720, 544)),
@@ -86,6 +88,7 @@ def test_every_aspect_fills_the_area_in_multiples_of_the_stride(aspect: str, mod
         ({"model": "5b"}, 1280 * 704),
         ({"resolution": "720p"}, 1280 * 720),
         ({"resolution": "580p", "model": "5b"}, 1024 * 576),
+        ({"resolution": "720p", "model": "5b"}, 1280 * 720),
         ({"height": 720}, 832 * 480),
     ],
 )
@@ -115,6 +118,14 @@ def test_a_limit_below_the_default_lowers_it(most: int, size: tuple[int, int]) -
 def test_what_is_named_beyond_the_limit_is_refused(fields: dict[str, object], field: str, message: str) -> None:
     assert problems_of(Limits(max_pixels=1280 * 704), **fields) == {field: message}
     assert video_of(Limits(max_pixels=1280 * 720), **fields)
+
+
+def test_a_resolution_never_goes_beyond_the_limit() -> None:
+    # The 5B's own size of 720p fits, the area of 1280x720 does not.
+    limits = Limits(max_pixels=1280 * 704)
+    square = video_of(limits, model="5b", resolution="720p", aspect_ratio="1:1")
+    assert (square.width, square.height) == (928, 928)
+    assert video_of(limits, model="5b", resolution="720p", **PICTURE).area == 1280 * 704
 
 
 def test_one_side_that_leaves_no_room_for_the_other_is_refused() -> None:
