@@ -86,9 +86,10 @@ def _explain(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "string_unicode":
         return "must be a string of valid Unicode"
     if kind == "too_short":
-        return f"must have at least {context['min_length']} items, not {context['actual_length']}"
-    if kind == "too_long":
-        return f"must have at most {context['max_length']} items"
+        least = context["min_length"]
+        return f"must have at least {least} items, not {context['actual_length']}" if least > 1 else "must not be empty"
+    if kind in ("too_long", "string_too_long"):
+        return f"must have at most {context['max_length']} {'characters' if type(entry['input']) is str else 'items'}"
     if kind in _TYPE_NAMES:
         value = entry["input"]
         got = "null" if value is None else _JSON_NAMES.get(type(value), "something else")

@@ -72,6 +72,10 @@ def test_models_are_frozen() -> None:
         ({"prompt": "a", "model": "7b"}, "model", "must be one of 'a14b' or '5b'"),
         ({"prompt": "a", "loras": [3]}, "loras[0]", "must be an object, got an integer"),
         ({"prompt": "a", "loras": [{"source": "a"}] * 9}, "loras", "must have at most 8 items"),
+        ({"prompt": "a", "loras": [{"source": ""}]}, "loras[0].source", "must not be empty"),
+        ({"prompt": "a", "loras": [{"low": "a" * 2049}]}, "loras[0].low", "must have at most 2048 characters"),
+        ({"prompt": "a", "preview_at": []}, "preview_at", "must not be empty"),
+        ({"prompt": "a", "segments": [{}]}, "segments", "must have at least 2 items, not 1"),
         ({"prompt": "\udfff"}, "prompt", "must be a string of valid Unicode"),
     ],
 )
