@@ -142,8 +142,9 @@ def _conflicts(video: VideoInput, chain: Chain, limits: Limits, problems: Proble
         problems.warn("segments", "some have the same seed: with continuity svi errors of the same noise add up")
     if chain.continuity == "svi" and chain.loop:
         problems.refuse("loop", "cannot stand beside continuity svi, by which no segment ends on a picture")
-    if video.segments and video.last_image_url is not None:
-        problems.refuse("last_image_url", "cannot stand beside segments; send it in a segment")
+    if video.last_image_url is not None and (video.segments or chain.extend_video_url is not None):
+        beside = "segments" if video.segments else "extend_video_url"
+        problems.refuse("last_image_url", f"cannot stand beside {beside}; send it in a segment")
     for field in ("reference_image_url", "duration_seconds", "target_fps"):
         if chain.extend_video_url is not None and getattr(video, field) is not None:
             remedy = "send num_frames, its rate is not known yet" if field == "duration_seconds" else "leave it out"
@@ -180,7 +181,10 @@ def _conflicts_of(number: int, video: VideoInput, chain: Chain, problems: Proble
     elif chain.continuity == "svi" and segment.last_image_url is not None:
         own.refuse("last_image_url", "cannot stand beside continuity svi, by which no segment ends on a picture")
     elif chain.continuity == "keyframes" and not chain.ends_on_picture(number):
-        own.refuse("last_image_url", "is missing: with continuity keyframes each segment ends on one")
+        if video.segments:
+            own.refuse("last_image_url", "is missing: with continuity keyframes each segment ends on one")
+        else:
+            own.refuse("continuity", "keyframes needs segments, each with its own last_image_url")
     if segment.num_frames <= chain.overlap_frames:
         own.refuse("num_frames", f"must be more than the {chain.overlap_frames} of overlap_frames")
 

@@ -120,7 +120,11 @@ def settle(
 
 def _conflicts(video: VideoInput, problems: Problems) -> None:
     image_given = video.reference_image_url is not None
-    if video.last_image_url is not None and not image_given and problems.none_in("reference_image_url"):
+    in_a_segment = bool(video.segments) or video.extend_video_url is not None  # `chain_of` refuses it
+    is_last_alone = video.last_image_url is not None and not image_given and not in_a_segment
+    if is_last_alone and video.reference_video_url is not None:
+        problems.refuse("last_image_url", "cannot stand together with reference_video_url; send one of the two")
+    elif is_last_alone and problems.none_in("reference_image_url"):
         problems.refuse("last_image_url", "needs reference_image_url beside it, for the first frame")
     if video.reference_video_url is not None and image_given:
         problems.refuse("reference_video_url", "cannot stand together with reference_image_url; send one of the two")

@@ -38,6 +38,12 @@ def test_a_video_and_an_image_exclude_each_other() -> None:
     assert set(video_problems(reference_video_url=VIDEO, last_image_url=LAST)) == {"last_image_url"}
 
 
+def test_a_video_and_a_last_image_exclude_each_other() -> None:
+    assert video_problems(last_image_url=LAST, reference_video_url=VIDEO) == {
+        "last_image_url": "cannot stand together with reference_video_url; send one of the two"
+    }
+
+
 def test_strength_without_a_video_is_ignored_with_a_warning() -> None:
     video = video_of(strength=0.5)
     assert video.warnings == ("job_request_params[0].strength: ignored, it is for reference_video_url",)
