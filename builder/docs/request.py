@@ -127,8 +127,8 @@ what counts.
 
 A field that is not known is ignored, with a line in `warnings`. Refused, with what to send instead, are a name that
 resembles one of ours (`num_infrence_steps`, `widht`), and another service's name for something that is here, or that
-would change the video ([the table](#coming-from-fal-replicate-comfyui-openai-videos)); and an object of more than 1,000
-fields.
+would change the video ([the table](#coming-from-fal-replicate-comfyui-openai-videos)); a field in a segment that
+belongs to the request around it (`width`); and an object of more than 1,000 fields.
 
 Everything else that is out of range is an error that names the field by its path, such as
 `job_request_params[2].num_frames`. All problems of a payload are reported at once, those of sizes, limits and addresses

@@ -36,7 +36,9 @@ _JOB_NAMES = frozenset({*JobInput.model_fields, _LIST, "train"})
 _VIDEO_NAMES = frozenset(VideoInput.model_fields)
 _FLAT_NAMES = _JOB_NAMES | _VIDEO_NAMES
 _LORA_NAMES = frozenset(LoraInput.model_fields)
-_SEGMENT_NAMES = frozenset(SegmentInput.model_fields)
+_SEGMENT_NAMES = frozenset({*SegmentInput.model_fields, *VideoInput.model_fields})
+# Known in a segment, but to be sent around it.
+_AROUND_SEGMENTS = [name for name in VideoInput.model_fields if name not in SegmentInput.model_fields]
 _PICTURES = ("reference_image_url", "last_image_url")
 _URLS = (*_PICTURES, "reference_video_url", "extend_video_url", "upload_url")
 # What is a URL to the store of LoRAs, and no name of a file.
@@ -141,6 +143,9 @@ def _look_inside(item: Mapping[str, Any], problems: Problems) -> None:
                 place = problems.at(f"{join(problems.path, field)}[{index}]")
                 unknown_fields(each, known, table, place)
                 if field == "segments":
+                    for name in _AROUND_SEGMENTS:
+                        if each.get(name) is not None:
+                            place.refuse(name, "is not a field of a segment; send it in the request around it")
                     _look_inside({"loras": each.get("loras")}, place)
                 problems.warnings = place.warnings
 

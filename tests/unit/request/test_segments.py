@@ -105,6 +105,9 @@ def test_one_clip_loops_from_its_picture_to_itself() -> None:
         ({"segments": [{}, {"loras": [{"source": "a", "scale": 101}]}]}, "segments[1].loras[0].scale", "-100 to 100"),
         ({"segments": [{}, {"num_frame": 9}]}, "segments[1].num_frame", "did you mean num_frames?"),
         ({"segments": [{}, {"seed": -2}]}, "segments[1].seed", "not -2"),
+        ({"segments": [{}, {"width": 480}]}, "segments[1].width", "send it in the request around it"),
+        ({"segments": [{}, {"reference_image_url": A}]}, "segments[1].reference_image_url", "the request around it"),
+        ({"segments": [{}, {"num_infrence_steps": 4}]}, "segments[1].num_infrence_steps", "num_inference_steps?"),
         ({"segments": [{}, {}], "last_image_url": B, "reference_image_url": A}, "last_image_url", "in a segment"),
         ({"segments": [{"last_image_url": B}, {}]}, "segments[0].last_image_url", "needs reference_image_url"),
         ({"segments": [{}, {"last_image_url": B}], "loop": True}, "segments[1].last_image_url", "beside loop"),
@@ -138,6 +141,11 @@ def test_one_clip_loops_from_its_picture_to_itself() -> None:
 )
 def test_what_cannot_be_is_refused_at_its_place(fields: dict[str, object], path: str, says: str) -> None:
     assert says in problems_of(**fields)[path]
+
+
+def test_a_field_of_the_request_is_not_given_to_a_segment_by_null() -> None:
+    nulls = dict.fromkeys(["width", "fps", "reference_image_url", "image_url"])
+    assert video_of(segments=[{}, nulls]).chain == video_of(segments=[{}, {}]).chain
 
 
 @pytest.mark.parametrize("sent", [{}, {"overlap_frames": 1}, {"overlap_frames": 5}])
