@@ -241,3 +241,4 @@ def _index(*tables: Sequence[Foreign]) -> Mapping[str, Foreign]:
 
 OF_VIDEO, OF_JOB, OF_LORA, OF_FLAT = _index(_VIDEO), _index(_JOB), _index(_LORA), _index(_JOB, _VIDEO)
 OF_TRAINING = _index(_TRAINING)
+OF_EXPERTS = _index([entry for entry in _LORA if entry.ours in ("high", "low")])

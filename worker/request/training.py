@@ -207,6 +207,6 @@ def _of_experts(
     if not isinstance(given, Mapping):
         return model.model_construct(high=plain, low=plain)
     own = problems.at(f"{problems.path}.{field}")
-    unknown_fields(given, frozenset(model.model_fields), {}, own)
+    unknown_fields(given, frozenset(model.model_fields), foreign.OF_EXPERTS, own)
     problems.warnings = own.warnings
     return read(model, given, limits, own)
