@@ -26,13 +26,16 @@ def read(
     A field that is wrong is read as if it were not given, so that what the others say can be judged too; `stand_ins`
     are values for fields that are required.
     """
-    while True:
+    while True:  # pydantic counts the items of a list only once each of them is right
         try:
             return model.model_validate(data, context=limits)
         except ValidationError as failure:
+            before = data
             for entry in failure.errors(include_url=False, include_context=True):
                 problems.found.add(Problem(_dotted(problems.path, entry["loc"]), _explain(entry, model)))
                 data = _without(entry["loc"], data, model, stand_ins)
+            if data == before:  # a required field without a stand-in
+                raise
 
 
 def _without(

@@ -186,3 +186,13 @@ def test_whatever_a_field_holds_is_a_request_or_a_refusal_that_names_it(field: s
         except InvalidRequest as refused:
             astray += [each.path for each in refused.problems if not (each.path or "").startswith(f"train.{field}")]
     assert astray == []
+
+
+def test_a_text_that_is_too_long_is_refused_in_plain_words() -> None:
+    assert refused(trigger_phrase="x" * 201) == {"train.trigger_phrase": "must have at most 200 characters"}
+
+
+def test_another_name_for_an_expert_is_refused() -> None:
+    for field in ("number_of_steps", "learning_rate"):
+        (message,) = refused(**{field: {"high_noise": 500}}).values()
+        assert message == "is not a field here; did you mean high?"

@@ -124,16 +124,6 @@ def test_steps_and_rates_of_each_expert() -> None:
     VALIDATOR.validate({"train": {"training_data_url": ZIP, **fields}})
 
 
-def test_a_text_that_is_too_long_is_refused_in_plain_words() -> None:
-    assert refused(trigger_phrase="x" * 201) == {"train.trigger_phrase": "must have at most 200 characters"}
-
-
-def test_another_name_for_an_expert_is_refused() -> None:
-    for field in ("number_of_steps", "learning_rate"):
-        (message,) = refused(**{field: {"high_noise": 500}}).values()
-        assert message == "is not a field here; did you mean high?"
-
-
 def test_a_value_for_an_expert_that_is_not_trained_has_a_warning() -> None:
     request = read(experts="low", number_of_steps={"high": 300, "low": 900})
     assert request.experts == (ExpertTraining("low", 900, 1e-4),)
