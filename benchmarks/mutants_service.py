@@ -52,7 +52,7 @@ _OF_A_JOB = (
         "worker/base/log.py",
         "for secret in (*self._secrets, *_private.get()):",
         "for secret in self._secrets:",
-        "tests/unit/base/test_log.py",
+        "tests/unit/base/test_log_hidden.py",
     ),
     Mutant(
         "no negative prompt in the result",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from tests.kits.logs import logging_as_it_was
 from worker.cli.__main__ import main
 
 
@@ -17,19 +15,6 @@ class Done:
     status: int
     out: str
     err: str
-
-
-@contextmanager
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, loggers = list(root.handlers), [root, *map(logging.getLogger, ("worker", "handler"))]
-    levels = [each.level for each in loggers]
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> Done:

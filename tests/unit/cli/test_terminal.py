@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import handler
-from tests.kits.cli_kit import logging_as_it_was
+from tests.kits.logs import logging_as_it_was
 from worker.base import settings
 from worker.base.errors import InvalidRequest, JobTimeout
 from worker.cli import terminal
