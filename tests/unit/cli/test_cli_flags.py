@@ -1,30 +1,20 @@
-"""The flags are the contract's fields, messages come back in their names, and help and schema load nothing heavy."""
+"""The flags are the contract's fields, and messages come back in their names."""
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
 import shlex
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kits.cli_kit import command
-from tests.kits.slow import slow
 from worker.base.errors import InvalidRequest, Unsupported
-from worker.cli import flags, local_files
+from worker.cli import flags
 from worker.cli.__main__ import build_parser
-from worker.cli.failures import CommandFailed
 from worker.request.parse import parse
 from worker.request.payload import VideoInput
 
-ROOT = Path(__file__).resolve().parents[3]
 # One value other than the default for each field, as it is typed and as it stands in a payload.
 TYPED: dict[str, tuple[list[str], Any]] = {
     "prompt": (["a cat"], "a cat"),
@@ -229,124 +219,3 @@ def test_every_problem_has_its_line() -> None:
         flags.message_of(Unsupported("turbo is not served", path="quality_preset"))
         == "error: --preset: turbo is not served"
     )
-
-
-def test_an_image_of_this_machine_becomes_a_data_uri(tmp_path: Path) -> None:
-    for name, kind in (("a.png", "png"), ("b.JPG", "jpeg"), ("c.webp", "webp"), ("d", "png"), ("e.txt", "png")):
-        (tmp_path / name).write_bytes(b"pixels")
-        payload = local_files.filled({"reference_image_url": str(tmp_path / name)}, serve=None)
-        head, _, tail = payload["reference_image_url"].partition(",")
-        assert head == f"data:image/{kind};base64"
-        assert base64.b64decode(tail) == b"pixels"
-
-
-def test_urls_stay_as_they_are() -> None:
-    fields = {
-        "reference_image_url": "HTTPS://example.com/a.png",
-        "last_image_url": "data:image/png;base64,AAAA",
-        "reference_video_url": "http://example.com/a.mp4",
-    }
-    assert local_files.filled(fields, serve=None) == fields
-
-
-@pytest.mark.parametrize("field", ["reference_image_url", "last_image_url", "reference_video_url"])
-def test_a_file_that_is_not_there_is_a_wrong_flag(field: str) -> None:
-    with pytest.raises(CommandFailed) as caught:
-        local_files.filled({field: "missing.png"}, serve=lambda path: str(path))
-    assert caught.value.status == 2
-    assert str(caught.value) == f"error: {flags.FLAGS[field][0]}: there is no file missing.png"
-
-
-def test_a_video_of_this_machine_is_served_on_loopback_while_the_run_lasts(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"frames" * 1000)
-    with local_files.FileServer() as server:
-        assert server.address is None
-        payload = local_files.filled({"reference_video_url": str(tmp_path / "a.mp4")}, serve=server.serve)
-        url = payload["reference_video_url"]
-        assert url.startswith(f"http://{server.address}/")
-        assert str(server.address).startswith("127.0.0.1:")
-        with urllib.request.urlopen(url) as answer:
-            assert answer.read() == b"frames" * 1000
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"http://{server.address}/a.mp4")
-    with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(url)
-
-
-def test_without_a_command_help_and_examples_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    done = command(capsys)
-    assert done.status == 0
-    assert "examples:" in done.out
-    assert done == command(capsys, "--help")
-
-
-def test_the_examples_of_the_help_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.strip() for line in command(capsys).out.splitlines() if line.startswith("  videogen ")]
-    assert len(lines) >= 5
-    parser = build_parser()
-    for line in lines:
-        words = shlex.split(line)
-        assert parser.parse_args(words[1:]).command == words[1]
-
-
-@pytest.mark.parametrize("of", ["input", "answer", "webhook"])
-def test_the_schemas_are_the_published_ones(of: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done = command(capsys, "schema", *([] if of == "input" else [of]))
-    assert done.status == 0
-    assert done.out == (ROOT / "docs" / "schemas" / f"{of}.schema.json").read_text(encoding="utf-8")
-
-
-PROBE = """
-import json, sys
-from worker.cli.__main__ import main
-try:
-    status = main(sys.argv[1:])
-except SystemExit as ended:
-    status = ended.code
-sys.stderr.write(json.dumps({"status": status, "loaded": sorted({name.partition(".")[0] for name in sys.modules})}))
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "absent"),
-    [
-        (["generate", "--help"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
-        (["generate", "--prompt", "a", "--dry-run", "--gpu", "H100"], 0, ("torch", "diffusers", "runpod")),
-        (["submit", "--endpoint", "e", "--prompt", "a"], 1, ("torch", "diffusers", "transformers", "runpod")),
-        *slow(
-            ([], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
-            (["schema"], 0, ("torch", "diffusers", "runpod", "requests", "PIL")),
-        ),
-    ],
-    ids=str,
-)
-def test_nothing_heavy_is_loaded_for_little(
-    arguments: list[str], status: int, absent: tuple[str, ...], tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments],
-        cwd=tmp_path,
-        env={"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    report = json.loads(done.stderr.splitlines()[-1])
-    assert report["status"] == status
-    assert set(absent) & set(report["loaded"]) == set()
-
-
-@pytest.mark.slow  # test_nothing_heavy_is_loaded_for_little uses it
-def test_the_probe_sees_what_submit_loads(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, "submit", "--endpoint", "e", "--prompt", "a"],
-        env={"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}", "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "videogen_client" in json.loads(done.stderr.splitlines()[-1])["loaded"]
-    assert "RUNPOD_API_KEY is not set" in done.stderr
