@@ -11,7 +11,6 @@ from worker.base.errors import InputBlocked, InputFailed, InvalidRequest, Settin
 from worker.net import Limits, Opener
 
 PATH = "job_request_params[0].reference_image_url"
-
 LIMITS = Limits(max_bytes=1000, connect_timeout_s=2.0, read_timeout_s=2.0, total_timeout_s=5.0)
 
 

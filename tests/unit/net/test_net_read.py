@@ -19,9 +19,7 @@ from worker.net import Limits, Opener, gate
 from worker.net.opener import IMAGE_LIMITS, LORA_LIMITS, MAX_REDIRECTS, VIDEO_LIMITS
 
 PATH = "job_request_params[0].reference_image_url"
-
 LIMITS = Limits(max_bytes=1000, connect_timeout_s=2.0, read_timeout_s=2.0, total_timeout_s=5.0)
-
 OPENER = Opener(["127.0.0.0/8"])
 
 

@@ -17,7 +17,6 @@ from worker.request.plan import Gpu, MemoryPlan, Planner, Shape, duration
 from worker.request.plan.duration import Span
 
 SMALL = Shape(832, 480, 81)
-
 H100, H200, L40S = (memory.from_name(name) for name in ("H100 80GB", "H200", "L40S"))
 
 

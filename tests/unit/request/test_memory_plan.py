@@ -16,7 +16,6 @@ from worker.request.plan import GPUS, STANDARD, Gpu, Planner, Shape, from_name, 
 from worker.request.plan.gpus import CONTEXT_BYTES, FRAGMENTATION
 
 GIB = 1024**3
-
 ADA = (8, 9)
 
 

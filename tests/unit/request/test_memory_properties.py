@@ -17,15 +17,10 @@ from worker.request import CATALOGUE, ModelSpec
 from worker.request.plan import STANDARD, Gpu, MemoryPlan, Planner, Shape, size_of
 
 GIB = 1024**3
-
 SLOWNESS = ("resident", "swap", "group_offload", "sequential")
-
 QUALITY = {"bf16": 0, "fp8": 1, "int8": 1}
-
 specs = st.sampled_from(CATALOGUE)
-
 sizes = st.tuples(st.integers(8, 60), st.integers(8, 60)).map(lambda pair: (pair[0] * 32, pair[1] * 32))
-
 shapes = st.builds(
     lambda size, steps, loras: Shape(*size, 4 * steps + 1, loras),
     sizes,
@@ -34,13 +29,9 @@ shapes = st.builds(
 )
 
 vrams = st.integers(4 * GIB, 200 * GIB)
-
 capabilities = st.sampled_from([(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
-
 offloads = st.sampled_from([None, True, False])
-
 EXAMPLES = hypothesis.settings(max_examples=30)  # each makes many plans
-
 settings_values = st.builds(
     lambda cpu, sequential, tiling, quantization: Settings(
         enable_cpu_offload=cpu,

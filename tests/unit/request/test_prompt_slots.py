@@ -30,9 +30,7 @@ SLOTS = {
 }
 
 PHOTOGRAPHIC = {"35mm lens", "shallow depth of field", "balanced color grade", "cinematic style", "lifelike motion"}
-
 DAYLIGHT = {"soft natural lighting"}
-
 ALL = {"motion", "lighting", "lens", "colour", "style"}
 
 
@@ -65,7 +63,6 @@ def case(prompt: str, fills: str, *, has: str = "", never: set[str] | None = Non
 
 
 EVERY = "motion lighting lens colour style"
-
 CASES = [
     # Plain prompts: every slot is open.
     case("A cat sleeps on a sofa", EVERY, has="soft natural lighting; 35mm lens; shallow depth of field"),

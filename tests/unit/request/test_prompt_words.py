@@ -49,9 +49,7 @@ VOCABULARY = """a the cat knight night light neon anime camera pans left right z
     " ( ) color grade drone VHS style orbit crane up dolly handheld fixed"""
 
 PIECES = st.sampled_from([*VOCABULARY.split(), "\n", ""])
-
 PROMPTS = st.text(max_size=200) | st.lists(PIECES, max_size=70).map(" ".join)
-
 MOTION_OR_NONE = st.sampled_from([None, *CAMERA_MOTIONS])
 
 

@@ -15,7 +15,6 @@ from worker.request.training import parse_training
 from worker.request.training_payload import TrainInput
 
 ZIP = "https://example.com/style.zip"
-
 VALIDATOR = Draft202012Validator(schema.input_schema())
 
 
