@@ -1,22 +1,33 @@
-"""What the doctor's tests share: a deployment made of plain values, and the servers around it."""
+"""What the doctor's tests share: a deployment made of plain values, rows of findings, and the servers around it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.kits import s3_double
 from tests.kits.loopback import serving
+from tests.kits.tiny_repo import tiny_repos
+from tests.kits.weights_kit import I2V
 from worker.doctor.deployment import Deployment, Device, Driver, Host, readable_settings
+from worker.doctor.report import Finding, Status
 from worker.request.plan import Gpu, Planner, from_name
 
 GIB = 1024**3
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+PLATFORM = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID"}
+WAN = {"MODEL_PROFILE": "wan2.2"}
+H100 = from_name("H100 80GB")
+Patch = pytest.MonkeyPatch
 
 
 def device_of(gpu: Gpu | None, **changes: Any) -> Device:
@@ -126,3 +137,48 @@ def say(status: int, body: bytes = b"", **headers: str) -> Callable[[BaseHTTPReq
             handler.wfile.write(body)
 
     return answer
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a check finds and advises. `given` is what the deployment differs in; `before` arranges its folder.
+
+    `{home}` in `found` and in the environment's values is that folder.
+    """
+
+    check: Callable[[Deployment], Finding]
+    status: Status
+    found: str
+    advice: str = ""
+    stops: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    gpu: Gpu | str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    before: Callable[[Path, Patch], object] = lambda _home, _patch: None
+
+    def holds(self, home: Path, patch: Patch) -> None:
+        for variable, value in self.env.items():
+            patch.setenv(variable, value.replace("{home}", str(home)))
+        self.before(home, patch)
+        before = _files_of(home)
+        found = self.check(deployment(home, self.gpu, **self.given))
+        assert (found.status, found.stops_jobs) == (self.status, self.stops), found
+        assert self.found.replace("{home}", str(home)) in found.found, found
+        assert self.advice in found.advice, found
+        assert bool(found.advice) == (found.status != "OK")
+        assert _files_of(home) == before
+
+
+def _files_of(home: Path) -> set[Path]:
+    return {path for path in home.rglob("*") if path.name != "state"}
+
+
+def i2v(check: Callable[[Deployment, str], Finding]) -> Callable[[Deployment], Finding]:
+    return lambda there: check(there, "i2v")
+
+
+def copied(home: Path, _: Patch) -> Path:
+    """The tiny I2V model in MODEL_CACHE_DIR, put there by hand."""
+    place = home / "models" / I2V.replace("/", "--")
+    shutil.copytree(tiny_repos() / "i2v", place)
+    return place

@@ -118,7 +118,7 @@ def test_a_healthy_deployment_is_shown_to_people(tmp_path: Path, monkeypatch: py
     assert_no_secret(shown + log, environment)
 
 
-@pytest.mark.slow  # test_checks has each failure alone
+@pytest.mark.slow  # the files test_checks_* have each failure alone
 def test_many_failures_at_once_each_have_their_line_and_their_advice(tmp_path: Path) -> None:
     status, output, _ = doctor(
         tmp_path,
