@@ -94,6 +94,12 @@ class Bucket(s3_double.Handler):
         self.answer(204)
 
 
+def configure(patch: Patch, endpoint_url: str) -> None:
+    """Make the S3 server at this address the storage."""
+    for name, value in s3_double.Double(endpoint_url=endpoint_url).environment().items():
+        patch.setenv(name, value)
+
+
 def key_of(handler: s3_double.Handler) -> str:
     return urlsplit(handler.path).path
 

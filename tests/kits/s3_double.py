@@ -51,8 +51,8 @@ class Double:
         return {
             "DIGITAL_OCEAN_ENDPOINT_URL": self.endpoint_url,
             "DIGITAL_OCEAN_BUCKET_NAME": bucket,
-            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "access",
-            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "secret",
+            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "the-access-key",
+            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "the-secret-key",
         }
 
     def only_object(self) -> bytes:

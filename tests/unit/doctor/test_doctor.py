@@ -65,10 +65,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         name = json.dumps({"name": "somebody"}).encode()
         hub = stack.enter_context(answering(say(200, name, Content_Type="application/json")))
         yield {
-            "DIGITAL_OCEAN_ENDPOINT_URL": bucket.endpoint_url,
-            "DIGITAL_OCEAN_BUCKET_NAME": "videos",
-            "DIGITAL_OCEAN_BUCKET_ACCESS_KEY": "the-access-key",
-            "DIGITAL_OCEAN_BUCKET_SECRET_KEY": "the-secret-key",
+            **bucket.environment(),
             "WEBHOOK_SECRET": SECRET,
             "HF_TOKEN": "hf_a_good_token",
             "HF_ENDPOINT": hub,
