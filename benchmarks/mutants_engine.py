@@ -27,7 +27,7 @@ _SCHEDULES = "worker/engine/modes/schedules.py"
 _GATE, _TEST_NET = "worker/net/gate.py", "tests/unit/net/test_net_gate.py tests/faults/test_hostile_urls.py"
 _PLAN, _TEST_PLAN = "worker/request/plan/plan.py", "tests/unit/request/test_memory_plan.py"
 _DEVICE = "worker/engine/device.py"
-_INPUTS, _TEST_INPUTS = "worker/media/inputs.py", "tests/unit/media/test_inputs.py"
+_INPUTS, _TEST_FIT = "worker/media/inputs.py", "tests/unit/media/test_inputs_fit.py"
 
 _OF_THE_ENGINE = (
     Mutant("the source video ignored", _VIDEO, "latents=(1 - sigma) * source + sigma * noise", "latents=noise", _MODES),
@@ -244,17 +244,21 @@ _OF_THE_REQUEST = (
         "if False:",
         _TEST_NET,
     ),
-    Mutant("nearest instead of Lanczos", _INPUTS, "Resampling.LANCZOS", "Resampling.NEAREST", _TEST_INPUTS),
+    Mutant("nearest instead of Lanczos", _INPUTS, "Resampling.LANCZOS", "Resampling.NEAREST", _TEST_FIT),
+    Mutant("a size beyond the area", _INPUTS, "lowest, min(highest, pixels // lowest))", "lowest, highest)", _TEST_FIT),
     Mutant(
-        "a size beyond the area", _INPUTS, "lowest, min(highest, pixels // lowest))", "lowest, highest)", _TEST_INPUTS
+        "loose base64",
+        _INPUTS,
+        "(-len(letters) % 4), validate=True)",
+        "(-len(letters) % 4))",
+        "tests/unit/media/test_inputs_sources.py",
     ),
-    Mutant("loose base64", _INPUTS, "(-len(letters) % 4), validate=True)", "(-len(letters) % 4))", _TEST_INPUTS),
     Mutant(
         "a settled size off the stride",
         _INPUTS,
         "return width // stride * stride, height // stride * stride",
         "return width, height",
-        _TEST_INPUTS,
+        _TEST_FIT,
     ),
 )
 
