@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.kits.frames import moving
 from tests.kits.slow import slow
 from worker.base.errors import Unsupported
 from worker.media import FORMATS, VideoFile, formats
@@ -35,16 +35,6 @@ VIDEOS: list[tuple[OutputFormat, OutputCodec, str]] = [
 PICTURES: list[tuple[OutputFormat, OutputCodec]] = [("gif", "gif"), ("webp", "webp")]
 # Of each codec, as PyAV names its decoder.
 DECODERS = {"h264": "h264", "hevc": "hevc", "av1": "libdav1d", "vp9": "vp9"}
-
-
-def moving(count: int) -> Iterator[np.ndarray]:
-    """A textured square over a gradient, three pixels a frame."""
-    square = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8).repeat(4, 0).repeat(4, 1)
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
-    for index in range(count):
-        frame = np.stack([columns, rows * 2, 255 - columns], -1).astype(np.uint8)
-        frame[20:52, 3 * index : 3 * index + 32] = square
-        yield frame
 
 
 def made(folder: Path, output: Output, count: int = 13, fps: int = 16) -> VideoFile:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.kits.delivery import no_file_above
-from tests.unit.media.test_encode import Alive
+from tests.kits.frames import Alive
 from worker.base.errors import Cancelled, EncodeFailed
 from worker.media import VideoFile
 from worker.media.encode import encode

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from benchmarks.interpolate import likeness
+from tests.kits.frames import Alive, moving, script
 from tests.kits.slow import slow
-from tests.unit.media.test_encode import Alive, script
-from tests.unit.media.test_formats import HEIGHT, WIDTH, moving
 from worker.base.errors import Cancelled, EncodeFailed
 from worker.media import interpolate
 from worker.media.interpolate import CHUNK_FRAMES, at_rate, count, interpolated
 
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    process = psutil.Process()
-    threads, descriptors = set(threading.enumerate()), process.num_fds()
-    children = set(process.children(recursive=True))
-    yield
-    assert set(threading.enumerate()) <= threads
-    assert set(process.children(recursive=True)) <= children
-    assert process.num_fds() <= descriptors
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 def unchecked() -> None:
@@ -55,7 +43,7 @@ def test_the_duration_stays_and_generated_frames_are_kept(given: int, fps: int, 
         if not between or instant >= given - 1:
             assert frame is frames[min(instant, given - 1)]
         else:
-            assert (frame.shape, frame.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
+            assert (frame.shape, frame.dtype) == (frames[0].shape, np.uint8)
 
 
 @pytest.mark.parametrize(("fps", "target"), [(60, 50), (60, 7), (51, 50)])
