@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker.base.errors import InvalidRequest
-from worker.request import Job, Limits, VideoRequest
+from worker.request import CATALOGUE, Job, Limits, ModelSpec, VideoRequest
 from worker.request.parse import DEFAULT_LIMITS, parse
 
 IMAGE = "https://example.com/first.png"
@@ -15,8 +15,8 @@ LAST = "https://example.com/last.png"
 VIDEO = "https://example.com/clip.mp4"
 
 
-def job_of(payload: object, *, limits: Limits = DEFAULT_LIMITS) -> Job:
-    return parse(payload, default_job_id="rp-1", limits=limits)
+def job_of(payload: object, *, limits: Limits = DEFAULT_LIMITS, catalogue: tuple[ModelSpec, ...] = CATALOGUE) -> Job:
+    return parse(payload, default_job_id="rp-1", limits=limits, catalogue=catalogue)
 
 
 def video_of(*, limits: Limits = DEFAULT_LIMITS, **fields: object) -> VideoRequest:
@@ -38,6 +38,17 @@ def video_problems(*, limits: Limits = DEFAULT_LIMITS, **fields: object) -> dict
     """Problems by the name of the video's field."""
     found = problems_of({"job_request_params": [{"prompt": "a cat", **fields}]}, limits=limits)
     return {(path or "").removeprefix("job_request_params[0]."): message for path, message in found.items()}
+
+
+def flat_video(
+    limits: Limits = DEFAULT_LIMITS, *, catalogue: tuple[ModelSpec, ...] = CATALOGUE, **fields: object
+) -> VideoRequest:
+    """The video of the flat form, whose paths have no prefix."""
+    return job_of({"prompt": "a cat", **fields}, limits=limits, catalogue=catalogue).videos[0]
+
+
+def flat_problems(limits: Limits = DEFAULT_LIMITS, **fields: object) -> dict[str | None, str]:
+    return problems_of({"prompt": "a cat", **fields}, limits=limits)
 
 
 def nested(depth: int) -> list[Any]:
