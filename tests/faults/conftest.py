@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.flow.conftest import engine, make_runner, picture_url, receiver, run
+from tests.flow.conftest import engine, make_runner, picture_url, platform, receiver, run
 
-__all__ = ["engine", "make_runner", "picture_url", "receiver", "run"]
+__all__ = ["engine", "make_runner", "picture_url", "platform", "receiver", "run"]

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 
 import pytest
 
+from tests.flow.conftest import small
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.slow import slow
 from tests.kits.webhook_receiver import Handler, Received, Receiver
@@ -25,11 +26,6 @@ from worker.delivery.webhooks.outbox import Outbox
 
 # Much longer than any of these tests waits: 100 steps and the decode of 81 frames take a minute on two cores.
 LONG = {"num_inference_steps": 100, "num_frames": 81, "width": 448}
-
-
-def small(**fields: Any) -> dict[str, Any]:
-    request = {"prompt": "a cat on a sofa", "height": 256, "width": 256, "num_frames": 5, "num_inference_steps": 2}
-    return {**request, "seed": 1, **fields}
 
 
 @dataclass
@@ -59,12 +55,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("shared")
     with Receiver() as receiver, Platform() as platform, WorkerProcess(platform, home) as worker:
         yield Site(platform, worker, receiver, home)
-
-
-@pytest.fixture
-def platform() -> Iterator[Platform]:
-    with Platform() as platform:
-        yield platform
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Receiver, Runner, small
+from tests.kits import seeing
 from tests.kits.slow import slow
-from worker.base import log
 from worker.base.errors import WorkerError
 from worker.delivery.shapes import Code
 
@@ -32,18 +31,9 @@ NEGATIVE = "no boats on the water please"
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
     """What the worker logs, as `log.configure` writes it, at DEBUG."""
-    root, level = logging.getLogger(), logging.getLogger().level
-    kept = list(root.handlers)
-    stream = io.StringIO()
     secrets = [value for text in ENVIRONMENT.values() for value in (text, text.removeprefix("whsec_"))]
-    logging.getLogger("werkzeug").disabled = True  # the servers of the test, not the worker
-    log.configure(level="DEBUG", layout="json", secrets=secrets, stream=stream)
-    yield stream
-    logging.getLogger("werkzeug").disabled = False
-    root.handlers[:] = kept
-    root.setLevel(level)
-    for name in ("worker", "handler"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    with seeing.logged(level="DEBUG", secrets=secrets) as stream:
+        yield stream
 
 
 def test_no_secret_prompt_or_signature_is_written(

@@ -15,11 +15,19 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from tests.kits import cli_kit
+from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble
 from tests.kits.engine_kit import PLANNER, demo_source
+from tests.kits.platform_double import Platform
+from tests.kits.s3_double import Double, serving
+from tests.kits.seeing import logged
+from tests.kits.seeing import server as server  # a fixture
+from videogen_client import core
 from worker.base import folders, settings
 from worker.base.files import StateFolder
 from worker.base.sigterm import Shutdown
 from worker.base.stop import Stop
+from worker.cli import submit
 from worker.delivery import journal, spool, storage
 from worker.delivery.kept_segments import KeptSegments
 from worker.delivery.webhooks import outbox
@@ -76,6 +84,19 @@ def picture_url(httpserver: HTTPServer) -> str:
     Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(stream, "PNG")
     httpserver.expect_request("/person.png").respond_with_data(stream.getvalue(), content_type="image/png")
     return httpserver.url_for("/person.png")
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What the worker logs, a line of JSON each."""
+    with logged(level="INFO") as stream:
+        yield stream
 
 
 @dataclass
@@ -177,3 +198,30 @@ def only_video(answer: Mapping[str, Any]) -> dict[str, Any]:
     (video,) = answer["videos"]
     assert video["status"] == "completed", video
     return dict(video)
+
+
+@pytest.fixture
+def bucket() -> Iterator[Double]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EndpointDouble]:
+    """What `videogen submit` finds in place of RunPod; files go to the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNPOD_API_KEY", API_KEY)
+    monkeypatch.setattr(submit, "TIMING", cli_kit.TIMING)
+    with EndpointDouble() as double:
+        monkeypatch.setattr(core, "RUNPOD_URL", double.url)
+        yield double
+
+
+@pytest.fixture
+def send(capsys: pytest.CaptureFixture[str]) -> Callable[..., cli_kit.Done]:
+    """`videogen submit` with these arguments."""
+
+    def run(*arguments: str, endpoint_id: str = ENDPOINT_ID) -> cli_kit.Done:
+        return cli_kit.command(capsys, "submit", "--endpoint", endpoint_id, *arguments)
+
+    return run

@@ -14,9 +14,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from tests.flow.conftest import Receiver, Runner, local_path
+from tests.flow.conftest import Receiver, Runner, Watched, local_path
 from tests.flow.conftest import small as small_request
 from tests.kits.loopback import resolver_to
+from worker.media.formats import CODECS
 from worker.net import Opener
 
 Make = Callable[[Mapping[str, str]], Runner]
@@ -162,3 +163,21 @@ def test_a_name_that_leads_to_where_nothing_may_be_reached_is_refused_before_the
     assert (video["error"]["code"], video["error"]["path"]) == ("input_blocked", "job_request_params[0].upload_url")
     assert "failed: input_blocked" in caplog.text
     assert "generate took" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_video_that_was_deleted_is_made_again_once_and_not_at_each_delivery(
+    run: Runner, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = {"job_id": "gone", "job_request_params": [small(seed=None)]}
+    (first,) = run(payload)["videos"]
+    local_path(first["video_url"]).unlink()
+    # Another encoder, driver or GPU may give other bytes for the same seed: what is stored must be what is recorded.
+    other = replace(CODECS["h264"], quality={"high": ("-crf", "30")})
+    monkeypatch.setattr("worker.media.formats.CODECS", {"h264": other})
+    (second,) = run(payload)["videos"]
+    assert len(watched.made) == 2
+    assert second["sha256"] != first["sha256"]
+    (third,) = run(payload)["videos"]
+    assert len(watched.made) == 2
+    assert third == second

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 
 from tests.flow.conftest import Receiver, Runner, local_path, small
-from tests.kits.s3_double import Double, Handler, serving, status
+from tests.kits.s3_double import Double, Handler, status
 from worker.base.errors import UploadFailed
 from worker.base.stop import Stop
 from worker.delivery.storage.local import LocalStorage
@@ -124,12 +124,6 @@ def test_a_stop_after_a_preview_ends_within_a_step(run: Runner) -> None:
 
 
 # --- with a bucket
-
-
-@pytest.fixture
-def bucket() -> Iterator[Double]:
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture

@@ -13,12 +13,6 @@ from tests.kits.doctor_kit import Bucket
 from tests.kits.platform_double import Platform, WorkerProcess
 
 
-@pytest.fixture
-def platform() -> Iterator[Platform]:
-    with Platform() as platform:
-        yield platform
-
-
 def refused(platform: Platform, home: Path, **environment: str) -> tuple[str, dict[str, list[str]]]:
     """A worker that ends with status 1 without asking for a job: its log, and what it told the platform of itself."""
     worker = WorkerProcess(platform, home, {"CUDA_VISIBLE_DEVICES": "", **environment})

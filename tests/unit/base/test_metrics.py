@@ -11,47 +11,18 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.kits.seeing import read, scrape, value
+from tests.kits.seeing import server as server  # a fixture
 from worker.base import metrics
 from worker.base.metrics import TABLE, Server
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
-Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = metrics.serve(0, address="127.0.0.1")
-    assert server is not None
-    yield server
-    server.close()
-
-
-def scrape(server: Server) -> Sample:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=20) as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain")
-        return read(answer.read().decode())
-
-
-def read(text: str) -> Sample:
-    def labels(of: dict[str, str]) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted((name, str(float(text)) if name == "le" else text) for name, text in of.items()))
-
-    return {
-        (sample.name, labels(sample.labels)): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def value(sample: Sample, name: str, **labels: str) -> float | None:
-    return sample.get((name, tuple(sorted(labels.items()))))
 
 
 def record_everything() -> None:
@@ -72,7 +43,7 @@ def record_everything() -> None:
 def test_everything_that_is_recorded_is_served(server: Server) -> None:
     metrics.watch({"videogen_outbox_events": lambda: 3, "videogen_spool_videos": lambda: 2})
     record_everything()
-    sample = scrape(server)
+    sample = scrape(server.port)
     expected: list[tuple[str, dict[str, str], float]] = [
         ("videogen_jobs_total", {"status": "partial", "code": "input_failed"}, 1),
         ("videogen_job_seconds_sum", {}, 12),
@@ -114,14 +85,14 @@ def test_everything_that_is_recorded_is_served(server: Server) -> None:
 def test_a_price_or_memory_that_is_not_known_is_not_recorded(server: Server) -> None:
     metrics.gpu_held("failed", 2.0, None)
     metrics.peak_vram("a14b", None)
-    sample = scrape(server)
+    sample = scrape(server.port)
     assert value(sample, "videogen_gpu_seconds_total", held_by="failed") == 2
     assert not [name for name, _ in sample if name.startswith(("videogen_cost", "videogen_peak"))]
 
 
 def test_seconds_that_the_clock_went_back_count_as_none(server: Server) -> None:
     metrics.gpu_held("completed", -1.0, -1.0)
-    assert value(scrape(server), "videogen_gpu_seconds_total", held_by="completed") == 0
+    assert value(scrape(server.port), "videogen_gpu_seconds_total", held_by="completed") == 0
 
 
 def test_buckets_of_stages_reach_from_a_tenth_of_a_second_to_an_hour() -> None:
@@ -134,7 +105,7 @@ def test_threads_that_count_at_once_lose_nothing(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         for _ in range(4000):
             pool.submit(metrics.webhook_attempt, "final", "failed")
-    assert value(scrape(server), "videogen_webhook_attempts_total", event="final", result="failed") == 4000
+    assert value(scrape(server.port), "videogen_webhook_attempts_total", event="final", result="failed") == 4000
 
 
 def test_each_server_begins_anew_and_none_records_after_its_end(server: Server) -> None:
@@ -143,11 +114,11 @@ def test_each_server_begins_anew_and_none_records_after_its_end(server: Server) 
     metrics.stage("generate", 1.0)
     assert not metrics.is_served()
     with pytest.raises(urllib.error.URLError):
-        scrape(server)
+        scrape(server.port)
     other = metrics.serve(0, address="127.0.0.1")
     assert other is not None
     try:
-        assert value(scrape(other), "videogen_stage_seconds_count", stage="generate") is None
+        assert value(scrape(other.port), "videogen_stage_seconds_count", stage="generate") is None
     finally:
         other.close()
 
@@ -207,7 +178,7 @@ def test_a_process_that_is_forked_does_not_hold_the_port(server: Server) -> None
     child.start()
     try:
         assert ready.wait(30)
-        assert scrape(server)  # the parent's own is as it was
+        assert scrape(server.port)  # the parent's own is as it was
         server.close()
         with socket.socket() as next_worker:
             next_worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
