@@ -11,12 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.flow.test_cli_submit import QUICK, answer, video
-from tests.kits.cli_kit import Done, command
-from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed
-from videogen_client import core
+from tests.kits.cli_kit import Done, answer, command, video
+from tests.kits.endpoint_double import ENDPOINT_ID, EndpointDouble, completed
 from worker import start
-from worker.cli import submit
 from worker.engine import Engine
 from worker.request.schema import input_schema
 
@@ -99,17 +96,11 @@ def test_the_error_is_the_one_that_is_shown(run: Callable[[list[str]], Done]) ->
 
 
 @pytest.mark.parametrize("words", commands("endpoint"), ids=lambda words: " ".join(words[3:5]))
-def test_jobs_are_sent_as_shown(
-    words: list[str], run: Callable[[list[str]], Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_are_sent_as_shown(words: list[str], run: Callable[[list[str]], Done], endpoint: EndpointDouble) -> None:
     assert words[2] == "$ENDPOINT_ID"
-    monkeypatch.setenv("RUNPOD_API_KEY", API_KEY)
-    monkeypatch.setattr(submit, "TIMING", QUICK)
     Path("job.json").write_text(json.dumps({"prompt": "a cat"}))
-    with EndpointDouble() as endpoint:
-        monkeypatch.setattr(core, "RUNPOD_URL", endpoint.url)
-        endpoint.plays(completed(answer(video(endpoint))))
-        done = run([ENDPOINT_ID if word == "$ENDPOINT_ID" else word.replace("$JOB_ID", "rp-1") for word in words])
+    endpoint.plays(completed(answer(video(endpoint))))
+    done = run([ENDPOINT_ID if word == "$ENDPOINT_ID" else word.replace("$JOB_ID", "rp-1") for word in words])
     assert done.status == 0
     files = list(Path().rglob("*.mp4"))
     assert len(files) == (0 if "--detach" in words else 1)
