@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tests.flow.conftest import engine, make_runner, picture_url, platform, receiver, run
+from tests.flow.conftest import bucket, engine, make_runner, picture_url, platform, receiver, run
+from tests.kits.scene import make_scene, scene
 
-__all__ = ["engine", "make_runner", "picture_url", "platform", "receiver", "run"]
+__all__ = ["bucket", "engine", "make_runner", "make_scene", "picture_url", "platform", "receiver", "run", "scene"]
