@@ -6,7 +6,10 @@ from benchmarks.mutants_engine import Mutant
 
 _OUTBOX, _TEST_OUTBOX = "worker/delivery/webhooks/outbox.py", "tests/unit/delivery/test_outbox.py"
 _CHANNEL = "worker/delivery/webhooks/channel.py"
-_TEST_CHANNEL = "tests/unit/delivery/test_webhooks.py tests/faults/test_webhook_faults.py"
+_TEST_CHANNEL = (
+    "tests/unit/delivery/test_webhooks.py"
+    " tests/faults/test_webhook_attempts.py tests/faults/test_webhook_outbox.py tests/faults/test_webhook_hurry.py"
+)
 _JOURNAL, _TEST_JOURNAL = "worker/delivery/journal.py", "tests/unit/delivery/test_journal.py"
 _TRANSFER = "worker/weights/hub/transfer.py"
 _TRANSFERS = "tests/unit/weights/test_transfer.py"

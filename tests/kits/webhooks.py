@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.kits.webhook_receiver import Behaviour, Handler, Received, Receiver
 from worker.base.files import StateFolder
 from worker.delivery.journal import Journal
+from worker.delivery.webhooks.channel import Channel
 from worker.delivery.webhooks.envelopes import final_event_id
 from worker.delivery.webhooks.letter import Arrivals, Letter, Outcome, Round
 from worker.delivery.webhooks.outbox import Outbox
-from worker.delivery.webhooks.postman import Patience
-from worker.net import PostAnswer, PostFailed
+from worker.delivery.webhooks.postman import Patience, redeliver
+from worker.net import Opener, PostAnswer, PostFailed
 
+OPENER = Opener(("127.0.0.1",))
+Open = Callable[..., Channel]
 ALL = frozenset({"progress", "completed", "failed"})
 QUICK = Patience(waits_s=(0.01,) * 4, attempt_s=5.0, event_s=10.0, job_s=20.0, least_s=0.0, progress_every_s=0.0)
 
@@ -146,3 +151,32 @@ class Scene:
         of = None if job_id is None else self.letter("", job_id)
         outcomes = (self.outbox if outbox is None else outbox).drain(sending, of=of)
         return [event_id for event_id, outcome in outcomes.items() if outcome.settled]
+
+
+async def send_rest(volume: Volume, opener: object = OPENER) -> None:
+    """What each job and worker does beside its work: send what is left in the outbox."""
+    await redeliver(volume.outbox, opener=opener, secrets=(), journal=volume.journal, patience=QUICK)  # type: ignore[arg-type]
+
+
+async def arrived(receiver: Receiver, count: int = 1) -> None:
+    await asyncio.to_thread(receiver.wait_for, count)
+
+
+def hang(handler: Handler, received: Received, number: int) -> None:
+    handler.hang()
+
+
+def failing(times: int, status: int = 500) -> Behaviour:
+    def behave(handler: Handler, received: Received, number: int) -> None:
+        handler.answer(status if number <= times else 200)
+
+    return behave
+
+
+def dead_port() -> int:
+    with Receiver() as receiver:
+        return receiver.port
+
+
+def hook(port: int) -> str:
+    return f"http://127.0.0.1:{port}/hook"

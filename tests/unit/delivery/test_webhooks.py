@@ -1,4 +1,4 @@
-"""The channel against receivers that work; tests/faults/test_webhook_faults.py has those that do not."""
+"""The channel against receivers that work; tests/faults/test_webhook_*.py have those that do not."""
 
 from __future__ import annotations
 
