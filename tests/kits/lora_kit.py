@@ -149,3 +149,12 @@ def saved(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = "lora",
 def adapter(file: Path, expert: Any = "both", scale: float = 1.0, number: int = 0) -> Adapter:
     path = f"job_request_params[0].loras[{number}].source"
     return Adapter(file=file, name=file.name, scale=scale, expert=expert, path=path)
+
+
+class Opened:
+    """Marks a pickle that was opened."""
+
+    seen: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("from tests.kits.lora_kit import Opened; Opened.seen += ('opened',)",))
