@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.kits.hub_server import HubServer
+from tests.kits.lora_store import home as home  # fixtures
+from tests.kits.lora_store import store as store
 from tests.kits.weights_kit import served
 
 
