@@ -8,18 +8,7 @@ import time
 import pytest
 
 from tests.kits.webhook_receiver import Receiver, works
-from tests.kits.webhooks import (
-    Network,
-    Open,
-    Volume,
-    arrived,
-    dead_port,
-    event_id,
-    failing,
-    hang,
-    hook,
-    send_rest,
-)
+from tests.kits.webhooks import Network, Open, Volume, arrived, dead_port, event_id, failing, hang, hook, send_rest
 from worker.delivery.webhooks.postman import Patience
 
 PATIENT = Patience(waits_s=(60.0,) * 4, attempt_s=60.0, event_s=120.0, job_s=200.0, last_s=5.0, progress_every_s=0.0)

@@ -9,19 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kits.webhook_receiver import Receiver, works
-from tests.kits.webhooks import (
-    ALL,
-    OPENER,
-    Network,
-    Open,
-    Volume,
-    arrived,
-    dead_port,
-    event_id,
-    hang,
-    hook,
-    send_rest,
-)
+from tests.kits.webhooks import ALL, OPENER, Network, Open, Volume, arrived, dead_port, event_id, hang, hook, send_rest
 from worker.delivery.webhooks.channel import Channel
 
 

@@ -11,13 +11,7 @@ from unittest.mock import ANY
 import pytest
 
 from tests.kits.cli_kit import POSTER, VIDEO, Done, answer, video
-from tests.kits.endpoint_double import (
-    API_KEY,
-    EndpointDouble,
-    completed,
-    in_progress,
-    in_queue,
-)
+from tests.kits.endpoint_double import API_KEY, EndpointDouble, completed, in_progress, in_queue
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.s3_double import Double
 from tests.kits.worker_process import ROOT

@@ -12,12 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.kits.cli_kit import TIMING, VIDEO, Done, answer, video
-from tests.kits.endpoint_double import (
-    ENDPOINT_ID,
-    EndpointDouble,
-    completed,
-    in_progress,
-)
+from tests.kits.endpoint_double import ENDPOINT_ID, EndpointDouble, completed, in_progress
 from tests.kits.worker_process import ROOT
 
 

@@ -11,13 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kits.cli_kit import VIDEO, Done, answer, video
-from tests.kits.endpoint_double import (
-    ENDPOINT_ID,
-    EndpointDouble,
-    State,
-    completed,
-    failed,
-)
+from tests.kits.endpoint_double import ENDPOINT_ID, EndpointDouble, State, completed, failed
 from worker.base.errors import InputFailed, JobTimeout
 from worker.jobs import answers
 

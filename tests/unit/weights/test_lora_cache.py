@@ -11,9 +11,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tests.kits.lora_store import PATH, content_of, kept, store_in, tensors
-from worker.base.errors import (
-    ModelUnavailable,
-)
+from worker.base.errors import ModelUnavailable
 from worker.weights.loras import LoraStore, cache
 
 

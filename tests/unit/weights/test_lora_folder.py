@@ -14,12 +14,7 @@ from pytest_httpserver import HTTPServer
 from tests.kits.hub_server import HubServer
 from tests.kits.lora_store import PATH, REPO, content_of, sha256, store_in, tensors
 from tests.kits.lora_store import hub as hub  # a fixture
-from worker.base.errors import (
-    InputFailed,
-    InputInvalid,
-    InvalidRequest,
-    Unsupported,
-)
+from worker.base.errors import InputFailed, InputInvalid, InvalidRequest, Unsupported
 from worker.base.settings import Settings
 from worker.net import Opener
 from worker.net.opener import LORA_LIMITS

@@ -11,11 +11,7 @@ from pytest_httpserver import HTTPServer
 from tests.kits.hub_server import GOOD_TOKEN, OTHER_TOKEN, Fault, HubServer
 from tests.kits.lora_store import PATH, REPO, content_of, kept, store_in, tensors
 from tests.kits.lora_store import hub as hub  # a fixture
-from worker.base.errors import (
-    InputInvalid,
-    ModelUnavailable,
-    Unsupported,
-)
+from worker.base.errors import InputInvalid, ModelUnavailable, Unsupported
 
 
 def test_a_file_of_the_hub_is_fetched_once(home: Path, hub: HubServer) -> None:

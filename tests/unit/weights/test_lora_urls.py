@@ -13,12 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from tests.kits.lora_store import PATH, content_of, kept, sha256, store_in, tensors
-from worker.base.errors import (
-    Cancelled,
-    InputBlocked,
-    InputFailed,
-    InputInvalid,
-)
+from worker.base.errors import Cancelled, InputBlocked, InputFailed, InputInvalid
 from worker.net import Opener
 from worker.weights.loras import LoraStore
 from worker.weights.loras import store as loras
