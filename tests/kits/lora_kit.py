@@ -76,6 +76,26 @@ def changed(expert: WanTransformer3DModel, deltas: Mapping[str, torch.Tensor]) -
     return twin
 
 
+def untouched(components: loading.Components) -> WanTransformer3DModel:
+    """The high-noise expert as it is without LoRAs."""
+    twin = copy.deepcopy(components.transformer)
+    twin.unload_lora()
+    return twin
+
+
+def assert_equal(these: list[torch.Tensor], those: list[torch.Tensor]) -> None:
+    assert [torch.equal(one, other) for one, other in zip(these, those, strict=True)] == [True] * len(those)
+
+
+def assert_close(one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def differs(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """By far more than rounding."""
+    return bool((one - other).abs().max() > 1e-3)
+
+
 def factors(expert: WanTransformer3DModel, *modules: str, rank: int = 2, seed: int = 7) -> Factors:
     """Random factors (down, up) for modules by Diffusers' names, big enough to show."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,10 +1,16 @@
-"""What tests of several conditions share."""
+"""What tests of several files share."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+
+from tests.kits.lora_kit import assert_equal, load, outputs
+from worker.engine.models.components import Components
+from worker.engine.techniques import lora
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +25,22 @@ def vae() -> AutoencoderKLWan:
         latents_mean=[0.5, -0.25, 1.0, 0.125],
         latents_std=[2.0, 0.5, 1.5, 4.0],
     ).eval()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Components:
+    """The experts of the demo model; who puts a LoRA on them uses `nothing_is_left`."""
+    return load(tmp_path_factory.mktemp("model") / "t2v")
+
+
+@pytest.fixture
+def nothing_is_left(model: Components) -> Iterator[None]:
+    """After every test the shared experts answer as before it, bit for bit, and hold no module of PEFT's."""
+    lora.contents.clear()
+    names = [sorted(name for name, _ in expert.named_modules()) for expert in (model.transformer, model.transformer_2)]
+    before = outputs(model)
+    yield
+    assert_equal(outputs(model), before)
+    after = [sorted(name for name, _ in expert.named_modules()) for expert in (model.transformer, model.transformer_2)]
+    assert after == names
+    assert not hasattr(model.transformer, "peft_config")
