@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from tests.kits.engine_kit import MODES, engine_with, pixels, plan, render
+from tests.kits.loading_kit import engines as engines  # a fixture
 from tests.kits.lora_kit import assert_equal, load, outputs
 from worker.engine.models.components import Components
 from worker.engine.techniques import lora
@@ -44,3 +47,14 @@ def nothing_is_left(model: Components) -> Iterator[None]:
     after = [sorted(name for name, _ in expert.named_modules()) for expert in (model.transformer, model.transformer_2)]
     assert after == names
     assert not hasattr(model.transformer, "peft_config")
+
+
+@pytest.fixture(scope="session")
+def whole() -> dict[str, np.ndarray]:
+    """The frames of each mode by a model that was loaded whole, and alone: the demo's text encoders differ."""
+    frames: dict[str, np.ndarray] = {}
+    for name in ("text", "image", "video"):
+        engine = engine_with(plan("resident"))
+        engine.models._overlap = False
+        frames[name] = pixels(render(engine, *MODES[name]))
+    return frames

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.kits.engine_kit import MODES, engine_with, pixels, plan, render
-from tests.unit.engine.test_loaded import Volume, engine_reading
-from tests.unit.engine.test_loaded import engines as engines  # a fixture
+from tests.kits.loading_kit import Volume, engine_reading
 from worker.base.stop import Stop
 from worker.engine import Engine
 from worker.engine.models.pool import Loaded
