@@ -23,7 +23,8 @@ from worker.base.errors import Cancelled, JobTimeout
 from worker.base.sigterm import ShuttingDown
 from worker.base.stop import Stop
 from worker.engine import Engine, Rendering, Video
-from worker.media import lossless
+from worker.jobs import segments
+from worker.media import VideoFile, lossless
 from worker.media.color_match import from_linear, to_linear
 from worker.media.encode import encode
 from worker.media.seams import step
@@ -115,6 +116,23 @@ def test_what_ends_a_video_behind_its_first_segment_delivers_what_is_finished(
     assert (answer["status"], len(video["segments"]), video["num_frames"]) == ("completed", 2, 13)
     assert len(frames_of(video)) == 13
     assert any(line.startswith("segments: 2 of 5 are in the file: ") for line in video["warnings"])
+
+
+@pytest.mark.parametrize("reason", [Cancelled(), *slow(JobTimeout("too long"))], ids=["stop", "timeout"])
+def test_what_ends_a_video_whose_segments_are_all_finished_delivers_it_whole(
+    run: Runner, watched: Watched, monkeypatch: pytest.MonkeyPatch, reason: JobTimeout | Cancelled
+) -> None:
+    """The stop comes while the file is encoded: for a long video that takes a while."""
+    encoded, stops = segments.encoded, list[Stop]()
+
+    def stopped(*arguments: Any, **more: Any) -> VideoFile:
+        stops[0].request(reason)
+        return encoded(*arguments, **more)
+
+    monkeypatch.setattr(segments, "encoded", stopped)
+    watched.at, watched.what = 1, stops.append
+    video = only_video(run(small(segments=FIVE[:2])))
+    assert (len(video["segments"]), len(frames_of(video)), video["warnings"]) == (2, 13, [])
 
 
 def test_a_failure_in_the_first_segment_is_the_videos(run: Runner, watched: Watched) -> None:

@@ -61,8 +61,7 @@ def make(
     run = _Run(video, folder, report, engine, stop, kept, entry)
     failure = run.segments()
     made = run.encoded(failure)
-    if failure is not None:
-        stop.extend()
+    stop.extend()
     report.gpu_released()
     return made
 
@@ -186,6 +185,11 @@ class _Run:
     def _read(self, path: Path) -> Generator[np.ndarray]:
         return lossless.read(path, self._video.shape.width, self._video.shape.height)
 
+    def _check(self) -> None:
+        """What is finished is delivered, whatever ends the job; a shutdown leaves it to the next worker."""
+        if isinstance(self._stop.reason, ShuttingDown):
+            self._stop.check()
+
     def encoded(self, failure: Exception | None) -> Made:
         """The file of what is finished; `failure` is why that is not all."""
         whole = self._video.request
@@ -199,11 +203,11 @@ class _Run:
             of = len(self._video.segments)
             notes = (f"{whole.at('segments')}: {len(self.finished)} of {of} are in the file: {error}",)
             logger.warning("video %d ends behind segment %d of %d", whole.index, len(self.finished), of)
-        check = self._stop.check if failure is None else _never
         with self._report.stage("encode"), closing(self._frames()) as frames:
             heard = sound(self._folder, whole)
             file = encoded(
-                frames, whole, shape, self._folder, self._report, check, sound=heard if heard.exists() else None
+                *(frames, whole, shape, self._folder, self._report, self._check),
+                sound=heard if heard.exists() else None,
             )
         segments = [each.segment for each in self.finished]
         engine_notes = tuple(dict.fromkeys(note for segment in segments for note in segment.warnings))
@@ -227,10 +231,6 @@ def _unpacked(tail: bytes | None) -> np.ndarray:
     assert tail is not None  # every segment of such a chain has one
     latents: np.ndarray = np.load(io.BytesIO(tail), allow_pickle=False)
     return latents
-
-
-def _never() -> None:
-    """What is finished is delivered, whatever ends the job."""
 
 
 def _results(segments: Sequence[Segment], request: VideoRequest, file: VideoFile) -> Iterator[dict[str, Any]]:
