@@ -38,13 +38,19 @@ def job_scope(job_id: str, private: Iterable[str] = ()) -> Iterator[None]:
 
     Inside another scope the private texts of both are kept out.
     """
-    hidden = (*_private.get(), *(text for text in private if len(text) >= 8))
+    hidden = (*_private.get(), *(form for text in private if len(text) >= 8 for form in _written(text)))
     tokens = _job_id.set(job_id), _private.set(hidden)
     try:
         yield
     finally:
         _job_id.reset(tokens[0])
         _private.reset(tokens[1])
+
+
+def _written(text: str) -> set[str]:
+    """`text` as it is, as Python's errors quote it, and as JSON writes it: with escapes."""
+    quoted = (repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False))
+    return {text, *(each[1:-1] for each in quoted)}
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:

@@ -142,3 +142,14 @@ def test_a_scope_inside_another_hides_the_texts_of_both(begin: Begin) -> None:
     with log.job_scope("job-1", private=["a heron in the reeds"]), log.job_scope("job-2", private=["a boat at dawn"]):
         LOGGER.info("a heron in the reeds, a boat at dawn")
     assert stream.getvalue().endswith("[hidden], [hidden]  job=job-2\n")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_private_text_is_hidden_as_errors_and_json_write_it(begin: Begin, layout: Layout) -> None:
+    """A library's error may quote what it was given: KeyError does."""
+    prompt = "a heron says \"no\"\nand it's gone, à l'aube"
+    stream = begin(layout=layout)
+    with log.job_scope("job-1", private=[prompt]):
+        LOGGER.info("%s %s %r %a", KeyError(prompt), json.dumps({"prompt": prompt}), {"prompt": prompt}, prompt)
+    assert "heron" not in stream.getvalue()
+    assert "aube" not in stream.getvalue()
