@@ -100,6 +100,15 @@ def test_on_the_platform_without_a_bucket_a_preview_is_in_its_own_url(make_runne
     assert video["preview_url"].startswith("data:image/webp;base64,")
 
 
+def test_on_the_platform_a_full_disk_loses_no_preview(
+    make_runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStorage, "store_file", fails)
+    run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job", "OUTPUT_DIR": str(tmp_path)})
+    (video,) = run(small(preview_only=True, preview_at=[0.5]))["videos"]
+    assert (video["status"], video["preview_url"][:11]) == ("completed", "data:image/")
+
+
 def test_a_stop_after_a_preview_ends_within_a_step(run: Runner) -> None:
     """Progress of a stage that goes on is reported every 2 s at most: the engine's own steps are counted."""
     begun: list[int] = []

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 
 from worker.base import scratch
-from worker.base.errors import Cancelled, WorkerError
+from worker.base.errors import Cancelled, UploadFailed, WorkerError
 from worker.base.stop import Deadline, Stop
 from worker.delivery.journal import Entry
 from worker.delivery.storage import video_key
@@ -52,6 +52,7 @@ class JobPreviews:
         self._worker = worker
         self._progress = progress
         self._stop = stop
+        self._in_its_url = worker.settings.on_platform and not worker.settings.storage_is_remote
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="preview")
         self._under_way: defaultdict[int, list[Future[None]]] = defaultdict(list)
         self._stored: dict[int, Stored] = {}
@@ -96,8 +97,11 @@ class JobPreviews:
             provenance = worker.marker.mark_preview(path, origin)
             content = path.read_bytes()
             until = Deadline.after(STORING_S, self._stop.event)
-            url = worker.storage.store_file(path, key + PREVIEW_SUFFIX, stop=until)
-        settings = worker.settings
-        if settings.on_platform and not settings.storage_is_remote:  # nobody else can read the worker's own disk
+            try:
+                url = worker.storage.store_file(path, key + PREVIEW_SUFFIX, stop=until)
+            except UploadFailed:
+                if not self._in_its_url:
+                    raise
+        if self._in_its_url:  # nobody else can read the worker's own disk
             url = f"data:image/webp;base64,{base64.b64encode(content).decode('ascii')}"
         return Stored(url, len(content), hashlib.sha256(content).hexdigest(), provenance)
