@@ -202,6 +202,23 @@ def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
     assert step(np.asarray(image), given[-1]) < 3
 
 
+def test_with_keyframes_a_video_of_the_callers_is_continued_from_its_last_frame(
+    run: Runner, watched: Watched, httpserver: HTTPServer, tmp_path: Path, picture_url: str
+) -> None:
+    given = [np.full((256, 256, 3), 40 + 4 * number, np.uint8) for number in range(6)]
+    encode(given, path=tmp_path / "own.mp4", width=256, height=256, num_frames=6, fps=16, poster=None)
+    httpserver.expect_request("/own.mp4").respond_with_data((tmp_path / "own.mp4").read_bytes())
+
+    ends = {"last_image_url": picture_url}
+    request = small(extend_video_url=httpserver.url_for("/own.mp4"), continuity="keyframes", segments=[ends, ends])
+    video = only_video(run({**request, "width": None, "height": None}))
+
+    assert video["num_frames"] == 14
+    first, second = (made.conditioning for made in watched.made)
+    assert step(np.asarray(first.image), given[-1]) < 3
+    assert first.last_image == second.image
+
+
 @pytest.mark.parametrize(
     ("output_format", "codec"),
     [

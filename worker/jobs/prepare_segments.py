@@ -61,8 +61,8 @@ def prepare_segments(
         if segments:
             first = segments[0].request
             clip = replace(clip, width=first.width, height=first.height)
-        if chain.continuity == "keyframes" and chain.continues(number):
-            clip = replace(clip, reference_image_url=chain.segments[number - 1].last_image_url)
+            if chain.continuity == "keyframes":
+                clip = replace(clip, reference_image_url=chain.segments[number - 1].last_image_url)
         made = one(clip, (*wanted[number + 1 :], *following))
         segments.append(replace(made, svi=svi if clip.svi else None))
     first = segments[0].request
