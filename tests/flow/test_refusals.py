@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tests.flow.conftest import Runner, small
+from tests.flow.conftest import Receiver, Runner, small
 from worker.base import log
 
 
@@ -49,6 +49,12 @@ def test_a_refusal_says_why(run: Runner, lines: list[str], payload: dict[str, ob
     assert " WARNING " in line
     assert line.endswith("  job=rp-7")
     assert "secret" not in line
+
+
+def test_a_payload_that_is_nested_too_deep_has_its_event_too(run: Runner, receiver: Receiver) -> None:
+    run({"prompt": "a", "metadata": deep(), "webhook_url": receiver.url})
+    (event,) = receiver.events
+    assert (event["type"], event["code"], event["data"]["error"]["path"]) == ("failed", 400, "input")
 
 
 def test_a_failure_says_why_and_no_prompt(run: Runner, lines: list[str]) -> None:

@@ -75,16 +75,12 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
     settings, known = worker.settings, contact(payload, default_job_id=str(event.get("id", "local")))
     job_id = known.job_id
     with job_scope(job_id, private=known.private_texts):
-        if known.digest is None:
-            return _refused(
-                job_id, InvalidRequest("is nested too deep: send the fields alone", path="input"), stopwatch
-            )
         channel = Channel(
             url=known.webhook_url,
             events=known.events,
             job_id=job_id,
             total=known.video_count,
-            payload_digest=known.digest,
+            payload_digest=known.digest or "",
             opener=worker.opener,
             secrets=settings.webhook_secrets,
             outbox=worker.outbox,
@@ -98,6 +94,8 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
             ),
         )
         try:
+            if known.digest is None:
+                raise InvalidRequest("is nested too deep: send the fields alone", path="input")
             with worker.shutdown.watching(stop, channel.hurry):
                 if is_training(payload):
                     progress = Progress(1, [channel.progress, report])
