@@ -59,7 +59,7 @@ def settle(
     spec = closest(catalogue, video.model, mode)
     steps, guidance, guidance_2 = _guidance(video, spec, problems)
     fps = spec.fps if video.fps is None else video.fps
-    if fps != spec.fps:
+    if fps != spec.fps and video.extend_video_url is None:
         problems.warn(
             "fps", f"{fps} is not the model's own rate of {spec.fps}: motion has another speed; target_fps leaves it"
         )

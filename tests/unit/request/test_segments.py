@@ -49,6 +49,11 @@ def test_what_a_segment_leaves_out_comes_from_the_request() -> None:
     assert second.at("width") == "job_request_params[0].width"
 
 
+def test_a_rate_that_is_ignored_changes_nothing_and_is_not_said_to() -> None:
+    video = video_of(extend_video_url=SOURCE, fps=8)
+    assert video.warnings == ("job_request_params[0].fps: ignored, size and rate are those of extend_video_url",)
+
+
 def test_after_the_last_seed_comes_the_first() -> None:
     assert [clip.seed for clip in clips(video_of(segments=[{}, {}], seed=MAX_SEED))] == [MAX_SEED, 0]
 
