@@ -100,6 +100,9 @@ def parse_training(
     job = read(JobInput, payload, limits, problems)
     if job.webhook_url is not None:
         vet("webhook_url", job.webhook_url, check_url, problems)
+    for name in TrainInput.model_fields:
+        if payload.get(name) is not None:
+            problems.refuse(name, "is not a field of the job; send it in train")
     unknown_fields(payload, _JOB_NAMES, foreign.OF_JOB, problems)
     for name in ("job_request_params", "prompt"):
         if payload.get(name) is not None:

@@ -187,6 +187,13 @@ def test_whatever_a_field_holds_is_a_request_or_a_refusal_that_names_it(field: s
     assert astray == []
 
 
+def test_a_field_of_the_training_beside_it_is_refused_and_not_ignored() -> None:
+    beside = {"rank": 64, "number_of_steps": 500, "training_data_url": ZIP, "seed": None}
+    assert problems_of({"train": {"training_data_url": ZIP}, **beside}) == dict.fromkeys(
+        ["training_data_url", "number_of_steps", "rank"], "is not a field of the job; send it in train"
+    )
+
+
 def test_a_text_that_is_too_long_is_refused_in_plain_words() -> None:
     assert refused(trigger_phrase="x" * 201) == {"train.trigger_phrase": "must have at most 200 characters"}
 
