@@ -31,7 +31,9 @@ MEGABYTE = 1_000_000
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Of 4xx these alone may pass by themselves: Request Timeout, Too Early, Too Many Requests.
-_ASK_AGAIN = frozenset({408, 425, 429})
+_PASSING = frozenset({408, 425, 429})
+_ASK_AGAIN = "check the URL, or send the job again"
+_OPEN_TO_ALL = "send a URL that opens without a login and has not expired"
 # Stores keep `aws-chunked`, the encoding of an upload, as metadata of the object; the body that they send is plain.
 _PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
 
@@ -178,7 +180,7 @@ class Opener:
                     _check_size(received, limits, path)
                     yield piece
         except exchange.Unanswered as failure:
-            raise InputFailed(f"the server {failure.reason}", path=path) from failure
+            raise InputFailed(f"the server {failure.reason}: {_ASK_AGAIN}", path=path) from failure
 
     @contextmanager
     def _followed(
@@ -240,9 +242,9 @@ def _redirected(url: str, location: str, path: str) -> str:
 
 def _check_head(response: http.client.HTTPResponse, path: str) -> None:
     if not 200 <= response.status < 300:
-        refused = 400 <= response.status < 500 and response.status not in _ASK_AGAIN
-        kind = InputRefused if refused else InputFailed
-        raise kind(f"the server answered with HTTP status {response.status}", path=path)
+        refused = 400 <= response.status < 500 and response.status not in _PASSING
+        kind, remedy = (InputRefused, _OPEN_TO_ALL) if refused else (InputFailed, _ASK_AGAIN)
+        raise kind(f"the server answered with HTTP status {response.status}: {remedy}", path=path)
     encodings = {part.strip().lower() for part in (response.getheader("Content-Encoding") or "").split(",")}
     if not encodings <= _PLAIN_ENCODINGS:
         raise InputFailed("the server sent the file compressed: serve it without Content-Encoding", path=path)

@@ -93,6 +93,7 @@ def test_an_unusable_answer_is_a_retryable_error_that_says_why(parts: tuple[byte
     assert caught.value.path == PATH
     assert caught.value.retryable
     assert "127.0.0.1" not in str(caught.value)
+    assert str(caught.value).endswith((": check the URL, or send the job again", "serve it without Content-Encoding"))
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 499])
@@ -100,7 +101,8 @@ def test_a_refusal_of_the_server_is_no_retryable_error(status: int) -> None:
     with Server(answering(response(b"", status=f"{status} X"))) as server, pytest.raises(InputFailed) as caught:
         read(server)
     assert (caught.value.code, caught.value.http_code, caught.value.retryable) == ("input_failed", 422, False)
-    assert str(caught.value) == f"{PATH}: the server answered with HTTP status {status}"
+    remedy = "send a URL that opens without a login and has not expired"
+    assert str(caught.value) == f"{PATH}: the server answered with HTTP status {status}: {remedy}"
 
 
 @pytest.mark.parametrize("encoding", ["identity", "aws-chunked", ""])
