@@ -217,6 +217,11 @@ def test_with_keyframes_a_video_of_the_callers_is_continued_from_its_last_frame(
     first, second = (made.conditioning for made in watched.made)
     assert step(np.asarray(first.image), given[-1]) < 3
     assert first.last_image == second.image
+    # The picture between two segments is named where it was sent.
+    assert [line.split(":")[0] for line in video["warnings"] if "cropped" in line] == [
+        "segments[0].last_image_url",
+        "segments[1].last_image_url",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,13 @@ def prepare_segments(
         made = one(clip, (*wanted[number + 1 :], *following))
         segments.append(replace(made, svi=svi if clip.svi else None))
     first = segments[0].request
-    warnings = dict.fromkeys(line for segment in segments for line in segment.request.warnings)
+    warnings = dict.fromkeys(
+        line
+        for number, segment in enumerate(segments)
+        for line in segment.request.warnings
+        # With keyframes the first picture of each further segment is the last of the one before, which was named there.
+        if number == 0 or not line.startswith(f"{segment.request.at('reference_image_url')}:")
+    )
     whole = replace(request, width=first.width, height=first.height, warnings=tuple(warnings))
     return replace(segments[0], request=whole, segments=tuple(segments))
 
