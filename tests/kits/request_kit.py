@@ -19,8 +19,11 @@ def job_of(payload: object, *, limits: Limits = DEFAULT_LIMITS, catalogue: tuple
     return parse(payload, default_job_id="rp-1", limits=limits, catalogue=catalogue)
 
 
-def video_of(*, limits: Limits = DEFAULT_LIMITS, **fields: object) -> VideoRequest:
-    (video,) = job_of({"job_request_params": [{"prompt": "a cat", **fields}]}, limits=limits).videos
+def video_of(
+    limits: Limits = DEFAULT_LIMITS, *, catalogue: tuple[ModelSpec, ...] = CATALOGUE, **fields: object
+) -> VideoRequest:
+    payload = {"job_request_params": [{"prompt": "a cat", **fields}]}
+    (video,) = job_of(payload, limits=limits, catalogue=catalogue).videos
     return video
 
 
@@ -34,7 +37,7 @@ def problems_of(payload: object, *, limits: Limits = DEFAULT_LIMITS) -> dict[str
     return {problem.path: problem.message for problem in refusal(payload, limits=limits).problems}
 
 
-def video_problems(*, limits: Limits = DEFAULT_LIMITS, **fields: object) -> dict[str | None, str]:
+def video_problems(limits: Limits = DEFAULT_LIMITS, **fields: object) -> dict[str | None, str]:
     """Problems by the name of the video's field."""
     found = problems_of({"job_request_params": [{"prompt": "a cat", **fields}]}, limits=limits)
     return {(path or "").removeprefix("job_request_params[0]."): message for path, message in found.items()}

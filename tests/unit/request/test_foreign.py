@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.base.errors import InvalidRequest
+from tests.kits.request_kit import flat_video, problems_of
 from worker.request import foreign
-from worker.request.parse import parse
 from worker.request.payload import JobInput, LoraInput, VideoInput
 from worker.request.training_payload import TrainingInput, TrainInput
 
@@ -155,12 +154,7 @@ def test_a_payload_of_another_service_is_refused_with_our_names(
     of_job = [name for name in video if name.lower().startswith(("webhook", "callback"))]
     job = {name: video.pop(name) for name in of_job} if listed else {}
     payload = {**job, "job_request_params": [video]} if listed else video
-    with pytest.raises(InvalidRequest) as caught:
-        parse(payload, default_job_id="j")
-    found = {
-        (problem.path or "").removeprefix("job_request_params[0]."): problem.message
-        for problem in caught.value.problems
-    }
+    found = {(path or "").removeprefix("job_request_params[0]."): why for path, why in problems_of(payload).items()}
     assert found.keys() == refused.keys()
     for path, ours in refused.items():
         if path != "loras[0].source":  # is missing, because it has another name
@@ -169,7 +163,7 @@ def test_a_payload_of_another_service_is_refused_with_our_names(
 
 @pytest.mark.parametrize(("sent", "meant"), TAKEN)
 def test_a_payload_of_another_service_means_what_it_means_there(sent: dict[str, Any], meant: dict[str, Any]) -> None:
-    video = parse({"prompt": "a cat", **sent}, default_job_id="j").videos[0]
+    video = flat_video(**sent)
     assert {name: getattr(video, name) for name in meant} == meant
 
 

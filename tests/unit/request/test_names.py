@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.base.errors import InvalidRequest
+from tests.kits.request_kit import job_of, refusal
 from worker.request import foreign, names
-from worker.request.parse import parse
 from worker.request.payload import JobInput, LoraInput, VideoInput
 from worker.request.problems import MAX_COMPARED_NAMES, Problems
 
@@ -87,9 +86,7 @@ def test_an_object_of_too_many_fields_is_refused_and_not_looked_into(monkeypatch
     compared = counted(monkeypatch)
     many = {f"prompt{index}": 1 for index in range(names.MAX_FIELDS)}
     payload = {"job_request_params": [{"prompt": "a", **many}] * 16}
-    with pytest.raises(InvalidRequest) as caught:
-        parse(payload, default_job_id="j")
-    assert [str(problem) for problem in caught.value.problems] == [
+    assert [str(problem) for problem in refusal(payload).problems] == [
         f"job_request_params[{index}]: has 1,001 fields; send at most 1,000" for index in range(16)
     ]
     assert compared == []
@@ -99,7 +96,7 @@ def test_a_payload_has_one_budget_for_comparing_names(monkeypatch: pytest.Monkey
     compared = counted(monkeypatch)
     many = {f"no_field_of_ours_{index}": 1 for index in range(200)}
     video = {"prompt": "a", **many, "loras": [{"source": "a", **many}] * 8}
-    parse({"job_request_params": [video] * 16}, default_job_id="j")
+    job_of({"job_request_params": [video] * 16})
     assert len(set(compared)) > 0
     assert len(compared) <= MAX_COMPARED_NAMES * len(VideoInput.model_fields)
 

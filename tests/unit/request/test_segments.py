@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
-from worker.base.errors import InvalidRequest
-from worker.request import CATALOGUE, Limits, VideoRequest
+from tests.kits import request_kit
+from tests.kits.request_kit import video_problems
+from worker.request import CATALOGUE, Limits
 from worker.request.catalogue import DEMO_CATALOGUE, I2V_A14B, T2V_A14B
 from worker.request.contact import contact
-from worker.request.parse import parse
 from worker.request.payload import MAX_SEED
 from worker.request.plan import Shape
 from worker.request.segments import clips
 
 A, B = "https://example.com/a.png", "https://example.com/b.png"
 SOURCE = "https://example.com/c.mp4"
+video_of = functools.partial(request_kit.video_of, seed=7)
 KEYFRAMES = {"continuity": "keyframes", "reference_image_url": A}
-
-
-def video_of(limits: Limits | None = None, *, demo: bool = False, **fields: object) -> VideoRequest:
-    catalogue = DEMO_CATALOGUE if demo else CATALOGUE
-    payload = {"job_request_params": [{"prompt": "a cat", "seed": 7, **fields}]}
-    return parse(payload, default_job_id="j", limits=limits or Limits(), catalogue=catalogue).videos[0]
-
-
-def problems_of(limits: Limits | None = None, **fields: object) -> dict[str, str]:
-    with pytest.raises(InvalidRequest) as caught:
-        video_of(limits, **fields)
-    return {str(each.path).removeprefix("job_request_params[0]."): each.message for each in caught.value.problems}
 
 
 def test_what_a_segment_leaves_out_comes_from_the_request() -> None:
@@ -90,7 +81,7 @@ def test_the_mode_of_each_segment(fields: dict[str, object], modes: str) -> None
     ],
 )
 def test_a_long_duration_is_divided_evenly(fields: dict[str, object], frames: list[int], demo: bool) -> None:
-    video = video_of(demo=demo, **fields)
+    video = video_of(catalogue=DEMO_CATALOGUE if demo else CATALOGUE, **fields)
     assert [clip.num_frames for clip in clips(video)] == frames
 
 
@@ -145,7 +136,7 @@ def test_one_clip_loops_from_its_picture_to_itself() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_at_its_place(fields: dict[str, object], path: str, says: str) -> None:
-    assert says in problems_of(**fields)[path]
+    assert says in video_problems(**fields)[path]
 
 
 def test_a_field_of_the_request_is_not_given_to_a_segment_by_null() -> None:
@@ -179,7 +170,7 @@ def test_the_memory_plan_counts_the_loras_of_svi() -> None:
 def test_all_segments_together_have_a_limit() -> None:
     limits, segments = Limits(max_total_frames=17), [{}, {}]
     assert video_of(limits, segments=segments, num_frames=9).total_frames == 17
-    message = problems_of(limits, segments=segments, num_frames=13)["segments"]
+    message = video_problems(limits, segments=segments, num_frames=13)["segments"]
     assert message == "makes 25 frames; at most 17 are made (MAX_TOTAL_FRAMES)"
 
 

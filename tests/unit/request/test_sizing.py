@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from worker.base.errors import InvalidRequest
-from worker.request import Limits, VideoRequest
-from worker.request.parse import parse
+from tests.kits.request_kit import flat_problems, flat_video
+from worker.request import Limits
 
 PICTURE = {"reference_image_url": "https://example.com/a.png"}
 CLIP = {"reference_video_url": "https://example.com/a.mp4"}
-
-
-def video_of(limits: Limits | None = None, **fields: object) -> VideoRequest:
-    payload = {"prompt": "a cat", **fields}
-    return parse(payload, default_job_id="j", limits=limits or Limits()).videos[0]
-
-
-def problems_of(limits: Limits | None = None, **fields: object) -> dict[str | None, str]:
-    with pytest.raises(InvalidRequest) as caught:
-        video_of(limits, **fields)
-    return {problem.path: problem.message for problem in caught.value.problems}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +51,7 @@ def problems_of(limits: Limits | None = None, **fields: object) -> dict[str | No
     ],
 )
 def test_the_size_that_is_asked_for(fields: dict[str, object], size: tuple[int | None, int | None]) -> None:
-    video = video_of(**fields)
+    video = flat_video(**fields)
     assert (video.width, video.height) == size
 
 
@@ -71,7 +59,7 @@ def test_the_size_that_is_asked_for(fields: dict[str, object], size: tuple[int |
 @pytest.mark.parametrize("model", ["a14b", "5b"])
 @pytest.mark.parametrize("resolution", ["480p", "580p", "720p"])
 def test_every_aspect_fills_the_area_in_multiples_of_the_stride(aspect: str, model: str, resolution: str) -> None:
-    video = video_of(aspect_ratio=aspect, model=model, resolution=resolution)
+    video = flat_video(aspect_ratio=aspect, model=model, resolution=resolution)
     assert video.width is not None
     assert video.height is not None
     stride = 32 if model == "5b" else 16
@@ -93,7 +81,7 @@ def test_every_aspect_fills_the_area_in_multiples_of_the_stride(aspect: str, mod
     ],
 )
 def test_the_area_that_a_source_fills(fields: dict[str, object], area: int) -> None:
-    assert video_of(**PICTURE, **fields).area == area
+    assert flat_video(**PICTURE, **fields).area == area
 
 
 @pytest.mark.parametrize(
@@ -101,10 +89,10 @@ def test_the_area_that_a_source_fills(fields: dict[str, object], area: int) -> N
     [(832 * 480, (832, 480)), (832 * 480 - 1, (816, 464)), (600 * 400, (640, 368)), (256 * 256, (256, 256))],
 )
 def test_a_limit_below_the_default_lowers_it(most: int, size: tuple[int, int]) -> None:
-    video = video_of(Limits(max_pixels=most))
+    video = flat_video(Limits(max_pixels=most))
     assert (video.width, video.height) == size
     assert video.warnings == ()
-    assert video_of(Limits(max_pixels=most), **PICTURE).area <= most
+    assert flat_video(Limits(max_pixels=most), **PICTURE).area <= most
 
 
 @pytest.mark.parametrize(
@@ -116,29 +104,29 @@ def test_a_limit_below_the_default_lowers_it(most: int, size: tuple[int, int]) -
     ],
 )
 def test_what_is_named_beyond_the_limit_is_refused(fields: dict[str, object], field: str, message: str) -> None:
-    assert problems_of(Limits(max_pixels=1280 * 704), **fields) == {field: message}
-    assert video_of(Limits(max_pixels=1280 * 720), **fields)
+    assert flat_problems(Limits(max_pixels=1280 * 704), **fields) == {field: message}
+    assert flat_video(Limits(max_pixels=1280 * 720), **fields)
 
 
 def test_a_resolution_never_goes_beyond_the_limit() -> None:
     # The 5B's own size of 720p fits, the area of 1280x720 does not.
     limits = Limits(max_pixels=1280 * 704)
-    square = video_of(limits, model="5b", resolution="720p", aspect_ratio="1:1")
+    square = flat_video(limits, model="5b", resolution="720p", aspect_ratio="1:1")
     assert (square.width, square.height) == (928, 928)
-    assert video_of(limits, model="5b", resolution="720p", **PICTURE).area == 1280 * 704
+    assert flat_video(limits, model="5b", resolution="720p", **PICTURE).area == 1280 * 704
 
 
 def test_one_side_that_leaves_no_room_for_the_other_is_refused() -> None:
     small = Limits(max_pixels=256 * 512)
     for beside in ({}, PICTURE):
-        assert video_of(small, width=512, **beside).width == 512
-        assert problems_of(small, width=528, **beside)["width"].startswith("width x height is ")
-        assert problems_of(small, height=528, **beside)["height"].startswith("width x height is ")
+        assert flat_video(small, width=512, **beside).width == 512
+        assert flat_problems(small, width=528, **beside)["width"].startswith("width x height is ")
+        assert flat_problems(small, height=528, **beside)["height"].startswith("width x height is ")
 
 
 @pytest.mark.parametrize("named", [{"resolution": "480p"}, {"aspect_ratio": "1:1"}, {"aspect_ratio": "auto"}])
 @pytest.mark.parametrize("side", ["width", "height"])
 def test_sides_and_names_exclude_each_other(named: dict[str, str], side: str) -> None:
-    assert problems_of(**named, **{side: 480}) == {
+    assert flat_problems(**named, **{side: 480}) == {
         next(iter(named)): "cannot stand beside height or width; send one or the other"
     }
