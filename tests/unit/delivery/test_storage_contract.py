@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.delivery import make_video
-from tests.kits.s3_double import Double, serving
+from tests.kits.delivery import KEY, make_video
+from tests.kits.s3_double import BUCKET, Double, serving
 from worker.base.errors import UploadFailed
 from worker.delivery.storage import Storage
 from worker.delivery.storage.base import Files
@@ -18,9 +18,6 @@ from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
 from worker.media import FORMATS
 from worker.request.payload import OutputFormat
-
-BUCKET = "videos-bucket"
-KEY = "videos/2026-11-21/abc-123/0"
 
 
 class Scene:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.kits.delivery import make_video
-from tests.kits.s3_double import Double, Fault, Handler, reset, serving, status
+from tests.kits.delivery import KEY, MIB, make_video
+from tests.kits.s3_double import BUCKET, Double, Fault, Handler, reset, status
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage.base import Files
@@ -18,48 +18,16 @@ from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
 
-BUCKET = "videos-bucket"
-KEY = "videos/2026-11-21/abc-123/0"
-PART_BYTES = 1000
 EVERYTHING = ("put", "head", "create", "part", "complete", "abort")
-
-
-@pytest.fixture
-def double() -> Iterator[Double]:
-    with serving() as running:
-        yield running
-
-
 Opened = Callable[..., SpacesStorage]
-
-
-@pytest.fixture
-def spaces(double: Double) -> Iterator[Opened]:
-    clients = []
-
-    def opened(acl: Literal["public-read", "private"] = "public-read", expiry_s: int = 100) -> SpacesStorage:
-        place = place_of(double.endpoint_url, BUCKET)
-        clients.append(make_client(place, "key", "secret", total_max_attempts=2))
-        return SpacesStorage(
-            clients[-1],
-            place,
-            acl=acl,
-            presign_expiry_s=expiry_s,
-            multipart_threshold_bytes=PART_BYTES,
-            part_bytes=PART_BYTES,
-        )
-
-    yield opened
-    for client in clients:
-        client.close()
 
 
 def dead(double: Double, fault: Fault = reset) -> None:
     double.always.update(dict.fromkeys(EVERYTHING, fault))
 
 
-def test_one_question_is_one_request_and_links_are_none(double: Double, spaces: Opened, tmp_path: Path) -> None:
-    storage = spaces("private")
+def test_one_question_is_one_request_and_links_are_none(double: Double, open_double: Opened, tmp_path: Path) -> None:
+    storage = open_double(attempts=2, acl="private")
     video = make_video(tmp_path / "job")
     storage.store(video, KEY)
     double.seen.clear()
@@ -69,31 +37,31 @@ def test_one_question_is_one_request_and_links_are_none(double: Double, spaces: 
     assert double.operations() == ["head"]
 
 
-def test_private_links_are_signed_anew(double: Double, spaces: Opened) -> None:
-    delivery = spaces("private", 77).links(KEY, Files(".mp4", poster=True))
+def test_private_links_are_signed_anew(double: Double, open_double: Opened) -> None:
+    delivery = open_double(attempts=2, acl="private", presign_expiry_s=77).links(KEY, Files(".mp4", poster=True))
     assert delivery.thumbnail_url is not None
     for url, suffix in ((delivery.video_url, ".mp4"), (delivery.thumbnail_url, ".jpg")):
         assert url.startswith(f"{double.endpoint_url}/{BUCKET}/{KEY}{suffix}?")
         query = parse_qs(urlsplit(url).query)
         assert query["X-Amz-Expires"] == ["77"]
         assert query["X-Amz-Signature"]
-    assert spaces("private").links(KEY, Files(".mp4")).thumbnail_url is None
+    assert open_double(attempts=2, acl="private").links(KEY, Files(".mp4")).thumbnail_url is None
 
 
-def test_an_object_without_a_digest_counts_as_the_video(double: Double, spaces: Opened) -> None:
+def test_an_object_without_a_digest_counts_as_the_video(double: Double, open_double: Opened) -> None:
     def bare(handler: Handler) -> bool:  # as a copy made by other tools
         handler.answer(200, **{"Content-Length": "10"})
         return True
 
     double.always["head"] = bare
-    assert spaces().holds(f"{KEY}.mp4", sha256="0" * 64)
+    assert open_double(attempts=2).holds(f"{KEY}.mp4", sha256="0" * 64)
 
 
 @pytest.mark.parametrize("fault", [reset, status(503, "SlowDown"), status(403, "AccessDenied")])
-def test_a_storage_that_does_not_answer_the_question_says_so(double: Double, spaces: Opened, fault: Fault) -> None:
+def test_a_storage_that_does_not_answer_the_question_says_so(double: Double, open_double: Opened, fault: Fault) -> None:
     dead(double, fault)
     with pytest.raises(UploadFailed) as caught:
-        spaces().holds(f"{KEY}.mp4", sha256="0" * 64)
+        open_double(attempts=2).holds(f"{KEY}.mp4", sha256="0" * 64)
     assert "127.0.0.1" not in str(caught.value)
 
 
@@ -168,10 +136,10 @@ def die_after_the_first_part(double: Double) -> None:
 
 
 def test_parts_that_a_dead_storage_kept_are_removed_once_it_is_back(
-    double: Double, spaces: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    double: Double, open_double: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage = spaces()
-    large = make_video(tmp_path / "job", b"v" * (2 * PART_BYTES))
+    storage = open_double(attempts=2)
+    large = make_video(tmp_path / "job", b"v" * (2 * MIB))
     die_after_the_first_part(double)
     with pytest.raises(UploadFailed):
         storage.store(large, KEY)

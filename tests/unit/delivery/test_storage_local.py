@@ -13,13 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.kits.delivery import make_video, no_file_above
+from tests.kits.delivery import KEY, make_video, no_file_above
 from tests.kits.webhooks import Clock
 from worker.base.errors import UploadFailed
 from worker.delivery.storage.local import LocalStorage
 from worker.media import VideoFile
-
-KEY = "videos/2026-11-21/abc-123/0"
 
 
 def path_of(url: str) -> Path:

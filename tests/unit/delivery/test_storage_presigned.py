@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kits.delivery import make_video
+from tests.kits.delivery import KEY, make_video
 from tests.kits.loopback import Serve, Server, answering, response, takes_at_most
 from worker.base.errors import Cancelled, InputBlocked, UploadFailed
 from worker.base.stop import Deadline
@@ -22,7 +22,6 @@ from worker.delivery.storage.presigned import PresignedStorage
 from worker.net import Opener
 from worker.request.payload import OutputFormat
 
-KEY = "videos/2026-11-21/abc-123/0"
 QUERY = "X-Amz-Signature=5ec4e7&X-Amz-Expires=60"
 FIELD = "job_request_params[2].upload_url"
 OK = response()

@@ -14,7 +14,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.kits.delivery import make_video
+from tests.kits.delivery import KEY, MIB, make_video
+from tests.kits.s3_double import BUCKET
 from worker.base.errors import UploadFailed
 from worker.base.settings import Settings
 from worker.delivery.storage import Storage, open_storage
@@ -25,9 +26,6 @@ from worker.delivery.storage.spaces_place import place_of
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BUCKET = "videos-bucket"
-KEY = "videos/2026-11-21/abc-123/0"
-MIB = 1024 * 1024
 PART_BYTES = 5 * MIB  # the least that S3, and moto, take
 ALL_USERS = "http://acs.amazonaws.com/groups/global/AllUsers"
 

@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.kits.certificates import self_signed
-from tests.kits.delivery import make_video
-from tests.kits.s3_double import Double, serving
+from tests.kits.delivery import KEY, MIB, make_video
+from tests.kits.s3_double import BUCKET, Double, serving
 from worker.base.errors import UploadFailed
 from worker.delivery.storage.spaces import SpacesStorage
 from worker.delivery.storage.spaces_client import make_client
 from worker.delivery.storage.spaces_place import place_of
-
-BUCKET = "videos-bucket"
-KEY = "videos/2026-11-21/abc-123/0"
-MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
