@@ -62,7 +62,7 @@ _OF_THE_ENGINE = (
         _SCHEDULES,
         "if sigma > _shifted(SIGMAS[2]) + 1e-4:",
         "if sigma > 0:",
-        f"{_ENGINE}/test_turbo.py -k euler",
+        f"{_ENGINE}/test_turbo_schedule.py -k euler",
     ),
     Mutant(
         "guidance by the high-noise expert's scale alone",

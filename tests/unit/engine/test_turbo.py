@@ -27,15 +27,13 @@ from tests.kits.engine_kit import (
 )
 from tests.kits.hub_server import Fault, HubServer
 from tests.kits.videos import given
-from worker.base.errors import Cancelled, ModelUnavailable, Unsupported
+from worker.base.errors import Cancelled, ModelUnavailable
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Rendering
-from worker.engine.modes import schedules
-from worker.engine.modes import schedules as distilled
 from worker.net.opener import LORA_LIMITS
-from worker.request import CATALOGUE, ModelSpec, VideoRequest, choose
-from worker.request.catalogue import I2V_A14B, T2V_A14B, DistilledLoras, with_distilled_fused
+from worker.request import ModelSpec, VideoRequest
+from worker.request.catalogue import DistilledLoras
 from worker.request.plan import MemoryPlan, Shape
 from worker.weights.loras import DistilledFiles, LoraFile
 from worker.weights.sources import demo
@@ -207,36 +205,6 @@ def test_hybrid_from_a_video_leaves_the_first_steps_out(engine: Engine) -> None:
     assert (ran.high, ran.low) == ([], pytest.approx([625.0], abs=0.05))
 
 
-def test_the_last_step_before_the_distilled_ones_reaches_their_noise() -> None:
-    """Along a straight path, where every solver is exact, the latents are where the sigmas say."""
-    config = dict(schedules.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True).config)
-    scheduler = distilled.hybrid(config, flow_shift=12.0, boundary_ratio=0.875)
-    scheduler.set_timesteps(20)
-    scheduler.set_begin_index(0)
-    picture, noise = torch.full((1, 4), 3.0), torch.full((1, 4), -1.0)
-    latents = noise.clone()
-    sigmas = [float(sigma) for sigma in scheduler.sigmas]
-    assert sigmas[-3:] == pytest.approx([5 / 6, 0.625, 0.0], abs=1e-6)
-    assert len(sigmas) == len(scheduler.timesteps) + 1
-    for timestep, following in zip(scheduler.timesteps, sigmas[1:], strict=True):
-        latents = scheduler.step(noise - picture, timestep, latents, return_dict=False)[0]
-        torch.testing.assert_close(latents, (1 - following) * picture + following * noise, rtol=1e-4, atol=1e-4)
-
-
-def test_the_distilled_steps_are_euler_s_and_know_nothing_of_the_steps_before_them() -> None:
-    config = dict(schedules.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True).config)
-    scheduler = distilled.hybrid(config, flow_shift=12.0, boundary_ratio=0.875)
-    scheduler.set_timesteps(20)
-    scheduler.set_begin_index(0)
-    sigmas, generator = scheduler.sigmas.tolist(), torch.Generator().manual_seed(1)
-    latents = torch.randn(1, 4, generator=generator)
-    for number, timestep in enumerate(scheduler.timesteps):
-        before, velocity = latents, torch.randn(1, 4, generator=generator)
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        if number >= len(scheduler.timesteps) - 2:
-            torch.testing.assert_close(latents, before + (sigmas[number + 1] - sigmas[number]) * velocity)
-
-
 def test_hybrid_follows_the_callers_shift(engine: Engine) -> None:
     with ExpertCounter(engine, "t2v") as ran:
         rendering = render(engine, replace(HYBRID, flow_shift=5.0))
@@ -323,36 +291,3 @@ def test_the_memory_plan_counts_the_distilled_loras(files: DistilledFiles) -> No
         for video in videos:
             Engine(demo_source(), catalogue, noting).video(video)
     assert [shape.loras for shape in shapes] == [0, 1, 1, 2, 0, 1, 0, 1]
-
-
-def test_fused_weights_serve_full_turbo_and_nothing_else() -> None:
-    fused = [with_distilled_fused(spec) for spec in (I2V_A14B, T2V_A14B)]
-    for catalogue in ((*CATALOGUE, *fused), (*fused, *CATALOGUE)):
-        keys = {
-            "t2v": [request(), HYBRID, request(quality_preset="draft")],
-            "i2v": [image_request(), image_request(quality_preset="turbo", turbo_variant="hybrid")],
-            "t2v-turbo": [TURBO],
-            "i2v-turbo": [image_request(quality_preset="turbo")],
-        }
-        for key, videos in keys.items():
-            assert {choose(catalogue, video).key for video in videos} == {key}
-    assert choose(CATALOGUE, TURBO).key == "t2v"
-
-
-def test_fused_weights_alone_serve_no_hybrid() -> None:
-    """As the trained demo model, whose distilled weights come fused."""
-    catalogue = (replace(T2V_A14B, turbo=False, distilled=()), with_distilled_fused(T2V_A14B))
-    assert choose(catalogue, TURBO).fused
-    with pytest.raises(Unsupported, match="use full") as caught:
-        choose(catalogue, HYBRID)
-    assert caught.value.path == "turbo_variant"
-
-
-@pytest.mark.parametrize("spec", [spec for spec in CATALOGUE if spec.turbo], ids=lambda spec: spec.key)
-def test_the_catalogue_names_a_file_for_each_expert(spec: ModelSpec) -> None:
-    assert [found.repo for found in spec.distilled] == ["lightx2v/Wan2.2-Lightning", "lightx2v/Wan2.2-Distill-Loras"]
-    for found in spec.distilled:
-        assert found.high.replace("high", "low") == found.low
-        assert spec.key in found.high.lower()
-        assert found.high.endswith(".safetensors")
-    assert spec.boundary_ratio is not None
