@@ -119,7 +119,7 @@ _OF_THE_ENGINE = (
         "worker/engine/techniques/step_cache.py",
         "margin = max(1, round(FULL_SHARE * steps))",
         "margin = 0",
-        f"{_ENGINE}/test_step_cache.py -k tenth",
+        f"{_ENGINE}/test_step_cache_rule.py -k tenth",
     ),
     Mutant(
         "the step cache stays on",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.kits.engine_kit import (
     PLANNER,
     VIDEO,
     FixedPlanner,
+    Quiet,
     demo_source,
     image_request,
     pixels,
@@ -33,9 +35,7 @@ from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
 from worker.engine.techniques import step_cache
-from worker.engine.techniques.step_cache import in_full
 from worker.request import VideoRequest
-from worker.request.catalogue import T2V_A14B
 from worker.request.plan import Shape, peak
 from worker.request.plan.sizes import SIZES
 from worker.weights.loras import LoraFile
@@ -169,9 +169,7 @@ def test_fast_leaves_out_more_than_balanced(engine: Engine) -> None:
 def stopping(engine: Engine, video: VideoRequest, after: float) -> None:
     stop = Stop()
 
-    class Watcher:
-        def loading(self, fraction: float) -> None: ...
-
+    class Watcher(Quiet):
         def generating(self, fraction: float) -> None:
             if fraction >= after:
                 stop.request(Cancelled())
@@ -183,11 +181,10 @@ def stopping(engine: Engine, video: VideoRequest, after: float) -> None:
 def failing(engine: Engine, video: VideoRequest, failure: Exception) -> None:
     """In the middle of the first block, which runs in every step, of the fourth step."""
     expert = engine.models["t2v"].components.transformer
-    calls = [0]
+    calls = itertools.count(1)
 
     def fail(*_: object) -> None:
-        calls[0] += 1
-        if calls[0] == 7:
+        if next(calls) == 7:
             raise failure
 
     hook = expert.blocks[0].attn2.register_forward_pre_hook(fail)
@@ -225,11 +222,10 @@ def test_the_try_after_out_of_memory_is_as_a_first_one(engine: Engine) -> None:
     tight.preload(["t2v"], Stop())
     video = request(num_inference_steps=STEPS, step_cache="fast")
     wanted = pixels(render(tight, video))
-    calls = [0]
+    calls = itertools.count(1)
 
     def fail_once(*_: object) -> None:
-        calls[0] += 1
-        if calls[0] == 3:
+        if next(calls) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     tight.models["t2v"].components.transformer.blocks[2].register_forward_pre_hook(fail_once)
@@ -265,9 +261,7 @@ def kept_tensors(engine: Engine) -> list[list[torch.Tensor]]:
 def test_one_expert_at_a_time_keeps_what_the_memory_plan_counts(engine: Engine) -> None:
     sizes: list[list[int]] = []
 
-    class Watcher:
-        def loading(self, fraction: float) -> None: ...
-
+    class Watcher(Quiet):
         def generating(self, fraction: float) -> None:
             if fraction > 0:
                 sizes.append([sum(tensor.numel() for tensor in kept) for kept in kept_tensors(engine)])
@@ -284,14 +278,6 @@ def test_one_expert_at_a_time_keeps_what_the_memory_plan_counts(engine: Engine) 
     assert with_cache - without == 2 * 2 * 3 * full_size.tokens(Shape(832, 480, 81)) * full_size.dim
 
 
-@pytest.mark.parametrize(
-    ("fields", "counted"),
-    [({}, False), ({"step_cache": "fast"}, True), ({"step_cache": "fast", "quality_preset": "turbo"}, False)],
-)
-def test_the_memory_plan_counts_the_cache(fields: dict[str, Any], counted: bool) -> None:
-    assert Shape.of(request(**fields), T2V_A14B).step_cache == counted
-
-
 @pytest.mark.usefixtures("eager")
 def test_loras_are_in_effect_under_the_cache(engine: Engine, tmp_path: Path) -> None:
     pairs = lora_kit.factors(engine.models["t2v"].components.transformer, "blocks.0.attn1.to_q", "blocks.0.ffn.net.2")
@@ -301,7 +287,7 @@ def test_loras_are_in_effect_under_the_cache(engine: Engine, tmp_path: Path) -> 
 
     def rendered(one: VideoRequest) -> np.ndarray:
         files = tuple(LoraFile(file, "", file.name) for _ in one.loras)
-        rendering = engine.generate(given(engine, one, PICTURE, loras=files), watcher=_Quiet(), stop=Stop())
+        rendering = engine.generate(given(engine, one, PICTURE, loras=files), watcher=Quiet(), stop=Stop())
         assert rendering.parameters["step_cache_share"] > 0.5
         return pixels(rendering)
 
@@ -319,31 +305,3 @@ def test_turbo_runs_without_it_and_says_so(engine: Engine, caplog: pytest.LogCap
     assert [line for line in rendering.warnings if line.startswith("step_cache: off, ")]
     assert "step_cache is off" in caplog.text
     assert (pixels(rendering) == exact).all()
-
-
-def test_a_model_of_one_block_runs_without_it_and_says_so() -> None:
-    engine = Engine(demo_source(), demo.catalogue(), PLANNER)
-    rendering = render(engine, request(step_cache="balanced"))
-    assert rendering.parameters["step_cache"] == "off"
-    assert "single block" in rendering.warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("steps", "first_cached", "last_cached"),
-    [(3, 1, 1), (10, 1, 8), (14, 1, 12), (16, 2, 13), (40, 4, 35), (50, 5, 44)],
-)
-def test_a_tenth_of_the_steps_is_computed_at_either_end(steps: int, first_cached: int, last_cached: int) -> None:
-    may_be_left_out = [step for step in range(steps) if not in_full(step, steps)]
-    assert may_be_left_out == list(range(first_cached, last_cached + 1))
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_run_of_so_few_steps_is_computed_whole(steps: int) -> None:
-    assert all(in_full(step, steps) for step in range(steps))
-    assert in_full(0, None)
-
-
-class _Quiet:
-    def loading(self, fraction: float) -> None: ...
-
-    def generating(self, fraction: float) -> None: ...
