@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ from tests.kits.videos import given
 from worker.base.errors import Cancelled, Unsupported
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, decode
-from worker.engine.modes import MODES, schedules
-from worker.request import CATALOGUE, Mode, ModelSpec
+from worker.engine.modes import schedules
+from worker.request import CATALOGUE, ModelSpec
 from worker.weights.sources import demo
 
 
@@ -222,32 +222,6 @@ def test_frames_that_are_closed_early_release_the_engine(engine: Engine) -> None
     next(frames)
     frames.close()
     assert len(pixels(render(engine, request()))) == 5
-
-
-def test_every_mode_of_the_contract_is_registered() -> None:
-    assert set(MODES) == set(get_args(Mode))
-
-
-class Called:
-    """In the place of a pipeline: keeps what it is called with."""
-
-    for_estimates = ()
-
-    def __call__(self, **arguments: Any) -> tuple[torch.Tensor]:
-        self.arguments = arguments
-        return (torch.zeros(1),)
-
-
-def test_the_first_image_begins_the_video_and_the_last_one_ends_it() -> None:
-    class Nothing:
-        def arguments(self, tensors: Any) -> dict[str, Any]:
-            return {}
-
-    pipeline: Any = Called()
-    first, last = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    sampling: Any = Nothing()
-    MODES["first_last_frame"].latents(pipeline, sampling, Conditioning(image=first, last_image=last))
-    assert (pipeline.arguments["image"], pipeline.arguments["last_image"]) == (first, last)
 
 
 def test_a_stop_during_decoding_releases_the_engine(engine: Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from worker.engine import Conditioning, Engine, decode
 from worker.engine.modes import MODES as SERVED
 from worker.engine.modes.base import Sampling
 from worker.engine.modes.video_to_video import encoded
+from worker.request import Mode
 from worker.weights.sources import demo
 
 CHANNELS = 4
@@ -38,20 +39,6 @@ class Pipeline:
     def __call__(self, **arguments: Any) -> tuple[torch.Tensor]:
         self.called_with = arguments
         return (torch.zeros(1),)
-
-
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKLWan:
-    """Its latents have a mean and a deviation of their own in each channel, as those of the real one."""
-    torch.manual_seed(7)
-    return AutoencoderKLWan(
-        base_dim=4,
-        z_dim=CHANNELS,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        latents_mean=[0.5, -0.25, 1.0, 0.125],
-        latents_std=[2.0, 0.5, 1.5, 4.0],
-    ).eval()
 
 
 def sampling(**changes: Any) -> Sampling:
@@ -85,6 +72,10 @@ def latents_of(vae: AutoencoderKLWan, frames: list[Image.Image]) -> torch.Tensor
         for number in range(CHANNELS)
     ]
     return torch.stack(channels, dim=1)
+
+
+def test_every_mode_of_the_contract_is_registered() -> None:
+    assert set(SERVED) == set(get_args(Mode))
 
 
 @torch.no_grad()
