@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from tests.kits.attention_kit import backends_as_they_were as backends_as_they_were  # a fixture
 from tests.kits.engine_kit import MODES, engine_with, pixels, plan, render
 from tests.kits.loading_kit import engines as engines  # a fixture
 from tests.kits.lora_kit import assert_equal, load, outputs
