@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID
+from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, State
 from tests.kits.paid_endpoint import PaidEndpoint
 from videogen_client import AsyncClient, Client, Timing
 
@@ -61,3 +61,21 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def client(connect: Callable[..., Any], endpoint: PaidEndpoint) -> Any:
     return connect(ENDPOINT_ID, API_KEY, base_url=endpoint.url)
+
+
+class Scripted(EndpointDouble):
+    """Plays its script, and knows how to refuse to cancel."""
+
+    def cancel(self, job_id: str) -> State:
+        return {"id": job_id, "status": "COMPLETED"}
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with Scripted() as double:
+        yield double
+
+
+@pytest.fixture
+def to_scripted(connect: Callable[..., Any], scripted: Scripted) -> Any:
+    return connect(ENDPOINT_ID, API_KEY, base_url=scripted.url)

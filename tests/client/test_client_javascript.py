@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.test_client import BODY, ENDS, FORGED, OTHER, SECRET, TRAINING, signed
+from tests.kits.client_cases import BODY, ENDS, FORGED, OTHER, SECRET, TRAINING, signed
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID, EndpointDouble, completed, failed, in_progress
 from tests.kits.javascript import DENO, ENVIRONMENT, NODE
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
