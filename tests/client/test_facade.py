@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +11,19 @@ import httpx
 import openai
 import pytest
 import uvicorn
-from standardwebhooks import Webhook
 
+from tests.kits import client_cases
+from tests.kits.client_cases import SECRET
 from tests.kits.endpoint_double import completed, failed, in_progress, in_queue
-from tests.kits.facade_kit import FacadeServer
+from tests.kits.facade_kit import FacadeServer, ended, sent
+from tests.kits.facade_kit import facade as facade  # fixtures
+from tests.kits.facade_kit import http as http
+from tests.kits.facade_kit import speak as speak
 from tests.kits.loopback import wait_until
 from tests.kits.paid_endpoint import PaidEndpoint, answer_of, video_of
 from videogen_client.serve.__main__ import main as serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
-SECRET = "whsec_" + "A" * 32
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
-
-
-@pytest.fixture
-def facade(endpoint: PaidEndpoint, tmp_path: Path) -> Iterator[FacadeServer]:
-    with FacadeServer(tmp_path, endpoint.url) as server:
-        yield server
-
-
-@pytest.fixture
-def speak(facade: FacadeServer) -> Iterator[Callable[..., openai.OpenAI]]:
-    """A client of OpenAI with one of the keys."""
-    opened = []
-
-    def connect(key: str = "key-a") -> openai.OpenAI:
-        client = openai.OpenAI(base_url=f"{facade.url}/v1", api_key=key, max_retries=0)
-        opened.append(client)
-        return client
-
-    yield connect
-    for client in opened:
-        client.close()
-
-
-@pytest.fixture
-def http(facade: FacadeServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=facade.url, headers={"Authorization": "Bearer key-a"}, trust_env=False) as client:
-        yield client
-
-
-def sent(endpoint: PaidEndpoint) -> dict[str, Any]:
-    """The last payload that the endpoint was given."""
-    payload: dict[str, Any] = endpoint.requests("run")[-1].body["input"]
-    return payload
-
-
-def ended(http: httpx.Client, video_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-
-    def is_over() -> bool:
-        found.update(http.get(f"/v1/videos/{video_id}").raise_for_status().json())
-        return found["status"] in ("completed", "failed")
-
-    wait_until(is_over, 30)
-    return found
 
 
 def test_openais_client_makes_fetches_lists_and_deletes_a_video(
@@ -89,91 +46,6 @@ def test_openais_client_makes_fetches_lists_and_deletes_a_video(
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(video.id)
     assert endpoint.paid == {video.id: 1}
-
-
-def test_a_picture_goes_with_the_request(speak: Callable[..., openai.OpenAI], endpoint: PaidEndpoint) -> None:
-    speak().videos.create(
-        prompt="it moves",
-        input_reference=("fox.png", PNG, "image/png"),
-        extra_body={
-            "num_inference_steps": 4,
-            "thumbnail": False,
-            "extra_params": {"seed": 7, "camera_motion": "static"},
-        },
-    )
-    payload = sent(endpoint)
-    assert payload.pop("reference_image_url").startswith("data:image/png;base64,iVBORw0KGgo")
-    payload.pop("job_id")
-    assert payload == {
-        "prompt": "it moves",
-        "num_inference_steps": 4,
-        "thumbnail": False,
-        "seed": 7,
-        "camera_motion": "static",
-    }
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"size": "832x480"}, {"width": 832, "height": 480}),
-        ({"seconds": 3}, {"duration_seconds": 3.0}),
-        ({"input_reference": "https://example.com/a.png"}, {"reference_image_url": "https://example.com/a.png"}),
-        (
-            {"input_reference": {"image_url": "https://example.com/a.png"}},
-            {"reference_image_url": "https://example.com/a.png"},
-        ),
-        ({"model": "sora-2", "user": "me", "n": 1, "seed": None}, {}),
-        ({"model": "5b", "quality_preset": "draft"}, {"model": "5b", "quality_preset": "draft"}),
-        ({"extra_params": {"loras": [{"source": "a.safetensors"}]}}, {"loras": [{"source": "a.safetensors"}]}),
-    ],
-)
-def test_fields_become_those_of_the_worker(
-    http: httpx.Client, endpoint: PaidEndpoint, fields: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    assert http.post("/v1/videos", json={"prompt": "a fox", **fields}).status_code == 200
-    payload = sent(endpoint)
-    payload.pop("job_id")
-    assert payload == {"prompt": "a fox", **expected}
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"prompt": " "}, "prompt"),
-        ({"size": "720p"}, "size"),
-        ({"seconds": "long"}, "seconds"),
-        ({"input_reference": {"file_id": "file-1"}}, "input_reference"),
-        ({"nmu_frames": 5}, "nmu_frames"),
-        ({"extra_params": [1]}, "extra_params"),
-        ({"extra_params": {"num_outputs": 2}}, "num_outputs"),
-        ({"job_id": "mine"}, "job_id"),
-    ],
-)
-def test_what_is_wrong_is_refused_at_its_field(
-    http: httpx.Client, endpoint: PaidEndpoint, fields: dict[str, Any], param: str
-) -> None:
-    answer = http.post("/v1/videos", json={"prompt": "a fox", **fields})
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert set(error) == {"message", "type", "param", "code"}
-    assert endpoint.paid == {}
-
-
-def test_a_form_says_where_it_is_wrong(http: httpx.Client) -> None:
-    answers = [
-        http.post("/v1/videos", files={"prompt": (None, "a fox"), name: (None, value)})
-        for name, value in (("seed", "seven"), ("extra_params[loras][][source]", "a"), ("extra_params", "{"))
-    ]
-    assert [(each.status_code, each.json()["error"]["param"]) for each in answers] == [
-        (400, "seed"),
-        (400, "extra_params"),
-        (400, "extra_params"),
-    ]
-    assert http.post("/v1/videos", content=b"{").status_code == 400
-    video = http.post("/v1/videos", files={"prompt": (None, "a"), "input_reference": ("a.mp4", b"1", "video/mp4")})
-    assert video.json()["error"]["param"] == "input_reference"
 
 
 def test_a_job_that_fails_says_why(http: httpx.Client, endpoint: PaidEndpoint) -> None:
@@ -199,18 +71,6 @@ def test_keys_are_asked_for_and_keep_videos_apart(speak: Callable[..., openai.Op
             call(video.id)
     assert http.get("/metrics", headers={"Authorization": "Bearer no"}).status_code == 401
     assert http.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
-
-
-def test_the_same_idempotency_key_is_the_same_video(http: httpx.Client, endpoint: PaidEndpoint) -> None:
-    def post(prompt: str, key: str = "order-1", bearer: str = "key-a") -> httpx.Response:
-        headers = {"Idempotency-Key": key, "Authorization": f"Bearer {bearer}"}
-        return http.post("/v1/videos", json={"prompt": prompt}, headers=headers)
-
-    first, second, other = post("a fox"), post("a fox"), post("a fox", bearer="key-b")
-    assert first.json()["id"] == second.json()["id"] != other.json()["id"]
-    refused = post("a cat")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_error")
-    assert sorted(endpoint.paid.values()) == [1, 1]
 
 
 def test_a_facade_that_starts_again_goes_on(endpoint: PaidEndpoint, tmp_path: Path) -> None:
@@ -275,13 +135,6 @@ def test_an_endpoint_that_fails_is_not_the_callers_fault(http: httpx.Client, end
     assert http.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_that_is_too_large_is_not_read(http: httpx.Client) -> None:
-    stated = http.post("/v1/videos", json={"prompt": "a fox", "input_reference": "data:," + "a" * 10_000_000})
-    silent = http.post("/v1/videos", content=iter([b"x" * 1_000_000] * 11))
-    assert (stated.status_code, silent.status_code) == (413, 413)
-    assert stated.json()["error"]["code"] == silent.json()["error"]["code"] == "too_large"
-
-
 def test_pages_of_a_list(speak: Callable[..., openai.OpenAI], http: httpx.Client) -> None:
     client = speak()
     made = [client.videos.create(prompt=f"fox {number}").id for number in range(5)]
@@ -305,10 +158,8 @@ def test_metrics_count_by_route_and_hold_no_content(http: httpx.Client) -> None:
 
 def signed(event: dict[str, Any]) -> dict[str, Any]:
     """What a worker with this secret posts."""
-    body, at = json.dumps(event), datetime.now(UTC)
-    signature = Webhook(SECRET).sign("msg-1", at, body)
-    headers = {"webhook-id": "msg-1", "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
-    return {"content": body.encode(), "headers": headers}
+    body = json.dumps(event).encode()
+    return {"content": body, "headers": client_cases.signed(body)}
 
 
 def test_webhooks_move_a_video_on_where_they_are_genuine(endpoint: PaidEndpoint, tmp_path: Path) -> None:

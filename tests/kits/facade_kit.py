@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import httpx
+import openai
+import pytest
 import uvicorn
 
 from tests.kits.endpoint_double import API_KEY, ENDPOINT_ID
 from tests.kits.loopback import wait_until
+from tests.kits.paid_endpoint import PaidEndpoint
 from videogen_client import AsyncClient, Timing
 from videogen_client.serve.app import make_app
 from videogen_client.serve.backend import Backend
@@ -91,3 +95,47 @@ class FacadeServer:
         assert self._server is not None
         self._server.should_exit = True
         self._thread.join(30)
+
+
+@pytest.fixture
+def facade(endpoint: PaidEndpoint, tmp_path: Path) -> Iterator[FacadeServer]:
+    with FacadeServer(tmp_path, endpoint.url) as server:
+        yield server
+
+
+@pytest.fixture
+def speak(facade: FacadeServer) -> Iterator[Callable[..., openai.OpenAI]]:
+    """A client of OpenAI with one of the keys."""
+    opened = []
+
+    def connect(key: str = "key-a") -> openai.OpenAI:
+        client = openai.OpenAI(base_url=f"{facade.url}/v1", api_key=key, max_retries=0)
+        opened.append(client)
+        return client
+
+    yield connect
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def http(facade: FacadeServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=facade.url, headers={"Authorization": "Bearer key-a"}, trust_env=False) as client:
+        yield client
+
+
+def sent(endpoint: PaidEndpoint) -> dict[str, Any]:
+    """The last payload that the endpoint was given."""
+    payload: dict[str, Any] = endpoint.requests("run")[-1].body["input"]
+    return payload
+
+
+def ended(http: httpx.Client, video_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def is_over() -> bool:
+        found.update(http.get(f"/v1/videos/{video_id}").raise_for_status().json())
+        return found["status"] in ("completed", "failed")
+
+    wait_until(is_over, 30)
+    return found

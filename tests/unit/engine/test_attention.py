@@ -20,8 +20,6 @@ from worker.engine.techniques import Setup, attention
 from worker.engine.techniques.attention import FALLBACK, NATIVE, REFERENCE, Attention, Backend
 
 pytestmark = pytest.mark.usefixtures("backends_as_they_were")
-
-
 SETUP = Setup(Settings(), torch.device("cpu"), torch.float32)
 RESIDENT = plan("resident")
 

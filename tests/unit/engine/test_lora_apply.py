@@ -33,8 +33,6 @@ from worker.engine.models.components import Components
 from worker.engine.techniques.lora import applied
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
-
-
 QUERY = "blocks.0.attn1.to_q"
 EVERY_LAYER = (
     *ORIGINAL,

@@ -40,8 +40,6 @@ from worker.engine.techniques.lora import applied
 from worker.weights.loras import content as lora_content
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
-
-
 QUERY = "blocks.0.attn1.to_q"
 
 
