@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Receiver, Runner, small
+from tests.flow.conftest import Make, Receiver, Runner, small
 from tests.kits import seeing
 from tests.kits.slow import slow
 from worker.base.errors import WorkerError
@@ -37,7 +37,7 @@ def written() -> Iterator[io.StringIO]:
 
 
 def test_no_secret_prompt_or_signature_is_written(
-    make_runner: Callable[[Mapping[str, str]], Runner],
+    make_runner: Make,
     receiver: Receiver,
     picture_url: str,
     httpserver: HTTPServer,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from PIL import Image
 from pytest_httpserver import HTTPServer
@@ -113,8 +114,11 @@ class Runner:
         return await flow.run({"id": job_id, "input": payload}, self.worker, self.reports.append)
 
 
+Make = Callable[[Mapping[str, str]], Runner]
+
+
 @pytest.fixture
-def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, str]], Runner]]:
+def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """A runner with the given environment variables beside the scrubbed ones."""
     pools: list[ThreadPoolExecutor] = []
 
@@ -148,7 +152,7 @@ def make_runner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
 
 @pytest.fixture
-def run(make_runner: Callable[[Mapping[str, str]], Runner]) -> Runner:
+def run(make_runner: Make) -> Runner:
     return make_runner({})
 
 
@@ -168,6 +172,15 @@ def small(**fields: Any) -> dict[str, Any]:
 def local_path(url: str) -> Path:
     assert url.startswith("file://")
     return Path(url.removeprefix("file://"))
+
+
+def probe(url: str) -> tuple[str, str, float, int, int, int]:
+    with av.open(str(local_path(url))) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(stream))
+        context = stream.codec_context
+        size = context.width, context.height
+        return context.name, str(context.pix_fmt), float(stream.average_rate or 0), *size, frames
 
 
 class Watched:

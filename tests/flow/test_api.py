@@ -16,8 +16,8 @@ import pytest
 import requests
 from standardwebhooks import Webhook
 
-from tests.flow.conftest import Receiver
-from tests.flow.test_job import SECRET, probe
+from tests.flow.conftest import Receiver, probe
+from tests.kits.client_cases import SECRET
 from tests.kits.worker_process import become_handler, forked
 
 START_WITHIN_S = 400.0

@@ -90,7 +90,7 @@ def native_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(video["sha256"])
 
 
-@pytest.mark.slow  # tests/unit/engine/test_attention.py has a backend that serves in this process
+@pytest.mark.slow  # tests/unit/engine/test_attention_engine.py has a backend that serves in this process
 def test_sage_serves_self_attention_and_is_named(tmp_path: Path) -> None:
     (video,), (calls,), log = run_jobs(tmp_path, "2.2.0", "good")
     assert video["parameters"]["attention_backend"] == "sage"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
 
-from tests.kits.cli_kit import POSTER, VIDEO, Done, answer, video
+from tests.kits.cli_kit import POSTER, VIDEO, Send, answer, video
 from tests.kits.endpoint_double import API_KEY, EndpointDouble, completed, in_progress, in_queue
 from tests.kits.platform_double import Platform, WorkerProcess
 from tests.kits.s3_double import Double
@@ -18,7 +17,7 @@ from tests.kits.worker_process import ROOT
 from videogen_client.core import RUN_LIMIT_BYTES
 
 
-def test_a_job_is_sent_followed_and_fetched(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_job_is_sent_followed_and_fetched(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_queue(), in_progress(), in_progress(42), completed(answer(video(endpoint))))
     done = send("--prompt", "a cat", "--preset", "draft", "--seed", "7", "--out", "clip.mp4")
     assert (done.status, done.err) == (0, "")
@@ -36,7 +35,7 @@ def test_a_job_is_sent_followed_and_fetched(endpoint: EndpointDouble, send: Call
     assert endpoint.requests("cancel") == []
 
 
-def test_a_payload_of_several_videos_fills_a_folder(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_payload_of_several_videos_fills_a_folder(endpoint: EndpointDouble, send: Send) -> None:
     videos = [{"prompt": "a cat"}, {"prompt": "a dog", "thumbnail": False}]
     Path("job.json").write_text(json.dumps({"job_id": "order-1", "job_request_params": videos}))
     first, second = video(endpoint), video(endpoint, 1, b"another", thumbnail_url=None)
@@ -51,7 +50,7 @@ def test_a_payload_of_several_videos_fills_a_folder(endpoint: EndpointDouble, se
     assert len(list(Path("videos").iterdir())) == 3
 
 
-def test_a_whole_event_is_a_payload_too(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_whole_event_is_a_payload_too(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(completed(answer(video(endpoint))))
     done = send("--payload", str(ROOT / "test_input.json"))
     assert done.status == 0
@@ -59,7 +58,7 @@ def test_a_whole_event_is_a_payload_too(endpoint: EndpointDouble, send: Callable
     assert endpoint.requests("run")[0].body == {"input": {"job_id": ANY, **event["input"]}}
 
 
-def test_a_picture_of_this_machine_travels_in_the_request(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_picture_of_this_machine_travels_in_the_request(endpoint: EndpointDouble, send: Send) -> None:
     Path("person.png").write_bytes(b"pixels")
     endpoint.plays(completed(answer(video(endpoint))))
     assert send("--prompt", "a cat", "--image", "person.png", "--out", "a.mp4").status == 0
@@ -67,9 +66,7 @@ def test_a_picture_of_this_machine_travels_in_the_request(endpoint: EndpointDoub
 
 
 @pytest.mark.parametrize(("over", "status"), [(0, 0), (4, 1)])
-def test_a_request_is_as_large_as_runpod_takes(
-    over: int, status: int, endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_request_is_as_large_as_runpod_takes(over: int, status: int, endpoint: EndpointDouble, send: Send) -> None:
     head = {"input": {"prompt": "a", "reference_image_url": "data:image/png;base64,", "job_id": "0" * 32}}
     room = (RUN_LIMIT_BYTES - len(json.dumps(head))) // 4 * 3
     Path("person.png").write_bytes(bytes(room + over))
@@ -100,9 +97,7 @@ def test_a_request_is_as_large_as_runpod_takes(
     ],
     ids=str,
 )
-def test_a_wrong_use_sends_nothing(
-    arguments: list[str], said: str, endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_wrong_use_sends_nothing(arguments: list[str], said: str, endpoint: EndpointDouble, send: Send) -> None:
     Path("broken.json").write_text("{")
     Path("taken.mp4").write_bytes(b"mine")
     done = send(*arguments)
@@ -111,7 +106,7 @@ def test_a_wrong_use_sends_nothing(
     assert endpoint.seen == []
 
 
-def test_a_wrong_value_sends_nothing(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_wrong_value_sends_nothing(endpoint: EndpointDouble, send: Send) -> None:
     done = send("--prompt", "a", "--width", "100")
     assert (done.status, done.err) == (2, "error: --width: must be 256 to 1920, not 100\n")
     Path("job.json").write_text('{"job_request_params": [{"prompt": "a", "num_infrence_steps": 3}]}')
@@ -121,16 +116,14 @@ def test_a_wrong_value_sends_nothing(endpoint: EndpointDouble, send: Callable[..
 
 
 def test_limits_that_an_operator_can_move_are_the_endpoints_to_judge(
-    endpoint: EndpointDouble, send: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    endpoint: EndpointDouble, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAX_FRAMES", "81")
     endpoint.plays(completed(answer(video(endpoint))))
     assert send("--prompt", "a", "--frames", "241").status == 0
 
 
-def test_without_a_key_nothing_is_sent(
-    endpoint: EndpointDouble, send: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_key_nothing_is_sent(endpoint: EndpointDouble, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY")
     done = send("--prompt", "a")
     assert done.status == 1
@@ -153,7 +146,7 @@ def test_without_a_key_nothing_is_sent(
     ids=str,
 )
 def test_a_refused_job_says_why_and_what_to_do(
-    status: int | None, said: str, times: int, endpoint: EndpointDouble, send: Callable[..., Done]
+    status: int | None, said: str, times: int, endpoint: EndpointDouble, send: Send
 ) -> None:
     endpoint.refuse["run"] = [status] * times
     done = send("--prompt", "a")
@@ -166,9 +159,7 @@ def test_a_refused_job_says_why_and_what_to_do(
     assert endpoint.requests("status") == []
 
 
-def test_a_job_whose_answer_was_lost_is_sent_again_under_the_same_id(
-    endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_job_whose_answer_was_lost_is_sent_again_under_the_same_id(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(completed(answer(video(endpoint))))
     endpoint.lose["run"] = 1
     assert send("--prompt", "a").status == 0
@@ -177,7 +168,7 @@ def test_a_job_whose_answer_was_lost_is_sent_again_under_the_same_id(
 
 
 def test_a_wrong_key_and_a_wrong_endpoint(
-    endpoint: EndpointDouble, send: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    endpoint: EndpointDouble, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "answered 404: check the endpoint's id" in send("--prompt", "a", endpoint_id="other").err
     monkeypatch.setenv("RUNPOD_API_KEY", "rpa_wrong")
@@ -186,7 +177,7 @@ def test_a_wrong_key_and_a_wrong_endpoint(
     assert "rpa_wrong" not in done.err
 
 
-def test_detached_the_id_is_all_there_is(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_detached_the_id_is_all_there_is(endpoint: EndpointDouble, send: Send) -> None:
     done = send("--prompt", "a", "--detach")
     assert done.status == 0
     assert done.out.strip() in done.err
@@ -195,7 +186,7 @@ def test_detached_the_id_is_all_there_is(endpoint: EndpointDouble, send: Callabl
 
 
 def test_the_real_handler_makes_what_is_fetched(
-    endpoint: EndpointDouble, send: Callable[..., Done], bucket: Double, platform: Platform, tmp_path: Path
+    endpoint: EndpointDouble, send: Send, bucket: Double, platform: Platform, tmp_path: Path
 ) -> None:
     """Command, API, platform, the SDK's worker with the demo model, bucket, and back."""
     endpoint.platform = platform

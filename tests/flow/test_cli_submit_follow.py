@@ -8,24 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.kits.cli_kit import TIMING, VIDEO, Done, answer, video
+from tests.kits.cli_kit import TIMING, VIDEO, Send, answer, video
 from tests.kits.endpoint_double import ENDPOINT_ID, EndpointDouble, completed, in_progress
 from tests.kits.worker_process import ROOT
 
 
-def test_a_passing_failure_is_sat_out(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_passing_failure_is_sat_out(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_progress(10), completed(answer(video(endpoint))))
     endpoint.refuse["status"] = [500, None, 503]
     assert send("--prompt", "a").status == 0
     assert len(endpoint.requests("status")) == 5
 
 
-def test_a_failure_that_stays_leaves_the_job_and_says_how_to_go_on(
-    endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_failure_that_stays_leaves_the_job_and_says_how_to_go_on(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(completed(answer(video(endpoint))))
     endpoint.refuse["status"] = [503] * TIMING.attempts
     done = send("--prompt", "a")
@@ -35,7 +32,7 @@ def test_a_failure_that_stays_leaves_the_job_and_says_how_to_go_on(
     assert endpoint.requests("cancel") == []
 
 
-def test_a_job_is_picked_up_again(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_job_is_picked_up_again(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_progress(80), completed(answer(video(endpoint))))
     done = send("--job", "rp-77", "--out", "clip.mp4")
     assert done.status == 0
@@ -48,7 +45,7 @@ def test_a_job_is_picked_up_again(endpoint: EndpointDouble, send: Callable[..., 
     assert [seen.job_id for seen in endpoint.requests("file")[fetched:]] == ["0.jpg"]
 
 
-def test_a_job_that_runpod_has_forgotten(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_job_that_runpod_has_forgotten(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(completed(answer(video(endpoint))))
     endpoint.refuse["status"] = [404]
     done = send("--job", "rp-77")
@@ -56,7 +53,7 @@ def test_a_job_that_runpod_has_forgotten(endpoint: EndpointDouble, send: Callabl
     assert "kept for 30 minutes" in done.err
 
 
-def test_following_ends_with_its_time_and_the_job_goes_on(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_following_ends_with_its_time_and_the_job_goes_on(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_progress(1))
     done = send("--prompt", "a", "--timeout", "0.05")
     assert done.status == 1
@@ -74,7 +71,7 @@ def interrupted(endpoint: EndpointDouble, at: int) -> None:
     endpoint.on_status = press
 
 
-def test_ctrl_c_cancels_the_job(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_ctrl_c_cancels_the_job(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_progress(1))
     interrupted(endpoint, at=3)
     done = send("--prompt", "a")
@@ -86,9 +83,7 @@ def test_ctrl_c_cancels_the_job(endpoint: EndpointDouble, send: Callable[..., Do
     assert [seen.job_id for seen in endpoint.requests("cancel")] == [job_id]
 
 
-def test_a_job_that_ended_before_it_was_cancelled_is_not_called_cancelled(
-    endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_job_that_ended_before_it_was_cancelled_is_not_called_cancelled(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_progress(1), completed(answer(video(endpoint))))
     endpoint.refuse["cancel"] = [400]
     interrupted(endpoint, at=1)
@@ -98,7 +93,7 @@ def test_a_job_that_ended_before_it_was_cancelled_is_not_called_cancelled(
     assert f"had ended before; see it with: videogen submit --endpoint {ENDPOINT_ID} --job {job_id}" in done.err
 
 
-def test_a_cancel_that_fails_is_not_called_one(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_cancel_that_fails_is_not_called_one(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(in_progress(1))
     endpoint.refuse["cancel"] = [500] * TIMING.attempts
     interrupted(endpoint, at=2)

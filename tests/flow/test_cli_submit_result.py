@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kits.cli_kit import VIDEO, Done, answer, video
+from tests.kits.cli_kit import VIDEO, Send, answer, video
 from tests.kits.endpoint_double import ENDPOINT_ID, EndpointDouble, State, completed, failed
 from worker.base.errors import InputFailed, JobTimeout
 from worker.jobs import answers
@@ -20,7 +19,7 @@ def broken(index: int) -> dict[str, Any]:
     return answers.video_failure("rp-1", index, InputFailed("the server answered with HTTP status 404", path="a"))
 
 
-def test_a_partial_job_keeps_what_it_has_and_exits_with_1(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_partial_job_keeps_what_it_has_and_exits_with_1(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(completed(answer(broken(0), video(endpoint, 1))))
     done = send("--prompt", "a", "--out", "clip.mp4")
     assert done.status == 1
@@ -29,7 +28,7 @@ def test_a_partial_job_keeps_what_it_has_and_exits_with_1(endpoint: EndpointDoub
     assert Path("clip-1.mp4").read_bytes() == VIDEO
 
 
-def test_a_failed_job_is_read_video_by_video(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_failed_job_is_read_video_by_video(endpoint: EndpointDouble, send: Send) -> None:
     output = answer(broken(0), answers.video_failure("rp-1", 1, JobTimeout("took too long")))
     endpoint.plays(failed(output.pop("error"), output))
     done = send("--prompt", "a")
@@ -55,9 +54,7 @@ def test_a_failed_job_is_read_video_by_video(endpoint: EndpointDouble, send: Cal
     ],
     ids=str,
 )
-def test_a_job_without_videos_says_why(
-    state: State, said: str, endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_job_without_videos_says_why(state: State, said: str, endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(state)
     done = send("--prompt", "a")
     assert (done.status, done.out) == (1, "")
@@ -66,7 +63,7 @@ def test_a_job_without_videos_says_why(
     assert "\x1b" not in done.err
 
 
-def test_as_json_a_failed_job_is_its_state(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_as_json_a_failed_job_is_its_state(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays({"status": "TIMED_OUT"})
     done = send("--prompt", "a", "--json")
     assert done.status == 1
@@ -74,7 +71,7 @@ def test_as_json_a_failed_job_is_its_state(endpoint: EndpointDouble, send: Calla
 
 
 def test_a_video_that_cannot_be_fetched_is_told_and_the_others_are_fetched(
-    endpoint: EndpointDouble, send: Callable[..., Done]
+    endpoint: EndpointDouble, send: Send
 ) -> None:
     endpoint.plays(completed(answer(video(endpoint), video(endpoint, 1))))
     endpoint.file_faults["0.mp4"] = [("status", 403)]
@@ -87,7 +84,7 @@ def test_a_video_that_cannot_be_fetched_is_told_and_the_others_are_fetched(
     assert Path("clip-1.mp4").read_bytes() == VIDEO
 
 
-def test_a_worker_without_a_bucket_is_explained(endpoint: EndpointDouble, send: Callable[..., Done]) -> None:
+def test_a_worker_without_a_bucket_is_explained(endpoint: EndpointDouble, send: Send) -> None:
     endpoint.plays(completed(answer(video(endpoint, video_url="file:///outputs/0.mp4", thumbnail_url=None))))
     done = send("--prompt", "a")
     assert done.status == 1
@@ -95,9 +92,7 @@ def test_a_worker_without_a_bucket_is_explained(endpoint: EndpointDouble, send: 
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_file_in_the_answer_is_written_to_its_place(
-    as_json: bool, endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_a_file_in_the_answer_is_written_to_its_place(as_json: bool, endpoint: EndpointDouble, send: Send) -> None:
     """As a worker on the platform without a bucket answers."""
     own_disk = {"video_url": "file:///outputs/0.webm", "thumbnail_url": "file:///outputs/0.jpg"}
     inline = {"video_base64": base64.b64encode(VIDEO).decode("ascii")}
@@ -115,9 +110,7 @@ def test_a_file_in_the_answer_is_written_to_its_place(
         assert "outputs" not in done.out
 
 
-def test_an_answer_of_another_version_is_fetched_all_the_same(
-    endpoint: EndpointDouble, send: Callable[..., Done]
-) -> None:
+def test_an_answer_of_another_version_is_fetched_all_the_same(endpoint: EndpointDouble, send: Send) -> None:
     made = video(endpoint)
     endpoint.plays(completed({"videos": [{key: made[key] for key in ("status", "video_url")}], "status": "completed"}))
     done = send("--prompt", "a", "--out", "clip.mp4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from tests.flow.conftest import Receiver, Runner, Watched, local_path
+from tests.flow.conftest import Make, Receiver, Runner, Watched, local_path
 from tests.flow.conftest import small as small_request
 from tests.kits.loopback import resolver_to
 from worker.media.formats import CODECS
 from worker.net import Opener
 
-Make = Callable[[Mapping[str, str]], Runner]
 QUERY = "X-Amz-Signature=5ec4e7"
 
 

@@ -5,35 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from typing import Any
 
-import av
 import pytest
 from standardwebhooks import Webhook
 
-from tests.flow.conftest import Receiver, Runner, local_path, small
+from tests.flow.conftest import Make, Receiver, Runner, local_path, probe, small
+from tests.kits.client_cases import SECRET
 from worker.base.errors import JobTimeout
 from worker.engine.modes.base import TextPipeline
 from worker.media import encode
 from worker.request.catalogue import DEMO_DEFAULTS
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-def probe(url: str) -> tuple[str, str, float, int, int, int]:
-    with av.open(str(local_path(url))) as container:
-        stream = container.streams.video[0]
-        frames = sum(1 for _ in container.decode(stream))
-        context = stream.codec_context
-        return (
-            context.name,
-            str(context.pix_fmt),
-            float(stream.average_rate or 0),
-            context.width,
-            context.height,
-            frames,
-        )
 
 
 def test_text_to_video_gives_a_stored_video_and_a_full_result(run: Runner) -> None:
@@ -134,9 +116,7 @@ def test_both_models_and_turbo_are_served(run: Runner, picture_url: str) -> None
     assert (turbo["num_inference_steps"], turbo["guidance_scale"], turbo["guidance_scale_2"]) == (4, 1.0, 1.0)
 
 
-def test_two_videos_are_told_in_order_and_signed(
-    make_runner: Callable[[Mapping[str, str]], Runner], receiver: Receiver, picture_url: str
-) -> None:
+def test_two_videos_are_told_in_order_and_signed(make_runner: Make, receiver: Receiver, picture_url: str) -> None:
     run = make_runner({"WEBHOOK_SECRET": SECRET})
     answer = run(
         {
@@ -258,7 +238,7 @@ def test_unsupported_is_told_before_any_work(run: Runner, picture_url: str) -> N
 
 
 @pytest.mark.slow
-def test_cost_is_told_where_the_price_is_known(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
+def test_cost_is_told_where_the_price_is_known(make_runner: Make) -> None:
     (video,) = make_runner({"GPU_HOURLY_USD": "3600"})(small())["videos"]
     # 3,600 USD an hour is 1 USD a second: the cost is the seconds until the video was encoded.
     timings = video["timings"]
@@ -280,7 +260,7 @@ def test_one_job_id_with_another_payload_is_refused(run: Runner) -> None:
     assert json.loads(answer["error"])["path"] == "job_id"
 
 
-def test_the_time_limit_ends_a_job_within_a_step(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
+def test_the_time_limit_ends_a_job_within_a_step(make_runner: Make) -> None:
     run = make_runner({"JOB_TIMEOUT_S": "0.3"})
     answer = run({"job_request_params": [small(num_inference_steps=100, num_frames=81), small()]})
     assert [video["error"]["code"] for video in answer["videos"]] == [JobTimeout.code] * 2

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Mapping
 
 import pytest
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Receiver, Runner, small
+from tests.flow.conftest import Make, Receiver, Runner, small
 from tests.kits.seeing import MADE_OF, lines, of, scrape, value
 from worker.base import metrics
 from worker.base.metrics import Server
@@ -17,7 +16,7 @@ from worker.jobs import tidy
 
 
 def test_every_stage_video_and_job_has_a_line_with_its_seconds(
-    make_runner: Callable[[Mapping[str, str]], Runner], receiver: Receiver, written: io.StringIO
+    make_runner: Make, receiver: Receiver, written: io.StringIO
 ) -> None:
     run = make_runner({"GPU_HOURLY_USD": "3600"})
     run.worker.engine.models.drop("t2v")  # so that the threads that load it are heard too
@@ -63,7 +62,7 @@ def test_peak_memory_of_the_gpu_is_in_the_line_and_the_metrics(
 
 @pytest.mark.slow
 def test_events_and_videos_of_earlier_jobs_are_logged_under_their_own_job(
-    make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer, written: io.StringIO
+    make_runner: Make, httpserver: HTTPServer, written: io.StringIO
 ) -> None:
     """They are sent and stored outside of any job, from the threads of `tidy`.
 

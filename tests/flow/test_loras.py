@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Runner, small
+from tests.flow.conftest import Make, Runner, small
 from tests.kits import lora_kit
 from worker.base.stop import Stop
 
@@ -43,9 +42,7 @@ def test_a_lora_changes_its_video_and_not_the_next(run: Runner, lora_file: Path,
     assert videos[1]["parameters"]["loras"] == [{"scale": 4.0, "expert": "both"}]
 
 
-def test_an_operators_file_is_found_by_its_name(
-    make_runner: Callable[[Mapping[str, str]], Runner], lora_file: Path, tmp_path: Path
-) -> None:
+def test_an_operators_file_is_found_by_its_name(make_runner: Make, lora_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     lora_file.rename(folder / "house-style.safetensors")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Receiver, Runner, small
+from tests.flow.conftest import Make, Receiver, Runner, small
 from tests.kits.seeing import scrape, value
 from worker.base.metrics import Server
 
 
-def test_the_metrics_of_real_jobs(
-    make_runner: Callable[[Mapping[str, str]], Runner], receiver: Receiver, server: Server
-) -> None:
+def test_the_metrics_of_real_jobs(make_runner: Make, receiver: Receiver, server: Server) -> None:
     run = make_runner({"GPU_HOURLY_USD": "3600"})
     missing = receiver.url.replace("/hook", "/missing.png")
     payload = {

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Runner, local_path, small
-from tests.flow.test_job import probe
+from tests.flow.conftest import Runner, local_path, probe, small
 from tests.kits.engine_kit import ExpertCounter
 from tests.kits.slow import slow
 from worker.base.stop import Stop

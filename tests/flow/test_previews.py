@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Receiver, Runner, local_path, small
+from tests.flow.conftest import Make, Receiver, Runner, local_path, small
 from tests.kits.s3_double import Double, Handler, status
 from worker.base.errors import UploadFailed
 from worker.base.stop import Stop
@@ -136,7 +135,7 @@ def test_a_stop_after_a_preview_ends_within_a_step(run: Runner) -> None:
 
 
 @pytest.fixture
-def stored(make_runner: Callable[[Mapping[str, str]], Runner], bucket: Double) -> Runner:
+def stored(make_runner: Make, bucket: Double) -> Runner:
     """A worker whose files go to `bucket`."""
     return make_runner(bucket.environment())
 
@@ -164,9 +163,7 @@ def test_beside_an_upload_url_the_preview_is_in_the_bucket(
     assert [path.rpartition("/")[2] for path in bucket.objects] == ["0.preview.webp", "0.jpg"]
 
 
-def test_beside_an_upload_url_alone_the_preview_is_in_its_own_url(
-    make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer
-) -> None:
+def test_beside_an_upload_url_alone_the_preview_is_in_its_own_url(make_runner: Make, httpserver: HTTPServer) -> None:
     run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job"})
     httpserver.expect_request("/theirs", method="PUT").respond_with_data("")
     asked = small(preview="strip", preview_at=[0.5], upload_url=httpserver.url_for("/theirs?signature=1"))

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +14,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from builder.docs import readme
-from tests.flow.conftest import Answer, Receiver, Runner, small
-from tests.flow.test_job import SECRET
+from tests.flow.conftest import Answer, Make, Receiver, Runner, small
+from tests.kits.client_cases import SECRET
 from worker.engine.modes import MODES
 from worker.request import CATALOGUE, Mode
 from worker.request.parse import parse
@@ -69,9 +69,7 @@ def test_input() -> dict[str, Any]:
 
 
 @pytest.fixture
-def two_videos(
-    make_runner: Callable[[Mapping[str, str]], Runner], receiver: Receiver, httpserver: HTTPServer
-) -> tuple[Answer, Receiver]:
+def two_videos(make_runner: Make, receiver: Receiver, httpserver: HTTPServer) -> tuple[Answer, Receiver]:
     """A signed job of two videos, the second with a picture that is not there."""
     httpserver.expect_request("/missing.png").respond_with_data(status=404)
     videos = [small(), small(reference_image_url=httpserver.url_for("/missing.png"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Runner, Watched, local_path, only_video, small
+from tests.flow.conftest import Make, Runner, Watched, local_path, only_video, small
 from tests.kits.slow import slow
 from worker.base.errors import Cancelled, JobTimeout
 from worker.base.sigterm import ShuttingDown
@@ -73,7 +73,7 @@ def test_the_end_of_a_video_is_read_from_its_last_segment_alone(run: Runner, mon
 
 @pytest.mark.slow
 def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same_bytes(
-    make_runner: Callable[[Mapping[str, str]], Runner], watched: Watched
+    make_runner: Make, watched: Watched
 ) -> None:
     whole = only_video(make_runner({})(small(segments=FIVE), job_id="whole"))
 
@@ -264,7 +264,7 @@ def test_several_frames_of_a_segment_begin_the_next(run: Runner, watched: Watche
 
 
 @pytest.mark.slow
-def test_a_long_duration_is_divided(make_runner: Callable[[Mapping[str, str]], Runner]) -> None:
+def test_a_long_duration_is_divided(make_runner: Make) -> None:
     run = make_runner({"MAX_FRAMES": "9"})
     video = only_video(run({**small(duration_seconds=1.5), "num_frames": None}))
     assert (video["num_frames"], [each["num_frames"] for each in video["segments"]]) == (25, [9, 8, 8])

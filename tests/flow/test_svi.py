@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import torch
 from pytest_httpserver import HTTPServer
 
-from tests.flow.conftest import Runner, Watched, only_video, small
+from tests.flow.conftest import Make, Runner, Watched, only_video, small
 from tests.kits import lora_kit
 from tests.kits.engine_kit import Quiet
 from worker.base.sigterm import ShuttingDown
@@ -118,7 +117,7 @@ def test_a_video_of_the_callers_is_continued_from_its_last_frames_and_a_cut_begi
 @pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same_bytes(
-    make_runner: Callable[[Mapping[str, str]], Runner], watched: Watched
+    make_runner: Make, watched: Watched
 ) -> None:
     two = small(**SVI, segments=[{}, {}])
     whole = only_video(make_runner({})(two, job_id="whole"))

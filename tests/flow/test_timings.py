@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from tests.flow.conftest import Answer, Receiver, Runner, small
+from tests.flow.conftest import Answer, Make, Receiver, Runner, small
 from tests.kits.engine_kit import FixedPlanner, plan
 from tests.kits.seeing import MADE_OF, adds_up, lines, of, scrape, value
 from worker.base.metrics import Server
@@ -27,9 +26,7 @@ from worker.media import VideoFile
 from worker.request.plan import MemoryPlan
 
 
-def test_the_seconds_of_one_video_add_up_in_the_video_and_in_the_job(
-    make_runner: Callable[[Mapping[str, str]], Runner], picture_url: str
-) -> None:
+def test_the_seconds_of_one_video_add_up_in_the_video_and_in_the_job(make_runner: Make, picture_url: str) -> None:
     run = make_runner({"GPU_HOURLY_USD": "3600"})
     began = time.perf_counter()
     answer = run(small(reference_image_url=picture_url, num_frames=17))
@@ -94,7 +91,7 @@ def test_each_second_is_told_of_the_stage_that_took_it(
 
 @pytest.mark.slow
 def test_the_wait_for_the_gpu_is_no_stage_of_the_video_and_costs_nothing(
-    make_runner: Callable[[Mapping[str, str]], Runner], monkeypatch: pytest.MonkeyPatch
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two jobs at once, as the local API allows: the second waits while the first is made."""
     run = make_runner({"GPU_HOURLY_USD": "3600"})
@@ -140,7 +137,7 @@ def test_a_video_that_fails_while_it_is_generated_tells_where_its_seconds_went(
 
 @pytest.mark.parametrize("below", [plan("swap"), None])
 def test_a_try_that_ran_out_of_memory_has_a_name_of_its_own(
-    make_runner: Callable[[Mapping[str, str]], Runner],
+    make_runner: Make,
     monkeypatch: pytest.MonkeyPatch,
     written: io.StringIO,
     server: Server,

@@ -7,7 +7,6 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pytest_httpserver import HTTPServer
 from safetensors import safe_open
 from werkzeug import Request, Response
 
-from tests.flow.conftest import Answer, Receiver, Runner, local_path, small
+from tests.flow.conftest import Answer, Make, Receiver, Runner, local_path, small
 from tests.kits import s3_double
 from worker.delivery.webhooks.progress_sender import ProgressEvent
 from worker.jobs import train
@@ -155,7 +154,7 @@ async def _stopped(run: Runner, payload: object, job_id: str = "stopped") -> Ans
 
 
 def test_a_shutdown_before_the_first_step_leaves_the_training_to_another_worker(
-    make_runner: Callable[[Mapping[str, str]], Runner], httpserver: HTTPServer, receiver: Receiver
+    make_runner: Make, httpserver: HTTPServer, receiver: Receiver
 ) -> None:
     """No event and no answer: RunPod would take either for the end of the job."""
     run = make_runner({"SHUTDOWN_GRACE_S": "0"})
@@ -177,7 +176,7 @@ def test_a_shutdown_before_the_first_step_leaves_the_training_to_another_worker(
 
 
 def test_a_storage_that_is_silent_costs_a_finished_training_nothing(
-    make_runner: Callable[[Mapping[str, str]], Runner], monkeypatch: pytest.MonkeyPatch
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record counts, as that of a video does."""
     monkeypatch.setattr(train, "_ASKING_S", 0.2)
@@ -201,9 +200,7 @@ def test_a_storage_that_is_silent_costs_a_finished_training_nothing(
     assert "/loras/2026-11-27/done/high.safetensors" in answer["loras"][0]["source"]
 
 
-def test_without_a_bucket_on_the_platform_nothing_is_trained(
-    make_runner: Callable[[Mapping[str, str]], Runner], data_url: str
-) -> None:
+def test_without_a_bucket_on_the_platform_nothing_is_trained(make_runner: Make, data_url: str) -> None:
     run = make_runner({"RUNPOD_WEBHOOK_GET_JOB": "https://example.com/job"})
     error = json.loads(run({"train": training(data_url)})["error"])
     assert (error["code"], error["path"]) == ("invalid_request", "train")

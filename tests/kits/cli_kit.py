@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ class Done:
     status: int
     out: str
     err: str
+
+
+Send = Callable[..., Done]
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> Done:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.flow.conftest import Answer, Runner
+from tests.flow.conftest import Answer, Make, Runner
 from tests.flow.conftest import small as small_request
 from tests.kits.s3_double import BUCKET, Double, Handler, reset
 from worker.base.files import StateFolder
@@ -65,7 +65,7 @@ class Scene:
 @pytest.fixture
 def make_scene(
     bucket: Double,
-    make_runner: Callable[[Mapping[str, str]], Runner],
+    make_runner: Make,
     engine: Engine,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
