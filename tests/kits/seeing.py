@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.kits.cli_kit import logging_as_it_was
+from tests.kits.logs import logging_as_it_was
 from worker.base import log, metrics
 from worker.base.metrics import Server
 
