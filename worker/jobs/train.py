@@ -151,7 +151,7 @@ class TrainingFlow:
             note = f"train: {done} of {steps} steps were made, what is delivered is the best of them: {stop.reason}"
             return trained, [], [f"{note}; the same training under a new job_id and this seed goes on from there"]
         made: list[samples.Sample] = []
-        notes: list[str] = []
+        notes = training_answer.diverged(trained.experts)
         count = max(1, len(request.sample_prompts))
         try:
             self._progress.stage(_INDEX, "sampling")

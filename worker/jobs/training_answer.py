@@ -49,6 +49,16 @@ def steps(request: TrainingRequest) -> int:
     return sum(each.steps for each in request.experts)
 
 
+def diverged(experts: Sequence[TrainedExpert]) -> list[str]:
+    """A warning of each expert that ended before its last step though nobody stopped it."""
+    return [
+        f"train.learning_rate: the training of {name_of(each)} diverged after {each.learned.progress.step} of "
+        f"{each.learned.training.steps} steps, what is delivered is the best before: send a lower one"
+        for each in experts
+        if each.learned.progress.step < each.learned.training.steps
+    ]
+
+
 def name_of(expert: TrainedExpert) -> str:
     """The expert as results name it; a model with a single one has `both`."""
     return expert.learned.training.expert or "both"

@@ -7,6 +7,7 @@ its number alone, so that a run that goes on after a kill makes the same steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from worker.base.errors import InvalidRequest
 from worker.base.stop import Stop
 from worker.engine import embeddings
 from worker.engine.bench import Bench
@@ -37,7 +39,7 @@ _MASTER, _MOMENTS, _BEST = "master", ("exp_avg", "exp_avg_sq"), "best"
 class Learned:
     """What became of one expert: `weights` are the LoRA's best factors, by PEFT's names within the transformer.
 
-    Of a run that was stopped, `progress.step` is below the steps that were asked for.
+    Of a run that was stopped, or that diverged, `progress.step` is below the steps that were asked for.
     """
 
     training: ExpertTraining
@@ -64,8 +66,9 @@ def train(
 ) -> Learned | None:
     """Train one expert to its last step, or until `stop`: then what is best so far, None where there is nothing yet.
 
-    `on_step` gets the number of steps that are done. Raises ModelUnavailable, and torch's own error where memory runs
-    out. Whatever ends it, the next call with the same `checkpoint` goes on where it was saved last.
+    One that diverges ends there too. `on_step` gets the number of steps that are done. Raises ModelUnavailable,
+    InvalidRequest where it diverges before anything was measured, and torch's own error where memory runs out.
+    Whatever ends it, the next call with the same `checkpoint` goes on where it was saved last.
     """
     kept = checkpoint.load()
     if kept is not None and kept.progress.step == training.steps:
@@ -78,7 +81,8 @@ def train(
     for step in range(run.progress.step, training.steps):
         if stop.requested or (step == 0 and not run.look()):
             break
-        run.step(step)
+        if not run.step(step):
+            break
         is_due = (step + 1) % request.checkpoint_every == 0 or step + 1 == training.steps
         if is_due and not run.look():
             break
@@ -134,8 +138,11 @@ class _Run:
         if self.progress.best_step is not None:
             self._best = {name: tensors[f"{_BEST}.{name}"] for name in names}
 
-    def step(self, step: int) -> None:
-        """One optimizer step, on one clip."""
+    def step(self, step: int) -> bool:
+        """One optimizer step, on one clip; False where it diverged, and the best so far is all there is.
+
+        Raises InvalidRequest where nothing was measured before.
+        """
         random = timesteps.generator(self._seed, "step", step)
         example = self._data.clips[self._number(step)]
         dropped = float(torch.rand((), generator=random)) < self._request.caption_dropout
@@ -144,9 +151,15 @@ class _Run:
         loss = self._loss(example, self._data.unasked if dropped else example.text, noise, along)
         loss.backward()  # type: ignore[no-untyped-call]
         self._adapter.take_gradients()
-        descend(self._adapter.masters, [self._optimizer], self._schedule, step)
+        norm = descend(self._adapter.masters, [self._optimizer], self._schedule, step)
+        if not math.isfinite(norm):
+            if self._best is None:
+                message = f"the training diverged at step {step + 1}, its gradients are no numbers: send a lower one"
+                raise InvalidRequest(message, path="train.learning_rate")
+            return False
         self._adapter.publish()
         self.progress.step = step + 1
+        return True
 
     @torch.no_grad()
     def look(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import torch
 
 from tests.kits import trainer_kit
 from tests.kits.slow import slow
-from worker.base.errors import Cancelled, OutOfMemory
+from worker.base.errors import Cancelled, InvalidRequest, OutOfMemory
 from worker.base.stop import Stop
 from worker.engine.bench import Bench
+from worker.jobs import training_answer
+from worker.training import expert
 from worker.training.plan import TrainingPlan
 from worker.training.train import Trained, Watcher
 
@@ -46,6 +49,41 @@ def test_every_expert_learns_what_is_held_out(key: str, tmp_path: Path) -> None:
         assert report["loss_after"] < report["loss_before"]
         assert [at["step"] for at in report["losses"]] == [0, 4, 8, 12]
         assert report["loss_after"] == min(at["loss"] for at in report["losses"][1:])
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The gradients of step `at`, counted from 1, are no numbers, as where an activation overflows."""
+    descend, steps = expert.descend, list[int]()
+
+    def poison(masters: list[torch.Tensor], *others: Any, **more: Any) -> float:
+        steps.append(len(steps) + 1)
+        if steps[-1] == at:
+            assert masters[0].grad is not None
+            masters[0].grad.fill_(torch.nan)
+        return descend(masters, *others, **more)
+
+    monkeypatch.setattr(expert, "descend", poison)
+
+
+def test_a_training_that_diverges_ends_with_its_best_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went on to its last step, and NaN in the result is no JSON: no webhook could carry it."""
+    poisoned(monkeypatch, at=7)
+    trained = trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path)
+    (high,) = trained.experts
+    assert (high.learned.best_step, high.learned.progress.step) == (4, 6)
+    assert all(torch.isfinite(factor).all() for factor in high.learned.weights.values())
+    json.dumps(high.report(), allow_nan=False)
+    (line,) = training_answer.diverged(trained.experts)
+    assert line.startswith("train.learning_rate: the training of high diverged after 6 of 12 steps")
+
+
+def test_a_training_that_diverges_before_anything_is_measured_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(monkeypatch, at=2)
+    with pytest.raises(InvalidRequest, match="diverged at step 2") as caught:
+        trainer_kit.run(trainer_kit.request(experts="high"), tmp_path / "state", tmp_path)
+    assert caught.value.path == "train.learning_rate"
 
 
 def test_a_stop_returns_the_best_so_far_and_the_next_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
