@@ -17,6 +17,7 @@ _PROMPTS = 3
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_training_teaches_a_ground_that_the_model_never_saw_and_spares_those_that_it_knows(tmp_path: Path) -> None:
     engine, new, known = train_look.engine(), asked(_PROMPTS, looks.PLACE), asked(_PROMPTS, None)
     loras = by_expert(train_look.trained(engine, train_look.request(_STEPS, experts="low"), tmp_path, Watcher()))
