@@ -16,6 +16,7 @@ from werkzeug import Request, Response
 
 from tests.flow.conftest import Make, Receiver, Runner, Watched, local_path
 from tests.flow.conftest import small as small_request
+from tests.kits import s3_double
 from tests.kits.loopback import resolver_to
 from worker.media.formats import CODECS
 from worker.net import Opener
@@ -91,6 +92,18 @@ def test_what_cannot_fit_is_refused_before_the_gpu_is_used(make_runner: Make) ->
     assert video["error"]["code"] == "unsupported"
     assert video["error"]["path"] == "job_request_params[0].response_format"
     assert "generating" not in {event.status for event in run.reports}
+
+
+def test_a_poster_and_frames_that_the_bucket_refuses_are_lines_in_warnings(make_runner: Make) -> None:
+    def videos_alone(handler: s3_double.Handler) -> bool:
+        is_video = handler.path.split("?")[0].endswith(".mp4")
+        return not is_video and s3_double.status(403, "AccessDenied")(handler)
+
+    with s3_double.serving() as bucket:
+        bucket.always["put"] = videos_alone
+        (video,) = make_runner(bucket.environment())(small(frames_zip=True))["videos"]
+    assert (video["status"], video["thumbnail_url"], video["frames_url"]) == ("completed", None, None)
+    assert "thumbnail, frames_zip: made and not stored, the storage did not take them" in video["warnings"]
 
 
 class Theirs:

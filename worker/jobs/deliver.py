@@ -31,6 +31,7 @@ from worker.jobs.previews import JobPreviews
 from worker.jobs.progress import Progress
 from worker.jobs.report import VideoReport
 from worker.jobs.services import Services
+from worker.media import VideoFile
 from worker.media.marks.provenance import Origin
 from worker.media.shrink import encode_to_fit
 from worker.request import VideoRequest
@@ -137,6 +138,7 @@ class Deliveries:
                     made = self._marked(made)
                     figures["size_bytes"] = made.file.size_bytes
                     delivery = replace(self._store(made, storage), preview_url=preview_url)
+                notes += self._not_stored(made, delivery)
                 result = self._result(made, delivery, report, notes)
                 # Replace the record of a video that has since been deleted from storage.
                 gone = self._entry.finished.get(request.index)
@@ -213,12 +215,26 @@ class Deliveries:
             made = replace(made, file=fitted)
         if inline.is_forced(request, self._worker.settings):
             notes.append(inline.NO_BUCKET)
-        beside = [name for name, path in (("thumbnail", file.poster), ("frames_zip", file.frames)) if path is not None]
-        if request.output.upload_url is not None and beside and not self._worker.settings.storage_is_remote:
-            notes.append(
-                f"{', '.join(beside)}: not stored, upload_url takes the video alone and no bucket is configured"
-            )
+        beside = self._beside(file, Delivery("", None))
+        if beside and self._takes_video_alone(request):
+            notes.append(f"{beside}: not stored, upload_url takes the video alone and no bucket is configured")
         return made, notes
+
+    def _takes_video_alone(self, request: VideoRequest) -> bool:
+        return request.output.upload_url is not None and not self._worker.settings.storage_is_remote
+
+    def _not_stored(self, made: Made, delivery: Delivery) -> list[str]:
+        """What is to be said of a poster and a ZIP that a storage of both did not take."""
+        beside = self._beside(made.file, delivery)
+        if not beside or self._takes_video_alone(made.video.request):
+            return []
+        return [f"{beside}: made and not stored, the storage did not take them"]
+
+    @staticmethod
+    def _beside(file: VideoFile, delivery: Delivery) -> str:
+        """The names of what was made beside the video and has no URL."""
+        made = (("thumbnail", file.poster, delivery.thumbnail_url), ("frames_zip", file.frames, delivery.frames_url))
+        return ", ".join(name for name, path, url in made if path is not None and url is None)
 
     def _marked(self, made: Made) -> Made:
         """With its files marked, once."""
