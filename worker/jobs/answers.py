@@ -83,6 +83,7 @@ def _requested(request: VideoRequest, shape: Shape) -> dict[str, Any]:
         "seed": request.seed,
         "camera_motion": request.camera_motion,
         "enhance_prompt": request.enhance_prompt,
+        "prompt_expansion": request.prompt_expansion,
         "quality_preset": request.quality_preset,
         "loras": [{"scale": lora.scale, "expert": lora.expert} for lora in request.loras],
         "output_format": output.format,
