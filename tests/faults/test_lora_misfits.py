@@ -5,6 +5,7 @@ The request is refused with the field and the first keys named, and the experts 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,33 @@ def untouched(model: Components) -> list[torch.Tensor]:
     return outputs(model)
 
 
-def refusal(model: Components, file: Path, untouched: list[torch.Tensor], **options: Any) -> WorkerError:
-    """The error for a file, after a look at what it left behind."""
-    good = adapter(saved(file.parent, as_diffusers(factors(model.transformer, QUERY)), "good"), number=0)
-    with pytest.raises(WorkerError) as caught, applied(model, [good, adapter(file, number=1, **options)]):
-        pytest.fail("was applied")
-    for expert in (model.transformer, model.transformer_2):
-        assert isinstance(expert, WanTransformer3DModel)
-        assert not any("lora" in name for name, _ in expert.named_modules())
-        assert not hasattr(expert, "peft_config")
-    assert [torch.equal(one, other) for one, other in zip(outputs(model), untouched, strict=True)] == [True, True]
-    assert caught.value.path == "job_request_params[0].loras[1].source"
-    assert str(file) not in str(caught.value)
-    return caught.value
+Refused = Callable[..., WorkerError]
 
 
-def test_keys_that_match_nothing_are_named(model: Components, tmp_path: Path, untouched: list[torch.Tensor]) -> None:
+@pytest.fixture
+def refused(model: Components, untouched: list[torch.Tensor], tmp_path: Path) -> Refused:
+    """The error for a file of these tensors, or for a file, after a look at what it left behind."""
+
+    def refuse(given: dict[str, torch.Tensor] | Path, **metadata: str) -> WorkerError:
+        file = given if isinstance(given, Path) else saved(tmp_path, given, **metadata)
+        good = adapter(saved(tmp_path, as_diffusers(factors(model.transformer, QUERY)), "good"), number=0)
+        with pytest.raises(WorkerError) as caught, applied(model, [good, adapter(file, number=1)]):
+            pytest.fail("was applied")
+        for expert in (model.transformer, model.transformer_2):
+            assert isinstance(expert, WanTransformer3DModel)
+            assert not any("lora" in name for name, _ in expert.named_modules())
+            assert not hasattr(expert, "peft_config")
+        assert [torch.equal(one, other) for one, other in zip(outputs(model), untouched, strict=True)] == [True, True]
+        assert caught.value.path == "job_request_params[0].loras[1].source"
+        assert str(file) not in str(caught.value)
+        return caught.value
+
+    return refuse
+
+
+def test_keys_that_match_nothing_are_named(refused: Refused) -> None:
     tensors = {f"text_model.layers.{number}.q.lora_down.weight": torch.ones(2, 24) for number in range(8)}
-    error = refusal(model, saved(tmp_path, tensors), untouched)
+    error = refused(tensors)
     assert isinstance(error, Unsupported)
     assert "8 of the 8 keys" in error.message
     assert "model: text_model.layers.0.q.lora_down.weight, text_model.layers.1.q.lora_down.weight, " in error.message
@@ -76,20 +86,16 @@ def query(model: Components) -> dict[str, torch.Tensor]:
         "diffusion_model.blocks.0.attn1.lora_down.weight",
     ],
 )
-def test_one_key_too_many_is_an_error_that_names_it(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor], key: str
-) -> None:
-    error = refusal(model, saved(tmp_path, query(model) | {key: torch.ones(2, 24)}), untouched)
+def test_one_key_too_many_is_an_error_that_names_it(refused: Refused, model: Components, key: str) -> None:
+    error = refused(query(model) | {key: torch.ones(2, 24)})
     assert isinstance(error, Unsupported)
     assert key in error.message
     assert "1 of the 4 keys" in error.message
 
 
-def test_a_place_that_two_keys_claim_is_an_error(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor]
-) -> None:
+def test_a_place_that_two_keys_claim_is_an_error(refused: Refused, model: Components) -> None:
     tensors = query(model) | as_diffusers(factors(model.transformer, QUERY))
-    assert "2 of the 5 keys" in refusal(model, saved(tmp_path, tensors), untouched).message
+    assert "2 of the 5 keys" in refused(tensors).message
 
 
 @pytest.mark.parametrize(
@@ -108,10 +114,8 @@ def test_a_place_that_two_keys_claim_is_an_error(
         },
     ],
 )
-def test_a_lora_of_another_size_is_refused_with_both_shapes(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor], tensors: dict[str, torch.Tensor]
-) -> None:
-    error = refusal(model, saved(tmp_path, tensors), untouched)
+def test_a_lora_of_another_size_is_refused_with_both_shapes(refused: Refused, tensors: dict[str, torch.Tensor]) -> None:
+    error = refused(tensors)
     assert isinstance(error, Unsupported)
     assert "has the shape" in error.message
     assert "trained for this model" in error.message
@@ -129,20 +133,16 @@ def test_a_lora_of_another_size_is_refused_with_both_shapes(
         {f"{NAME}.diff_b": torch.full((24,), torch.nan)},
     ],
 )
-def test_tensors_that_cannot_be_used_are_invalid(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor], tensors: dict[str, torch.Tensor]
-) -> None:
-    assert isinstance(refusal(model, saved(tmp_path, tensors), untouched), InputInvalid)
+def test_tensors_that_cannot_be_used_are_invalid(refused: Refused, tensors: dict[str, torch.Tensor]) -> None:
+    assert isinstance(refused(tensors), InputInvalid)
 
 
 @pytest.mark.parametrize(
     "alpha", [torch.ones(2), torch.tensor(torch.nan), torch.tensor(1e30), torch.tensor(2002.0), torch.tensor(2**62)]
 )
-def test_an_alpha_that_is_no_number_is_invalid(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor], alpha: torch.Tensor
-) -> None:
+def test_an_alpha_that_is_no_number_is_invalid(refused: Refused, model: Components, alpha: torch.Tensor) -> None:
     tensors = query(model) | {f"{NAME}.alpha": alpha}
-    assert isinstance(refusal(model, saved(tmp_path, tensors), untouched), InputInvalid)
+    assert isinstance(refused(tensors), InputInvalid)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,9 @@ def test_an_alpha_that_is_no_number_is_invalid(
     ],
     ids=lambda config: config[:30],
 )
-def test_metadata_that_is_no_number_is_invalid(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor], config: str
-) -> None:
+def test_metadata_that_is_no_number_is_invalid(refused: Refused, model: Components, config: str) -> None:
     tensors = as_diffusers(factors(model.transformer, QUERY))
-    error = refusal(model, saved(tmp_path, tensors, lora_adapter_metadata=config), untouched)
+    error = refused(tensors, lora_adapter_metadata=config)
     assert isinstance(error, InputInvalid)
 
 
@@ -173,17 +171,13 @@ def test_an_alpha_up_to_a_thousand_times_the_rank_is_read(model: Components, tmp
     assert Contents().of(file, "p").pairs[QUERY].scale == alpha / 2
 
 
-def test_a_lora_of_zeros_only_is_no_silent_success(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor]
-) -> None:
-    error = refusal(model, saved(tmp_path, {f"{NAME}.diff_b": torch.zeros(24)}), untouched)
+def test_a_lora_of_zeros_only_is_no_silent_success(refused: Refused) -> None:
+    error = refused({f"{NAME}.diff_b": torch.zeros(24)})
     assert isinstance(error, Unsupported)
     assert "changes nothing" in error.message
 
 
-def test_a_lora_for_i2v_and_5b_does_not_pass_for_t2v(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor]
-) -> None:
+def test_a_lora_for_i2v_and_5b_does_not_pass_for_t2v(refused: Refused, tmp_path: Path) -> None:
     for key in ("i2v", "5b"):
         other = load(tmp_path / key, key).transformer
         down = torch.ones(2, *other.patch_embedding.weight.shape[1:])
@@ -191,7 +185,7 @@ def test_a_lora_for_i2v_and_5b_does_not_pass_for_t2v(
             "diffusion_model.patch_embedding.lora_down.weight": down,
             "diffusion_model.patch_embedding.lora_up.weight": torch.ones(24, 2, 1, 1, 1),
         }
-        assert "has the shape" in refusal(model, saved(tmp_path, tensors), untouched).message
+        assert "has the shape" in refused(tensors).message
 
 
 def test_a_failure_in_the_midst_of_loading_takes_everything_off(
@@ -220,10 +214,10 @@ def test_a_failure_in_the_midst_of_loading_takes_everything_off(
 
 
 def test_a_file_that_was_damaged_after_the_check_is_refused(
-    model: Components, tmp_path: Path, untouched: list[torch.Tensor]
+    refused: Refused, model: Components, tmp_path: Path
 ) -> None:
     file = saved(tmp_path, query(model))
     file.write_bytes(file.read_bytes()[:-1])
-    error = refusal(model, file, untouched)
+    error = refused(file)
     assert isinstance(error, InputInvalid)
     assert output(model.transformer).isfinite().all()
