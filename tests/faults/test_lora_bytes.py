@@ -96,11 +96,7 @@ def many(count: int, shape: list[int]) -> bytes:
     """A file of `count` tensors of bytes, each of `shape`."""
     size = math.prod(shape)
     header = {
-        f"x{number}": {
-            "dtype": "F8_E4M3",
-            "shape": shape,
-            "data_offsets": [number * size, (number + 1) * size],
-        }
+        f"x{number}": {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [number * size, (number + 1) * size]}
         for number in range(count)
     }
     return header_of(header, body=bytes(count * size))

@@ -82,12 +82,7 @@ def test_what_is_not_foreseen_tells_the_job_id_and_nothing_else(
     monkeypatch.setattr(type(run.worker.engine), "generate", fail)
     answer = run({"job_id": "odd", "webhook_url": receiver.url, "job_request_params": [small(prompt=PROMPT)]})
     error = json.loads(answer["error"])
-    assert error == {
-        "code": "internal",
-        "message": "unexpected failure in job odd",
-        "path": None,
-        "retryable": True,
-    }
+    assert error == {"code": "internal", "message": "unexpected failure in job odd", "path": None, "retryable": True}
     for place in (json.dumps(answer), b"".join(receiver.bodies).decode()):
         assert "Traceback" not in place
         assert "RuntimeError" not in place

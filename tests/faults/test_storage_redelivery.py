@@ -48,13 +48,7 @@ def test_a_finished_video_that_was_deleted_from_the_bucket_is_made_again(scene: 
     assert hashlib.sha256(scene.object("one", 1)).hexdigest() == second["videos"][1]["sha256"]
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        reset,
-        *slow(status(503, "SlowDown"), status(403, "AccessDenied")),
-    ],
-)
+@pytest.mark.parametrize("fault", [reset, *slow(status(503, "SlowDown"), status(403, "AccessDenied"))])
 def test_a_storage_that_cannot_be_asked_costs_a_redelivered_job_nothing(scene: Scene, fault: Any) -> None:
     payload = {"job_id": "one", "job_request_params": [small()]}
     first = scene.run(payload)

@@ -44,10 +44,7 @@ def test_the_events_of_a_job_go_out_in_order_though_its_first_upload_is_slow(sce
 
 @pytest.mark.parametrize(
     ("fault", "way"),
-    [
-        (say_nothing, "stopped"),
-        *slow((say_nothing, "shut down"), (drip, "stopped"), (drip, "shut down")),
-    ],
+    [(say_nothing, "stopped"), *slow((say_nothing, "shut down"), (drip, "stopped"), (drip, "shut down"))],
 )
 def test_whatever_ends_a_job_ends_its_upload_and_keeps_the_video(scene: Scene, fault: Fault, way: str) -> None:
     uploading = threading.Event()
@@ -106,11 +103,7 @@ def test_refused_payloads_are_answered_at_once_beside_a_spool_full_of_videos(sce
 @pytest.mark.timeout(900)
 def test_every_limit_of_the_worker_holds_while_its_storage_is_silent(bucket: Double, tmp_path: Path) -> None:
     """JOB_TIMEOUT_S, the stop signal, the next job, and the grace of SIGTERM."""
-    environment = {
-        **bucket.environment(),
-        "JOB_TIMEOUT_S": "25",
-        "SHUTDOWN_GRACE_S": "5",
-    }
+    environment = {**bucket.environment(), "JOB_TIMEOUT_S": "25", "SHUTDOWN_GRACE_S": "5"}
     request = small()
     with Platform() as platform, WorkerProcess(platform, tmp_path, environment) as worker:
         bucket.always.update(dict.fromkeys(EVERYTHING, say_nothing))

@@ -29,12 +29,7 @@ def test_a_worker_on_the_platform_tells_its_start_and_its_jobs(
     platform: Platform, tmp_path: Path, unused_tcp_port: int
 ) -> None:
     port = unused_tcp_port
-    environment = {
-        "METRICS_PORT": str(port),
-        "LOG_FORMAT": "json",
-        "GPU_HOURLY_USD": "3600",
-        "PRELOAD": "t2v",
-    }
+    environment = {"METRICS_PORT": str(port), "LOG_FORMAT": "json", "GPU_HOURLY_USD": "3600", "PRELOAD": "t2v"}
     with WorkerProcess(platform, tmp_path, environment) as worker:
         assert listening(worker) == {port}  # in the worker alone: the SDK's heartbeat has closed its copy
         sample = scrape(port)

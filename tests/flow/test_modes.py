@@ -86,10 +86,7 @@ def test_a_low_strength_stays_near_the_video(run: Runner, clip_url: Callable[[in
     assert apart[0] < apart[2] / 3
 
 
-@pytest.mark.parametrize(
-    ("frames", "fps", "made"),
-    [(6, 8, 9), *slow((20, 16, 13), (10, 16, 9))],
-)
+@pytest.mark.parametrize(("frames", "fps", "made"), [(6, 8, 9), *slow((20, 16, 13), (10, 16, 9))])
 def test_the_video_is_resampled_and_its_length_bounds_the_answer(
     run: Runner, clip_url: Callable[[int, int], str], frames: int, fps: int, made: int
 ) -> None:

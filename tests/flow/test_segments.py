@@ -93,13 +93,7 @@ def test_a_worker_that_ends_in_a_segment_goes_on_there_and_the_file_has_the_same
 
 
 @pytest.mark.parametrize(
-    "reason",
-    [
-        *slow(JobTimeout("too long")),
-        Cancelled(),
-        *slow(None),
-    ],
-    ids=["timeout", "stop", "failure"],
+    "reason", [*slow(JobTimeout("too long")), Cancelled(), *slow(None)], ids=["timeout", "stop", "failure"]
 )
 def test_what_ends_a_video_behind_its_first_segment_delivers_what_is_finished(
     run: Runner, watched: Watched, reason: JobTimeout | Cancelled | None
@@ -224,13 +218,7 @@ def test_with_keyframes_a_video_of_the_callers_is_continued_from_its_last_frame(
     ]
 
 
-@pytest.mark.parametrize(
-    ("output_format", "codec"),
-    [
-        ("webm", "opus"),
-        *slow(("mp4", "aac"), ("gif", None)),
-    ],
-)
+@pytest.mark.parametrize(("output_format", "codec"), [("webm", "opus"), *slow(("mp4", "aac"), ("gif", None))])
 def test_the_sound_of_a_video_that_is_continued_is_kept_where_the_format_has_sound(
     run: Runner, httpserver: HTTPServer, tmp_path: Path, output_format: str, codec: str | None
 ) -> None:

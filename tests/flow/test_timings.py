@@ -137,11 +137,7 @@ def test_a_video_that_fails_while_it_is_generated_tells_where_its_seconds_went(
 
 @pytest.mark.parametrize("below", [plan("swap"), None])
 def test_a_try_that_ran_out_of_memory_has_a_name_of_its_own(
-    make_runner: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    written: io.StringIO,
-    server: Server,
-    below: MemoryPlan | None,
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, written: io.StringIO, server: Server, below: MemoryPlan | None
 ) -> None:
     """Its seconds are paid for, and are neither the last try's nor waiting."""
     run = make_runner({"GPU_HOURLY_USD": "3600"})

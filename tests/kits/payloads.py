@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from worker.request.payload import JobInput, VideoInput
 
 PROFILE = settings(
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 )
 
 TEXTS = st.one_of(
@@ -128,9 +128,7 @@ SOME_STRANGERS = st.dictionaries(st.sampled_from(SLIPS) | st.text(st.characters(
 STRANGERS = weighted((4, st.just({})), (1, SOME_STRANGERS))
 JOB_FIELDS, VIDEO_FIELDS = list(JobInput.model_fields), list(VideoInput.model_fields)
 VIDEOS = st.builds(
-    lambda fields, strangers: {**fields, **strangers},
-    good_or_wild(VIDEO_FIELDS, {"prompt": "a cat"}),
-    STRANGERS,
+    lambda fields, strangers: {**fields, **strangers}, good_or_wild(VIDEO_FIELDS, {"prompt": "a cat"}), STRANGERS
 )
 SEVERAL = st.lists(VIDEOS, min_size=1, max_size=2)
 ENTRIES = weighted((8, SEVERAL), (1, st.lists(VIDEOS | JSON, max_size=2)), (1, JSON))

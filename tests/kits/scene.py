@@ -64,11 +64,7 @@ class Scene:
 
 @pytest.fixture
 def make_scene(
-    bucket: Double,
-    make_runner: Make,
-    engine: Engine,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    bucket: Double, make_runner: Make, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Scene]]:
     clients = []
     generate = Engine.generate

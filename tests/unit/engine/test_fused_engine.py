@@ -111,10 +111,7 @@ def test_magcache_measures_fused_blocks_and_leaves_them_out(
     assert same(pixels(rendering), pixels(wanted))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["group offload", *slow("resident", "swap", "fp8")],
-)
+@pytest.mark.parametrize("name", ["group offload", *slow("resident", "swap", "fp8")])
 def test_loras_are_in_effect_and_go_again(
     name: str, source: demo.DemoSource, on_this_cpu: list[int], tmp_path: Path
 ) -> None:
@@ -132,9 +129,7 @@ def test_loras_are_in_effect_and_go_again(
     for each in (engine, plain):
         on_this_cpu[0] = 0
         rendering = each.generate(
-            given(each, with_lora, conditioning, loras=(LoraFile(file, "", file.name),)),
-            watcher=Quiet(),
-            stop=Stop(),
+            given(each, with_lora, conditioning, loras=(LoraFile(file, "", file.name),)), watcher=Quiet(), stop=Stop()
         )
         made[each] = pixels(rendering)
         assert (on_this_cpu[0] > 0) is (each is engine)

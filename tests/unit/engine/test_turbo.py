@@ -255,10 +255,7 @@ def test_the_size_of_a_distilled_lora_is_bounded_by_itself(
     """They are larger than what a caller may send."""
     sizes = [len(blob.content) for blob in hub.repos[distilled_kit.REPO].files.values()]
     store = distilled_kit.store(
-        tmp_path / "models",
-        hub,
-        limits=replace(LORA_LIMITS, max_bytes=10),
-        distilled_max_bytes=max(sizes) - beyond,
+        tmp_path / "models", hub, limits=replace(LORA_LIMITS, max_bytes=10), distilled_max_bytes=max(sizes) - beyond
     )
     if good:
         store.fetch_distilled(distilled_kit.SETS, path="quality_preset")
