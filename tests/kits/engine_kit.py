@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.kits.videos import given
+from worker.base.errors import Cancelled
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Preview, Rendering
@@ -49,6 +50,19 @@ class Quiet:
         self.previews.append(preview)
 
 
+class StopsAt(Quiet):
+    """Asks for a stop once this share of the steps is done."""
+
+    def __init__(self, stop: Stop, share: float) -> None:
+        super().__init__()
+        self._stop, self._share = stop, share
+
+    def generating(self, fraction: float) -> None:
+        super().generating(fraction)
+        if fraction >= self._share:
+            self._stop.request(Cancelled())
+
+
 def request(**fields: Any) -> VideoRequest:
     """A request of 64 x 64 pixels: smaller than a caller may ask for, enough for the engine."""
     video = parse(
@@ -62,10 +76,17 @@ def image_request(**fields: Any) -> VideoRequest:
 
 
 def render(
-    engine: Engine, video: VideoRequest, conditioning: Conditioning = PICTURE, stop: Stop | None = None
+    engine: Engine,
+    video: VideoRequest,
+    conditioning: Conditioning = PICTURE,
+    stop: Stop | None = None,
+    *,
+    watcher: Quiet | None = None,
+    **more: Any,
 ) -> Rendering:
-    made = given(engine, video, conditioning)
-    return engine.generate(made, watcher=Quiet(), stop=stop if stop is not None else Stop())
+    """`more` are those of `given`."""
+    made = given(engine, video, conditioning, **more)
+    return engine.generate(made, watcher=Quiet() if watcher is None else watcher, stop=Stop() if stop is None else stop)
 
 
 def pixels(rendering: Rendering) -> np.ndarray:

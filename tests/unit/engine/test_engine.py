@@ -12,17 +12,16 @@ import torch
 from PIL import Image
 
 from tests.kits.engine_kit import (
-    PICTURE,
     PLANNER,
     ExpertCounter,
     Quiet,
+    StopsAt,
     demo_source,
     image_request,
     pixels,
     render,
     request,
 )
-from tests.kits.videos import given
 from worker.base.errors import Cancelled, Unsupported
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, decode
@@ -177,21 +176,12 @@ def test_the_reference_image_reaches_the_frames(engine: Engine) -> None:
 
 
 def test_every_step_is_told_and_a_stop_ends_the_run_within_one(engine: Engine) -> None:
-    watcher, stop = Quiet(), Stop()
-
-    def after_two(fraction: float) -> None:
-        watcher.generated.append(fraction)
-        if fraction >= 0.2:
-            stop.request(Cancelled())
-
-    class Stopping(Quiet):
-        def generating(self, fraction: float) -> None:
-            after_two(fraction)
-
+    stop = Stop()
+    watcher = StopsAt(stop, 0.2)
     video = request(num_inference_steps=10)
     exact = pixels(render(engine, video))
     with pytest.raises(Cancelled):
-        engine.generate(given(engine, video, PICTURE), watcher=Stopping(), stop=stop)
+        render(engine, video, stop=stop, watcher=watcher)
     assert watcher.generated == pytest.approx([0.0, 0.1, 0.2])
     assert (pixels(render(engine, video)) == exact).all()
 
@@ -199,7 +189,7 @@ def test_every_step_is_told_and_a_stop_ends_the_run_within_one(engine: Engine) -
 def test_all_steps_are_told(engine: Engine) -> None:
     watcher = Quiet()
     video = request(num_inference_steps=4)
-    engine.generate(given(engine, video, PICTURE), watcher=watcher, stop=Stop())
+    render(engine, video, watcher=watcher)
     assert watcher.generated == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
 
 

@@ -10,22 +10,10 @@ import numpy as np
 import pytest
 
 from tests.kits import lora_kit
-from tests.kits.engine_kit import (
-    PICTURE,
-    FixedPlanner,
-    Quiet,
-    demo_source,
-    image_request,
-    pixels,
-    plan,
-    render,
-    request,
-)
+from tests.kits.engine_kit import PICTURE, FixedPlanner, demo_source, image_request, pixels, plan, render, request
 from tests.kits.fused_block import CPU, counted
 from tests.kits.slow import slow
-from tests.kits.videos import given
 from worker.base.settings import Settings
-from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, kernels
 from worker.request.plan import MemoryPlan
 from worker.weights.loras import LoraFile
@@ -128,9 +116,7 @@ def test_loras_are_in_effect_and_go_again(
     made = {}
     for each in (engine, plain):
         on_this_cpu[0] = 0
-        rendering = each.generate(
-            given(each, with_lora, conditioning, loras=(LoraFile(file, "", file.name),)), watcher=Quiet(), stop=Stop()
-        )
+        rendering = render(each, with_lora, conditioning, loras=(LoraFile(file, "", file.name),))
         made[each] = pixels(rendering)
         assert (on_this_cpu[0] > 0) is (each is engine)
     assert same(made[engine], made[plain])

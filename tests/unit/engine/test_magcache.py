@@ -14,7 +14,6 @@ from tests.kits.engine_kit import (
     PICTURE,
     VIDEO,
     FixedPlanner,
-    Quiet,
     demo_source,
     image_request,
     pixels,
@@ -22,7 +21,6 @@ from tests.kits.engine_kit import (
     render,
     request,
 )
-from tests.kits.videos import given
 from worker.base.settings import Settings
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine, Rendering
@@ -179,7 +177,7 @@ def test_with_loras_the_first_block_decides(engine: Engine, tmp_path: Path, capl
     file = LoraFile(lora_kit.saved(tmp_path, lora_kit.as_diffusers(pairs)), "", "a.safetensors")
     video = request(num_inference_steps=STEPS, step_cache="fast", loras=[{"source": "a.safetensors", "scale": 1.0}])
     caplog.set_level("INFO")
-    rendering = engine.generate(given(engine, video, PICTURE, loras=(file,)), watcher=Quiet(), stop=Stop())
+    rendering = render(engine, video, loras=(file,))
     assert rendering.parameters["step_cache_rule"] == "first_block"
     assert "by the first block, not by MagCache: with LoRAs" in caplog.text
 

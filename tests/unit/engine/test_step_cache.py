@@ -21,6 +21,7 @@ from tests.kits.engine_kit import (
     VIDEO,
     FixedPlanner,
     Quiet,
+    StopsAt,
     demo_source,
     image_request,
     pixels,
@@ -29,7 +30,6 @@ from tests.kits.engine_kit import (
     request,
 )
 from tests.kits.slow import slow
-from tests.kits.videos import given
 from worker.base.errors import Cancelled, OutOfMemory
 from worker.base.settings import Settings
 from worker.base.stop import Stop
@@ -168,14 +168,8 @@ def test_fast_leaves_out_more_than_balanced(engine: Engine) -> None:
 
 def stopping(engine: Engine, video: VideoRequest, after: float) -> None:
     stop = Stop()
-
-    class Watcher(Quiet):
-        def generating(self, fraction: float) -> None:
-            if fraction >= after:
-                stop.request(Cancelled())
-
     with pytest.raises(Cancelled):
-        engine.generate(given(engine, video, PICTURE), watcher=Watcher(), stop=stop)
+        render(engine, video, stop=stop, watcher=StopsAt(stop, after))
 
 
 def failing(engine: Engine, video: VideoRequest, failure: Exception) -> None:
@@ -267,7 +261,7 @@ def test_one_expert_at_a_time_keeps_what_the_memory_plan_counts(engine: Engine) 
                 sizes.append([sum(tensor.numel() for tensor in kept) for kept in kept_tensors(engine)])
 
     video = request(num_inference_steps=STEPS, step_cache="balanced")
-    engine.generate(given(engine, video, PICTURE), watcher=Watcher(), stop=Stop())
+    render(engine, video, watcher=Watcher())
     tokens, dim = 2 * 4 * 4, 24  # of 5 frames of 64 x 64, and the width of the small model
     two_passes = 2 * 3 * tokens * dim
     assert {tuple(each) for each in sizes} == {(two_passes, 0), (0, two_passes)}
@@ -287,7 +281,7 @@ def test_loras_are_in_effect_under_the_cache(engine: Engine, tmp_path: Path) -> 
 
     def rendered(one: VideoRequest) -> np.ndarray:
         files = tuple(LoraFile(file, "", file.name) for _ in one.loras)
-        rendering = engine.generate(given(engine, one, PICTURE, loras=files), watcher=Quiet(), stop=Stop())
+        rendering = render(engine, one, loras=files)
         assert rendering.parameters["step_cache_share"] > 0.5
         return pixels(rendering)
 

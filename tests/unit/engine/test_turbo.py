@@ -13,24 +13,24 @@ import torch
 
 from tests.kits import distilled_kit, lora_kit, weights_kit
 from tests.kits.engine_kit import (
-    PICTURE,
     PLANNER,
     VIDEO,
     ExpertCounter,
     FixedPlanner,
     Quiet,
+    StopsAt,
     demo_source,
     image_request,
     pixels,
     plan,
+    render,
     request,
 )
 from tests.kits.hub_server import Fault, HubServer
-from tests.kits.videos import given
 from worker.base.errors import Cancelled, ModelUnavailable
 from worker.base.settings import Settings
 from worker.base.stop import Stop
-from worker.engine import Conditioning, Engine, Rendering
+from worker.engine import Engine
 from worker.net.opener import LORA_LIMITS
 from worker.request import ModelSpec, VideoRequest
 from worker.request.catalogue import DistilledLoras
@@ -66,18 +66,6 @@ def files(hub: HubServer, tmp_path: Path) -> DistilledFiles:
     return distilled_kit.store(tmp_path / "models", hub).fetch_distilled(distilled_kit.SETS, path="quality_preset")
 
 
-def render(
-    engine: Engine,
-    video: VideoRequest,
-    files: DistilledFiles | None = None,
-    conditioning: Conditioning = PICTURE,
-    loras: tuple[LoraFile, ...] = (),
-) -> Rendering:
-    return engine.generate(
-        given(engine, video, conditioning, loras=loras, distilled=files), watcher=Quiet(), stop=Stop()
-    )
-
-
 def adapters_of(engine: Engine) -> list[set[str]]:
     """The names of the LoRAs on each expert, to be asked for during a run."""
     return [set(getattr(expert, "peft_config", {})) for expert in engine.models["t2v"].components.modules]
@@ -102,7 +90,7 @@ def test_each_expert_carries_its_own_lora(
 ) -> None:
     watcher = Watching(engine)
     wanted = files if video.quality_preset == "turbo" else None
-    engine.generate(given(engine, video, PICTURE, distilled=wanted), watcher=watcher, stop=Stop())
+    render(engine, video, watcher=watcher, distilled=wanted)
     assert {tuple(map(len, carried)) for carried in watcher.carried} == {on_each}
     assert adapters_of(engine) == [set(), set()]
 
@@ -131,13 +119,13 @@ def distilled_deltas(engine: Engine) -> tuple[dict[str, torch.Tensor], dict[str,
 
 def test_the_loras_are_those_of_their_expert(engine: Engine, files: DistilledFiles) -> None:
     """A changed weight in place of the LoRA gives the same video."""
-    got = pixels(render(engine, TURBO, files)).astype(int)
+    got = pixels(render(engine, TURBO, distilled=files)).astype(int)
     assert np.abs(pixels(render(twin(distilled_deltas(engine)), TURBO)).astype(int) - got).max() <= 1
     assert np.abs(pixels(render(twin(), TURBO)).astype(int) - got).max() > 5
 
 
 def test_the_result_names_variant_and_weights(engine: Engine, files: DistilledFiles) -> None:
-    full, hybrid = render(engine, TURBO, files).parameters, render(engine, HYBRID, files).parameters
+    full, hybrid = render(engine, TURBO, distilled=files).parameters, render(engine, HYBRID, distilled=files).parameters
     assert (full["turbo_variant"], full["distilled_weights"]) == ("full", distilled_kit.REPO)
     assert (hybrid["turbo_variant"], hybrid["distilled_weights"]) == ("hybrid", distilled_kit.REPO)
     assert (full["scheduler"], full["flow_shift"]) == ("DistilledScheduler", 5.0)
@@ -149,22 +137,17 @@ def test_after_turbo_the_next_video_is_the_same_to_the_bit(engine: Engine, files
     video = request(num_inference_steps=8)
     before = pixels(render(engine, video))
     for turbo in (TURBO, HYBRID):
-        first = pixels(render(engine, turbo, files))
+        first = pixels(render(engine, turbo, distilled=files))
         assert (pixels(render(engine, video)) == before).all()
-        assert (pixels(render(engine, turbo, files)) == first).all()
+        assert (pixels(render(engine, turbo, distilled=files)) == first).all()
 
 
 def test_a_stopped_turbo_leaves_nothing_on_the_experts(engine: Engine, files: DistilledFiles) -> None:
     before = pixels(render(engine, request()))
     stop = Stop()
 
-    class Stopping(Quiet):
-        def generating(self, fraction: float) -> None:
-            if fraction >= 0.5:
-                stop.request(Cancelled())
-
     with pytest.raises(Cancelled):
-        engine.generate(given(engine, TURBO, PICTURE, distilled=files), watcher=Stopping(), stop=stop)
+        render(engine, TURBO, stop=stop, watcher=StopsAt(stop, 0.5), distilled=files)
     assert adapters_of(engine) == [set(), set()]
     assert (pixels(render(engine, request())) == before).all()
 
@@ -174,13 +157,13 @@ def test_the_callers_loras_go_on_top(engine: Engine, files: DistilledFiles, tmp_
     pairs = lora_kit.factors(engine.models["t2v"].components.transformer, "blocks.0.ffn.net.2", seed=9)
     style = lora_kit.saved(tmp_path, lora_kit.as_diffusers(pairs), "style")
     video = request(quality_preset="turbo", loras=[{"source": "style.safetensors", "scale": 3.0}])
-    alone = pixels(render(engine, TURBO, files)).astype(int)
-    styled = pixels(render(engine, video, files, loras=(LoraFile(style, "", style.name),))).astype(int)
+    alone = pixels(render(engine, TURBO, distilled=files)).astype(int)
+    styled = pixels(render(engine, video, distilled=files, loras=(LoraFile(style, "", style.name),))).astype(int)
     own = lora_kit.deltas(pairs, scale=3.0)
     wanted = pixels(render(twin(distilled_deltas(engine), (own, own)), TURBO)).astype(int)
     assert np.abs(styled - wanted).max() <= 1
     assert np.abs(styled - alone).max() > 5
-    assert (pixels(render(engine, TURBO, files)) == alone).all()
+    assert (pixels(render(engine, TURBO, distilled=files)) == alone).all()
 
 
 @pytest.mark.parametrize(("key", "make"), [("t2v", request), ("i2v", image_request)])
@@ -269,7 +252,7 @@ def test_loras_that_do_not_fit_are_the_models_fault(engine: Engine, hub: HubServ
     files = distilled_kit.store(tmp_path / "misfit", hub).fetch_distilled(distilled_kit.SETS, path="quality_preset")
     before = pixels(render(engine, request()))
     with pytest.raises(ModelUnavailable, match="do not serve this model"):
-        render(engine, TURBO, files)
+        render(engine, TURBO, distilled=files)
     assert (pixels(render(engine, request())) == before).all()
 
 

@@ -14,21 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from builder.prepare import main, prepare_model, prepare_turbo
 from tests.kits import distilled_kit, lora_kit, weights_kit
-from tests.kits.engine_kit import PICTURE, PLANNER, Quiet, pixels, request
+from tests.kits.engine_kit import PLANNER, pixels, render, request
 from tests.kits.hub_server import HubServer
 from tests.kits.slow import slow
-from tests.kits.videos import given
 from tests.kits.weights_kit import place
 from worker.base.errors import ModelUnavailable
 from worker.base.settings import Settings
-from worker.base.stop import Stop
-from worker.engine import Engine, Rendering
-from worker.request import CATALOGUE, VideoRequest
+from worker.engine import Engine
+from worker.request import CATALOGUE
 from worker.request.catalogue import T2V_A14B
 from worker.weights import ModelFolder, verify
 from worker.weights.folder import fused
 from worker.weights.folder import record as records
-from worker.weights.loras import DistilledFiles, fuse
+from worker.weights.loras import fuse
 from worker.weights.sources import demo, volume
 
 REPO = "Wan-AI/Wan2.2-T2V-A14B-Diffusers"
@@ -73,10 +71,6 @@ def engine_on(cache: Path) -> Engine:
     return Engine(volume.VolumeSource(settings), catalogue, PLANNER)
 
 
-def render(engine: Engine, video: VideoRequest, files: DistilledFiles | None = None) -> Rendering:
-    return engine.generate(given(engine, video, PICTURE, distilled=files), watcher=Quiet(), stop=Stop())
-
-
 def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
@@ -102,7 +96,7 @@ def test_each_expert_has_its_own_lora_in_its_weights(cache: Path, hub: HubServer
 def test_fused_weights_make_what_the_loras_make(cache: Path, hub: HubServer, dtype: str, tolerance: float) -> None:
     plain = engine_on(cache)
     files = distilled_kit.store(cache, hub).fetch_distilled(distilled_kit.SETS, path="quality_preset")
-    hot, undistilled = pixels(render(plain, TURBO, files)), pixels(render(plain, TURBO))
+    hot, undistilled = pixels(render(plain, TURBO, distilled=files)), pixels(render(plain, TURBO))
     prepared(cache, hub, dtype)
     engine = engine_on(cache)
     rendering = render(engine, TURBO)
