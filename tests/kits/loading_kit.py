@@ -13,7 +13,8 @@ from tests.kits.engine_kit import Quiet, engine_with, pixels, plan
 from tests.kits.videos import given
 from worker.base.stop import Stop
 from worker.engine import Conditioning, Engine
-from worker.weights.tensors import reading
+from worker.request.plan import MemoryPlan
+from worker.weights import tensors
 from worker.weights.tensors.reading import Target
 
 PATIENCE_S = 60.0
@@ -43,24 +44,28 @@ class Volume:
                     check()
         if (failure := self.failures.pop(folder.name, None)) is not None:
             raise failure
-        reading.read(targets, check=check, on_bytes=on_bytes)
+        tensors.reading.read(targets, check=check, on_bytes=on_bytes)
+
+
+Reading = Callable[..., tuple[Engine, Volume]]
+Frames = dict[str, np.ndarray]
 
 
 @pytest.fixture
-def engines() -> Iterator[list[Engine]]:
-    """Engines of a test; none leaves a thread behind."""
+def reading() -> Iterator[Reading]:
+    """Makes an engine and what it reads by; `closed` waits to be let through. No engine leaves a thread behind."""
     made: list[Engine] = []
-    yield made
+
+    def make(*closed: str, fixed: MemoryPlan | None = None, **options: Any) -> tuple[Engine, Volume]:
+        engine = engine_with(plan("resident") if fixed is None else fixed, **options)
+        engine.models._read = volume = Volume(*closed)
+        made.append(engine)
+        return engine, volume
+
+    yield make
     for engine in made:
         for key in list(engine.models._models):
             engine.models.drop(key)
-
-
-def engine_reading(volume: Volume, engines: list[Engine], fixed: Any = None, **options: Any) -> Engine:
-    engine = engine_with(plan("resident") if fixed is None else fixed, **options)
-    engine.models._read = volume
-    engines.append(engine)
-    return engine
 
 
 class InBackground:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
 from tests.kits.attention_kit import backends_as_they_were as backends_as_they_were  # a fixture
 from tests.kits.engine_kit import MODES, engine_with, pixels, plan, render
-from tests.kits.loading_kit import engines as engines  # a fixture
+from tests.kits.loading_kit import Frames
+from tests.kits.loading_kit import reading as reading  # a fixture
 from tests.kits.lora_kit import assert_equal, load, outputs
 from worker.engine.models.components import Components
 from worker.engine.techniques import lora
@@ -51,9 +51,9 @@ def nothing_is_left(model: Components) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def whole() -> dict[str, np.ndarray]:
+def whole() -> Frames:
     """The frames of each mode by a model that was loaded whole, and alone: the demo's text encoders differ."""
-    frames: dict[str, np.ndarray] = {}
+    frames: Frames = {}
     for name in ("text", "image", "video"):
         engine = engine_with(plan("resident"))
         engine.models._overlap = False

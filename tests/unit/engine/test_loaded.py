@@ -6,16 +6,14 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from tests.kits.engine_kit import MODES, PICTURE, PLANS, image_request, pixels, plan, render
-from tests.kits.loading_kit import PATIENCE_S, InBackground, Volume, engine_reading
+from tests.kits.loading_kit import PATIENCE_S, Frames, InBackground, Reading
 from tests.kits.loopback import wait_until
 from tests.kits.slow import slow
 from worker.base.stop import Stop
-from worker.engine import Engine
 from worker.engine.models.arrivals import LAYERS
 
 
@@ -29,10 +27,9 @@ from worker.engine.models.arrivals import LAYERS
     ],
 )
 def test_the_first_steps_run_while_the_low_noise_expert_is_read(
-    name: str, mode: str, whole: dict[str, np.ndarray], engines: list[Engine]
+    name: str, mode: str, whole: Frames, reading: Reading
 ) -> None:
-    volume = Volume("transformer_2")
-    engine = engine_reading(volume, engines, PLANS.get(name, plan("resident")))
+    engine, volume = reading("transformer_2", fixed=PLANS.get(name, plan("resident")))
     video, conditioning = MODES[mode]
     # Of 10 steps several are the high-noise expert's.
     making = InBackground(engine, replace(video, num_inference_steps=10), conditioning)
@@ -47,10 +44,10 @@ def test_the_first_steps_run_while_the_low_noise_expert_is_read(
 
 @pytest.mark.parametrize("name", ["group offload", "sequential"])
 def test_weights_that_are_streamed_are_all_there_before_the_first_step(
-    name: str, whole: dict[str, np.ndarray], engines: list[Engine]
+    name: str, whole: Frames, reading: Reading
 ) -> None:
-    volume = Volume("transformer_2")
-    making = InBackground(engine_reading(volume, engines, PLANS[name]), *MODES["text"])
+    engine, volume = reading("transformer_2", fixed=PLANS[name])
+    making = InBackground(engine, *MODES["text"])
     assert volume.asked["transformer_2"].wait(PATIENCE_S)
     assert not making.watcher.generated
     volume.let()
@@ -58,16 +55,16 @@ def test_weights_that_are_streamed_are_all_there_before_the_first_step(
 
 
 @pytest.mark.parametrize("precision", ["fp8", *slow("int8")])
-def test_each_expert_is_quantised_when_it_is_there(precision: Any, engines: list[Engine]) -> None:
-    engine = engine_reading(Volume(), engines, plan("swap", precision))
+def test_each_expert_is_quantised_when_it_is_there(precision: Any, reading: Reading) -> None:
+    engine, _ = reading(fixed=plan("swap", precision))
     frames = pixels(render(engine, *MODES["text"]))
-    plain = engine_reading(Volume(), engines, plan("swap", precision))
+    plain, _ = reading(fixed=plan("swap", precision))
     plain.models._overlap = False
     assert (frames == pixels(render(plain, *MODES["text"]))).all()
 
 
-def test_layers_are_not_replaced_while_a_lora_is_put_on(engines: list[Engine]) -> None:
-    engine = engine_reading(Volume(), engines, plan("swap", "int8"))
+def test_layers_are_not_replaced_while_a_lora_is_put_on(reading: Reading) -> None:
+    engine, _ = reading(fixed=plan("swap", "int8"))
     with LAYERS:
         engine.preload(["t2v"], Stop())
         expert = engine.models["t2v"].components.own[0]
@@ -78,31 +75,28 @@ def test_layers_are_not_replaced_while_a_lora_is_put_on(engines: list[Engine]) -
     assert expert.module.blocks[0].attn1.to_q.weight.dtype == torch.int8
 
 
-def test_what_a_video_needs_first_is_read_first(engines: list[Engine]) -> None:
+def test_what_a_video_needs_first_is_read_first(reading: Reading) -> None:
     for key, mode, order in (
         ("t2v", "text", ["text_encoder", "transformer", "vae", "transformer_2"]),
         ("i2v", "image", ["text_encoder", "vae", "transformer", "transformer_2"]),
         ("5b", "5b text", ["text_encoder", "transformer", "vae"]),
     ):
-        volume = Volume()
-        list(render(engine_reading(volume, engines), *MODES[mode]).frames())
+        engine, volume = reading()
+        list(render(engine, *MODES[mode]).frames())
         assert volume.order == [f"{key}/{name}" for name in order]
 
 
-def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_step(engines: list[Engine]) -> None:
-    volume = Volume("vae")
+def test_the_vae_of_a_text_to_video_model_is_not_waited_for_before_the_first_step(reading: Reading) -> None:
+    engine, volume = reading("vae")
     video, conditioning = MODES["text"]
-    making = InBackground(engine_reading(volume, engines), replace(video, num_inference_steps=10), conditioning)
+    making = InBackground(engine, replace(video, num_inference_steps=10), conditioning)
     assert making.watcher.first_step.wait(PATIENCE_S)
     volume.let()
     assert making.end().failure is None
 
 
-def test_two_models_that_fit_both_arrive_and_share_what_they_can(
-    whole: dict[str, np.ndarray], engines: list[Engine]
-) -> None:
-    volume = Volume("i2v/transformer")
-    engine = engine_reading(volume, engines)
+def test_two_models_that_fit_both_arrive_and_share_what_they_can(whole: Frames, reading: Reading) -> None:
+    engine, volume = reading("i2v/transformer")
     engine.preload(["i2v"], Stop())
     assert volume.asked["i2v/transformer"].wait(PATIENCE_S)
     making = InBackground(engine, *MODES["text"])
@@ -115,18 +109,16 @@ def test_two_models_that_fit_both_arrive_and_share_what_they_can(
     assert len(shared) == 2
 
 
-def test_preloading_returns_while_the_last_model_arrives(engines: list[Engine]) -> None:
-    volume = Volume("t2v/transformer")
-    engine = engine_reading(volume, engines)
+def test_preloading_returns_while_the_last_model_arrives(reading: Reading) -> None:
+    engine, volume = reading("t2v/transformer")
     engine.preload(["i2v", "t2v"], Stop())
     assert engine.models["i2v"].is_whole
     assert not engine.models["t2v"].is_whole
     volume.let()
 
 
-def test_the_share_of_the_weights_that_is_there_is_told(engines: list[Engine]) -> None:
-    volume = Volume("text_encoder", "transformer")
-    engine = engine_reading(volume, engines)
+def test_the_share_of_the_weights_that_is_there_is_told(reading: Reading) -> None:
+    engine, volume = reading("text_encoder", "transformer")
     making = InBackground(engine, *MODES["text"])
     # What is there before the waiting begins is no part of the share.
     wait_until(
@@ -141,8 +133,8 @@ def test_the_share_of_the_weights_that_is_there_is_told(engines: list[Engine]) -
     assert told[-1] <= 1.0
 
 
-def test_the_first_video_says_how_the_model_came_and_later_ones_do_not(engines: list[Engine]) -> None:
-    engine = engine_reading(Volume(), engines)
+def test_the_first_video_says_how_the_model_came_and_later_ones_do_not(reading: Reading) -> None:
+    engine, _ = reading()
     video, conditioning = MODES["image"]
     told = render(engine, video, conditioning).cold_start
     assert told is not None
@@ -152,10 +144,9 @@ def test_the_first_video_says_how_the_model_came_and_later_ones_do_not(engines: 
     assert render(engine, image_request(seed=5), PICTURE).cold_start is None
 
 
-def test_the_device_computes_nothing_with_weights_that_are_not_there(engines: list[Engine]) -> None:
+def test_the_device_computes_nothing_with_weights_that_are_not_there(reading: Reading) -> None:
     """Asking the components for an expert waits: whoever changes its weights, changes those that will be used."""
-    volume = Volume("transformer_2")
-    engine = engine_reading(volume, engines)
+    engine, volume = reading("transformer_2")
     engine.preload(["t2v"], Stop())
     components = engine.models["t2v"].components
     threading.Timer(0.1, volume.let).start()

@@ -6,16 +6,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.kits.engine_kit import MODES, PLANS, pixels, plan, render
-from tests.kits.loading_kit import PATIENCE_S, InBackground, Volume, engine_reading
+from tests.kits.loading_kit import PATIENCE_S, Frames, InBackground, Reading
 from tests.kits.slow import slow
 from worker.base.errors import Cancelled, JobTimeout, ModelUnavailable
 from worker.base.stop import Stop
-from worker.engine import Engine
 from worker.request.plan import Gpu
 from worker.weights.sources import demo
 
@@ -34,12 +32,9 @@ from worker.weights.sources import demo
         ),
     ],
 )
-def test_out_of_memory_reads_nothing_again(
-    below: str, arriving: bool, whole: dict[str, np.ndarray], engines: list[Engine]
-) -> None:
+def test_out_of_memory_reads_nothing_again(below: str, arriving: bool, whole: Frames, reading: Reading) -> None:
     """The next lower plan needs no other bytes, whether or not the low-noise expert is still being read."""
-    volume = Volume("transformer_2")
-    engine = engine_reading(volume, engines, plan("resident", text_encoder="resident"), below=PLANS[below])
+    engine, volume = reading("transformer_2", fixed=plan("resident", text_encoder="resident"), below=PLANS[below])
     if not arriving:
         volume.let()
     tries: list[bool] = []
@@ -61,11 +56,10 @@ def test_out_of_memory_reads_nothing_again(
 
 
 def test_a_failure_of_the_low_noise_expert_fails_that_video_and_the_next_one_loads_anew(
-    whole: dict[str, np.ndarray], engines: list[Engine]
+    whole: Frames, reading: Reading
 ) -> None:
-    volume = Volume("transformer_2")
+    engine, volume = reading("transformer_2")
     volume.failures["transformer_2"] = OSError(5, "Input/output error")
-    engine = engine_reading(volume, engines)
     video, conditioning = MODES["text"]
     making = InBackground(engine, replace(video, num_inference_steps=10), conditioning)
     assert making.watcher.first_step.wait(PATIENCE_S)
@@ -76,20 +70,16 @@ def test_a_failure_of_the_low_noise_expert_fails_that_video_and_the_next_one_loa
     assert (pixels(render(engine, video, conditioning)) == whole["text"]).all()
 
 
-def test_memory_that_runs_out_while_loading_is_met_with_the_next_plan(
-    whole: dict[str, np.ndarray], engines: list[Engine]
-) -> None:
-    volume = Volume()
+def test_memory_that_runs_out_while_loading_is_met_with_the_next_plan(whole: Frames, reading: Reading) -> None:
+    engine, volume = reading(below=plan("swap"))
     volume.failures["transformer_2"] = torch.OutOfMemoryError("CUDA out of memory")
-    engine = engine_reading(volume, engines, below=plan("swap"))
     rendering = render(engine, *MODES["text"])
     assert "swap" in rendering.parameters["memory_plan"]
     assert (pixels(rendering) == whole["text"]).all()
 
 
-def test_a_file_that_cannot_be_used_is_told_before_anything_is_read(engines: list[Engine], tmp_path: Path) -> None:
-    volume = Volume()
-    engine = engine_reading(volume, engines)
+def test_a_file_that_cannot_be_used_is_told_before_anything_is_read(reading: Reading, tmp_path: Path) -> None:
+    engine, volume = reading()
     folder = engine.models._source.folder(demo.catalogue()[1], threading.Event(), "bf16")
     file = next((folder / "transformer_2").glob("*.safetensors"))
     content = file.read_bytes()
@@ -105,10 +95,10 @@ def test_a_file_that_cannot_be_used_is_told_before_anything_is_read(engines: lis
 
 @pytest.mark.parametrize("closed", ["transformer_2", *slow("text_encoder", "transformer")])
 def test_a_stop_ends_a_video_whatever_it_waits_for_and_the_weights_come_for_the_next(
-    closed: str, whole: dict[str, np.ndarray], engines: list[Engine]
+    closed: str, whole: Frames, reading: Reading
 ) -> None:
-    volume, stop = Volume(closed), Stop()
-    engine = engine_reading(volume, engines)
+    engine, volume = reading(closed)
+    stop = Stop()
     making = InBackground(engine, *MODES["text"], stop=stop)
     assert volume.asked[closed].wait(PATIENCE_S)
     stop.request(JobTimeout("too long"))
@@ -119,11 +109,8 @@ def test_a_stop_ends_a_video_whatever_it_waits_for_and_the_weights_come_for_the_
     assert len(volume.order) == len(set(volume.order))  # nothing was read twice
 
 
-def test_a_model_that_is_dropped_while_it_loads_ends_at_once(
-    whole: dict[str, np.ndarray], engines: list[Engine]
-) -> None:
-    volume = Volume("transformer")
-    engine = engine_reading(volume, engines)
+def test_a_model_that_is_dropped_while_it_loads_ends_at_once(whole: Frames, reading: Reading) -> None:
+    engine, volume = reading("transformer")
     engine.preload(["t2v"], Stop())
     assert volume.asked["transformer"].wait(PATIENCE_S)
     engine.models.drop("t2v")
@@ -132,13 +119,10 @@ def test_a_model_that_is_dropped_while_it_loads_ends_at_once(
     assert (pixels(render(engine, *MODES["text"])) == whole["text"]).all()
 
 
-def test_a_model_that_nobody_waits_for_makes_room_for_one_that_is_needed(
-    whole: dict[str, np.ndarray], engines: list[Engine]
-) -> None:
+def test_a_model_that_nobody_waits_for_makes_room_for_one_that_is_needed(whole: Frames, reading: Reading) -> None:
     """Both do not fit: the one that is still loading is given up, and comes back when a job asks for it."""
     gpu = Gpu("tiny", int((1_000_000 + 600_000_000) / 0.97), (8, 0))
-    volume = Volume("i2v/transformer_2")
-    engine = engine_reading(volume, engines, plan("resident", peak=gpu.budget_bytes), gpu=gpu)
+    engine, volume = reading("i2v/transformer_2", fixed=plan("resident", peak=gpu.budget_bytes), gpu=gpu)
     engine.preload(["i2v"], Stop())
     assert volume.asked["i2v/transformer_2"].wait(PATIENCE_S)
     render(engine, *MODES["text"])
@@ -149,9 +133,9 @@ def test_a_model_that_nobody_waits_for_makes_room_for_one_that_is_needed(
     assert (pixels(render(engine, *MODES["image"])) == whole["image"]).all()
 
 
-def test_preloading_can_be_stopped(engines: list[Engine]) -> None:
-    volume, stop = Volume("i2v/transformer"), Stop()
-    engine = engine_reading(volume, engines)
+def test_preloading_can_be_stopped(reading: Reading) -> None:
+    engine, _ = reading("i2v/transformer")
+    stop = Stop()
     threading.Timer(0.1, stop.request, (Cancelled(),)).start()
     with pytest.raises(Cancelled):
         engine.preload(["i2v", "t2v"], stop)

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from tests.kits.engine_kit import MODES, engine_with, pixels, plan, render
-from tests.kits.loading_kit import Volume, engine_reading
+from tests.kits.loading_kit import Reading
 from worker.base.stop import Stop
-from worker.engine import Engine
 from worker.engine.models.pool import Loaded
 from worker.engine.models.residency import _Parked
 from worker.request.plan import Gpu, MemoryPlan
@@ -21,9 +20,8 @@ T2V = next(spec for spec in demo.catalogue() if spec.key == "t2v")
 
 
 @pytest.mark.parametrize("residency", ["group_offload", "sequential"])
-def test_each_lower_plan_takes_the_weights_that_are_in_memory(residency: Any, engines: list[Engine]) -> None:
-    volume = Volume()
-    engine = engine_reading(volume, engines, RESIDENT)
+def test_each_lower_plan_takes_the_weights_that_are_in_memory(residency: Any, reading: Reading) -> None:
+    engine, volume = reading(fixed=RESIDENT)
     wanted = weights(engine.models.use(T2V, RESIDENT, Stop()))
     read = len(volume.order)
     for lower in (plan("resident"), plan("swap"), RESIDENT, plan(residency)):
@@ -48,9 +46,8 @@ def weights(loaded: Loaded) -> dict[str, torch.Tensor]:
     [(plan("group_offload"), plan("sequential")), (RESIDENT, plan("swap", "fp8"))],
     ids=["streamed", "another precision"],
 )
-def test_what_cannot_be_kept_is_read_again(before: MemoryPlan, after: MemoryPlan, engines: list[Engine]) -> None:
-    volume = Volume()
-    engine = engine_reading(volume, engines, before)
+def test_what_cannot_be_kept_is_read_again(before: MemoryPlan, after: MemoryPlan, reading: Reading) -> None:
+    engine, volume = reading(fixed=before)
     _ = engine.models.use(T2V, before, Stop()).experts
     _ = engine.models.use(T2V, after, Stop()).experts
     assert volume.order.count("t2v/transformer_2") == 2
