@@ -43,7 +43,7 @@ coverage: setup-dev  ## run all tests and count the branches of worker/ that the
 	@$(PYTEST) --cov --cov-report=term
 
 test-gpu: setup-dev  ## run the tests that need a GPU (Hopper: under 3 minutes)
-	@$(BIN)/python -m pytest -q -n0 -m gpu tests/gpu tests/unit/engine/test_vram.py
+	@$(BIN)/python -m pytest -q -n0 -m gpu tests/gpu tests/unit/engine
 
 check: setup-dev     ## format, lint, types, import rules, generated docs, words
 	@$(BIN)/ruff format --check .
