@@ -57,6 +57,7 @@ def test_all_that_is_imported_is_packed_or_installed_there() -> None:
         "brotli",
         "cffi",
         "chardet",
+        "coverage",  # of `make coverage`
         "cryptography",
         *("google-auth", "google-genai", "googleapis-common-protos"),  # all are of the package `google`
         "sniffio",
