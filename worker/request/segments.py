@@ -21,7 +21,7 @@ SVI_OVERLAP = 5
 def clips(request: VideoRequest) -> tuple[VideoRequest, ...]:
     """The requests of a chain's segments, in their order; the pictures that come from other segments are not in them.
 
-    Without a seed of its own a segment has the request's and its number more. After the last seed comes the first.
+    Without a seed of its own a segment has the request's and its number more.
     """
     if (chain := request.chain) is None:
         return (request,)
@@ -35,13 +35,28 @@ def clips(request: VideoRequest) -> tuple[VideoRequest, ...]:
             svi=chain.continuity == "svi" and mode != "text_to_video",
             prompt=segment.prompt,
             num_frames=segment.num_frames,
-            seed=(request.seed + number) % (MAX_SEED + 1) if segment.seed is None else segment.seed,
+            seed=later_seed(request.seed, number) if segment.seed is None else segment.seed,
             camera_motion=segment.camera_motion,
             loras=segment.loras,
             reference_image_url=None if number or chain.extend_video_url else request.reference_image_url,
             last_image_url=segment.last_image_url,
         )
         for number, segment in enumerate(chain.segments)
+    )
+
+
+def later_seed(seed: int, number: int) -> int:
+    """The seed that is `number` more; after the last one comes the first."""
+    return (seed + number) % (MAX_SEED + 1)
+
+
+def with_later_seeds(chain: Chain, number: int) -> Chain:
+    """The chain of a further output, whose segments' own seeds are `number` more."""
+    return replace(
+        chain,
+        segments=tuple(
+            each if each.seed is None else replace(each, seed=later_seed(each.seed, number)) for each in chain.segments
+        ),
     )
 
 

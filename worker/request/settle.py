@@ -9,7 +9,6 @@ from worker.request.catalogue import Mode, ModelSpec, closest
 from worker.request.lora_experts import loras_of
 from worker.request.payload import (
     MAX_FPS,
-    MAX_SEED,
     MIN_FRAMES,
     Limits,
     OutputCodec,
@@ -18,7 +17,7 @@ from worker.request.payload import (
     VideoInput,
 )
 from worker.request.problems import Problems
-from worker.request.segments import chain_of, clips
+from worker.request.segments import chain_of, clips, later_seed, with_later_seeds
 from worker.request.sizing import Size, size_of
 from worker.request.values import Output, Previews, VideoRequest
 
@@ -111,9 +110,13 @@ def settle(
         warnings=tuple(dict.fromkeys(problems.warnings)),
     )
     first = replace(first, mode=clips(first)[0].mode)
-    # After the last seed comes the first.
     return [
-        replace(first, index=first_index + number, seed=(first.seed + number) % (MAX_SEED + 1))
+        replace(
+            first,
+            index=first_index + number,
+            seed=later_seed(first.seed, number),
+            chain=None if chain is None else with_later_seeds(chain, number),
+        )
         for number in range(video.num_outputs)
     ]
 

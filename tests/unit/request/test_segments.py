@@ -49,6 +49,13 @@ def test_after_the_last_seed_comes_the_first() -> None:
     assert [clip.seed for clip in clips(video_of(segments=[{}, {}], seed=MAX_SEED))] == [MAX_SEED, 0]
 
 
+def test_each_further_output_has_other_seeds_in_segments_with_seeds_of_their_own_too() -> None:
+    """Or all outputs would be one video, paid for twice."""
+    video = {"prompt": "a cat", "seed": 7, "num_outputs": 2, "segments": [{"seed": 3}, {}, {"seed": MAX_SEED}]}
+    videos = request_kit.job_of({"job_request_params": [video]}).videos
+    assert [[clip.seed for clip in clips(each)] for each in videos] == [[3, 8, MAX_SEED], [4, 9, 0]]
+
+
 @pytest.mark.parametrize(
     ("fields", "modes"),
     [
