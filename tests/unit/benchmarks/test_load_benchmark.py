@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import load
+from benchmarks import load, load_ways
 from tests.kits.lora_kit import spec_of
 from worker.weights.sources import demo
 
@@ -19,9 +19,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("way", [*load.WAYS, *load.CANDIDATES, *load.CONVERTED])
+@pytest.mark.parametrize("way", [*load_ways.WAYS, *load_ways.CANDIDATES, *load_ways.CONVERTED])
 def test_every_way_reads_an_expert(folder: Path, way: str) -> None:
-    run = load.measure(way, folder / "transformer")
+    run = load_ways.measure(way, folder / "transformer")
     assert (run.way, run.seconds > 0) == (way, True)
 
 
