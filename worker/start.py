@@ -75,7 +75,7 @@ def build_worker(settings: Settings, cold_start: ColdStart | None = None) -> Ser
         made.preload(settings.preload, Stop())
     cold_start.reached("load")
     logger.info("ready on %s after %.1f s; videos go to %s", made.gpu, process_age_s(), target.describe())
-    if settings.on_platform and not settings.storage_is_remote:
+    if settings.lacks_bucket:
         logger.warning(
             "no bucket is configured: each file travels in its job's answer, %d bytes at most (INLINE_MAX_BYTES). Set "
             "the four DIGITAL_OCEAN_* variables",

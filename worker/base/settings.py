@@ -181,6 +181,11 @@ class Settings(StorageSettings, MarkSettings):
         return self.runpod_job_url is not None
 
     @property
+    def lacks_bucket(self) -> bool:
+        """On the platform without a bucket: nobody can fetch what is on the worker's own disk."""
+        return self.on_platform and not self.storage_is_remote
+
+    @property
     def hub_token(self) -> str | None:
         return self.hf_token.get_secret_value() if self.hf_token is not None else None
 

@@ -91,16 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = _command(commands, "doctor", "check what a deployment needs, and say what to do")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.add_argument("--verify-weights", action="store_true", help="only compare every byte of the weights")
-    verify = _command(
-        commands,
-        "verify",
-        "check the marks of AI origin of a file, and whether it was changed",
-        "Check what a file says of its origin, and whether it was changed since it was signed. Exit status: 0 signed "
-        "and unchanged, 1 changed, 3 not signed, 4 signed by somebody whom --anchors do not vouch for.",
-    )
-    verify.add_argument("file", metavar="FILE", help="a video, picture or ZIP")
-    verify.add_argument("--anchors", metavar="PEM", help="certificates of the authorities that are trusted")
-    verify.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_verify(commands)
     plans = _command(commands, "plans", "print the memory plans of one GPU, or of all")
     plans.add_argument("--gpu", type=flags.gpu, metavar="NAME", help="with reasons, for this GPU")
     schema = _command(commands, "schema", "print the JSON Schema of a job's input, its answer or its webhooks")
@@ -108,6 +99,19 @@ def build_parser() -> argparse.ArgumentParser:
         "of", nargs="?", choices=("input", "answer", "training", "webhook"), default="input", help="of what"
     )
     return parser
+
+
+def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        "check the marks of AI origin of a file, and whether it was changed",
+        "Check what a file says of its origin, and whether it was changed since it was signed. Exit status: 0 signed "
+        "and unchanged, 1 changed, 3 not signed, 4 signed by somebody whom --anchors do not vouch for.",
+    )
+    parser.add_argument("file", metavar="FILE", help="a video, picture or ZIP")
+    parser.add_argument("--anchors", metavar="PEM", help="certificates of the authorities that are trusted")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _command(

@@ -215,7 +215,7 @@ def refusal(failure: UploadFailed) -> Finding:
 
 def _accepted(deployment: Deployment, probe: Probe, found: str) -> Finding:
     settings = deployment.settings
-    if settings.on_platform and not settings.storage_is_remote:
+    if settings.lacks_bucket:
         return warn(
             f"{probe.storage.describe()}: {found}, but nobody can fetch videos from there: each travels in the "
             f"answer of its job, as {settings.inline_max_bytes} bytes at most",

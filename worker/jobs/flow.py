@@ -80,7 +80,7 @@ async def _run(event: Mapping[str, Any], worker: Services, report: Report, stop:
             events=known.events,
             job_id=job_id,
             total=known.video_count,
-            payload_digest=known.digest or "",
+            payload_digest="" if known.digest is None else known.digest,
             opener=worker.opener,
             secrets=settings.webhook_secrets,
             outbox=worker.outbox,

@@ -27,7 +27,7 @@ NO_BUCKET = (
 
 def is_forced(request: VideoRequest, settings: Settings) -> bool:
     """Whether the answer is the only way to the file."""
-    return settings.on_platform and not settings.storage_is_remote and request.output.upload_url is None
+    return settings.lacks_bucket and request.output.upload_url is None
 
 
 def limits(videos: Sequence[VideoRequest], settings: Settings) -> Mapping[int, int]:
@@ -38,7 +38,7 @@ def limits(videos: Sequence[VideoRequest], settings: Settings) -> Mapping[int, i
         if not video.preview.only and (video.output.inline or is_forced(video, settings))
     ]
     answer_bytes = max(ANSWER_BYTES, settings.inline_max_bytes)  # larger where the operator knows that /runsync is used
-    if settings.on_platform and not settings.storage_is_remote:
+    if settings.lacks_bucket:
         answer_bytes -= sum(video.preview.kind != "off" for video in videos) * MAX_BYTES
     return {index: min(settings.inline_max_bytes, answer_bytes // len(inline)) for index in inline}
 

@@ -52,7 +52,7 @@ class JobPreviews:
         self._worker = worker
         self._progress = progress
         self._stop = stop
-        self._in_its_url = worker.settings.on_platform and not worker.settings.storage_is_remote
+        self._in_its_url = worker.settings.lacks_bucket
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="preview")
         self._under_way: defaultdict[int, list[Future[None]]] = defaultdict(list)
         self._stored: dict[int, Stored] = {}

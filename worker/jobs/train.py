@@ -88,7 +88,7 @@ class TrainingFlow:
             catalogue=self._worker.engine.catalogue,
             check_url=self._worker.opener.check,
         )
-        if settings.on_platform and not settings.storage_is_remote and not job.train.dry_run:
+        if settings.lacks_bucket and not job.train.dry_run:
             raise InvalidRequest(
                 "no bucket is configured on this worker, and the LoRAs would be lost with it: set the four "
                 "DIGITAL_OCEAN_* variables",

@@ -127,14 +127,18 @@ def encode(
             for place in wanted:
                 partial[place].replace(place)
     finally:
-        for leftover in partial.values():
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
-        close = getattr(frames, "close", None)
-        if close is not None:
-            close()
+        _clear_up(partial.values(), frames)
     shown = FORMATS[output.format]
     return VideoFile(path, poster, width, height, num_frames, fps, size_bytes, sha256, frames_zip, shown)
+
+
+def _clear_up(leftovers: Iterable[Path], frames: Iterable[Frame]) -> None:
+    for leftover in leftovers:
+        with suppress(OSError):
+            leftover.unlink(missing_ok=True)
+    close = getattr(frames, "close", None)
+    if close is not None:
+        close()
 
 
 @contextmanager

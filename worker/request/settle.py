@@ -57,11 +57,7 @@ def settle(
     mode = _mode(video)
     spec = closest(catalogue, video.model, mode)
     steps, guidance, guidance_2 = _guidance(video, spec, problems)
-    fps = spec.fps if video.fps is None else video.fps
-    if fps != spec.fps and video.extend_video_url is None:
-        problems.warn(
-            "fps", f"{fps} is not the model's own rate of {spec.fps}: motion has another speed; target_fps leaves it"
-        )
+    fps = _fps(video, spec, problems)
     frames = _frames(video, spec, fps, limits, problems)
     chain = chain_of(video, frames, spec, limits, lambda sent, own: _frames(sent, spec, fps, limits, own), problems)
     total = frames if chain is None else chain.num_frames
@@ -73,8 +69,6 @@ def settle(
         mode, last_image_url = _looping(video, mode, problems)
     size = size_of(video, spec, limits, problems)
     _beyond_training(spec, catalogue, size, frames, problems)
-    if video.strength is not None and video.reference_video_url is None:
-        problems.warn("strength", "ignored, it is for reference_video_url")
     first = VideoRequest(
         index=first_index,
         path=problems.path,
@@ -109,19 +103,34 @@ def settle(
         chain=chain,
         warnings=tuple(dict.fromkeys(problems.warnings)),
     )
-    first = replace(first, mode=clips(first)[0].mode)
+    return _outputs(replace(first, mode=clips(first)[0].mode), video.num_outputs)
+
+
+def _outputs(first: VideoRequest, count: int) -> list[VideoRequest]:
+    """The videos of one request, which differ in their seeds."""
     return [
         replace(
             first,
-            index=first_index + number,
+            index=first.index + number,
             seed=later_seed(first.seed, number),
-            chain=None if chain is None else with_later_seeds(chain, number),
+            chain=None if first.chain is None else with_later_seeds(first.chain, number),
         )
-        for number in range(video.num_outputs)
+        for number in range(count)
     ]
 
 
+def _fps(video: VideoInput, spec: ModelSpec, problems: Problems) -> int:
+    fps = spec.fps if video.fps is None else video.fps
+    if fps != spec.fps and video.extend_video_url is None:
+        problems.warn(
+            "fps", f"{fps} is not the model's own rate of {spec.fps}: motion has another speed; target_fps leaves it"
+        )
+    return fps
+
+
 def _conflicts(video: VideoInput, problems: Problems) -> None:
+    if video.strength is not None and video.reference_video_url is None:
+        problems.warn("strength", "ignored, it is for reference_video_url")
     image_given = video.reference_image_url is not None
     in_a_segment = bool(video.segments) or video.extend_video_url is not None  # `chain_of` refuses it
     is_last_alone = video.last_image_url is not None and not image_given and not in_a_segment
