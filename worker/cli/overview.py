@@ -51,13 +51,16 @@ class Overview:
                 f"{video.mode}, {video.width}x{video.height}, {video.total_frames} frames at {video.fps} fps "
                 f"({video.total_frames / video.fps:.2f} s)",
             ),
-            ("model", f"{self.spec.version}, {video.num_inference_steps} steps, {guidance}, seed {video.seed}"),
+            ("model", f"{self._models()}, {video.num_inference_steps} steps, {guidance}, seed {video.seed}"),
             ("prompt", self.prompt),
             *([("memory", self._memory(self.plan))] if self.plan is not None else []),
             *_estimated(self.estimate, self.gpu_hourly_usd),
             *(("note", note) for note in self.notes),
         ]
         return [line for label, text in rows for line in row(label, text)]
+
+    def _models(self) -> str:
+        return " and ".join(spec.version for spec in estimate.models_of(self.request, self.spec))
 
     def _memory(self, plan: MemoryPlan) -> str:
         if self.gpu is None or not estimate.is_published(self.spec):

@@ -50,6 +50,14 @@ def test_the_overview_says_what_would_be_done(dry: Any) -> None:
     assert "note" not in shown
 
 
+def test_segments_that_begin_with_words_and_go_on_from_pictures_take_both_models(dry: Any) -> None:
+    shown = rows(dry("--gpu", "L40S", "--seed", "7", "--segments", "[{}, {}]"))
+    assert shown["model"] == ["wan2.2-t2v-a14b and wan2.2-i2v-a14b, 50 steps, guidance 5, seed 7"]
+    assert shown[""] == ["and 5.8 to 21.0 min before, to load the model from a network volume"]
+    cuts = rows(dry("--gpu", "L40S", "--seed", "7", "--segments", '[{}, {"transition": "cut"}]'))
+    assert cuts["model"] == ["wan2.2-t2v-a14b, 50 steps, guidance 5, seed 7"]
+
+
 def test_json_is_all_there_is(dry: Any) -> None:
     done = dry("--gpu", "H200", "--json", "--gpu-hourly-usd", "3.6", "--seed", "0")
     seen = json.loads(done.out)

@@ -32,6 +32,16 @@ def made(gpu: Gpu, plan: MemoryPlan | None = None, **fields: Any) -> duration.Es
     return answer
 
 
+def test_segments_take_what_their_clips_take_and_load_each_model_once() -> None:
+    plan = Planner(L40S, Settings()).plan(T2V_A14B, SMALL)
+    whole, first = made(L40S, plan, segments=[{}] * 3), made(L40S, plan)
+    second = made(L40S, plan, reference_image_url=IMAGE)
+    assert whole.forwards == first.forwards + 2 * second.forwards
+    assert whole.total.high == pytest.approx(first.total.high + 2 * second.total.high)
+    assert whole.load == first.load.times(2)
+    assert made(L40S, plan, segments=[{}] * 3, reference_image_url=IMAGE).load == second.load
+
+
 def test_a_picture_takes_a_third_of_the_work_of_a_video_and_all_of_it_in_tiles() -> None:
     picture, video = duration.image_encode_flop(I2V_A14B, SMALL), duration.encode_flop(I2V_A14B, SMALL)
     assert picture / video == pytest.approx(0.33, abs=0.01)

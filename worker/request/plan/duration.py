@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.request.catalogue import CATALOGUE, ModelSpec
+from worker.request.catalogue import CATALOGUE, ModelSpec, find
 from worker.request.plan import Gpu, MemoryPlan, ModelSize, Shape, size_of
 from worker.request.plan import peak as sizes
 from worker.request.segments import clips
@@ -136,16 +136,22 @@ def cost_usd(seconds: Span, gpu_hourly_usd: float) -> Span:
 def of_request(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPlan) -> Estimate | None:
     """The estimate for a request whose size is settled; None for a GPU of unknown speed, and for the demo model.
 
-    That of several segments is their sum.
+    That of several segments is their sum, and that of all the models that they are made by.
     """
     parts = [_of_clip(clip, spec, gpu, plan) for clip in clips(request)]
     made = [part for part in parts if part is not None]
     if len(made) < len(parts):
         return None
     stages = {name: sum((part.stages[name] for part in made), Span(0.0, 0.0)) for name in made[0].stages}
-    return Estimate(
-        gpu.name, sum(part.forwards for part in made), sum(part.tflop for part in made), stages, made[0].load
-    )
+    load = made[0].load.times(len(models_of(request, spec)))
+    return Estimate(gpu.name, sum(part.forwards for part in made), sum(part.tflop for part in made), stages, load)
+
+
+def models_of(request: VideoRequest, spec: ModelSpec) -> tuple[ModelSpec, ...]:
+    """`spec`, which makes the first clip, and the models of further segments: what begins with words goes on from a
+    picture."""
+    others = [find(clip.model, clip.mode) for clip in clips(request)[1:]] if is_published(spec) else []
+    return tuple({each.version: each for each in (spec, *others) if each is not None}.values())
 
 
 def _of_clip(request: VideoRequest, spec: ModelSpec, gpu: Gpu, plan: MemoryPlan) -> Estimate | None:
