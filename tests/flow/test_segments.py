@@ -34,7 +34,11 @@ FIVE = [{}, {"prompt": "a dog", "num_frames": 9, "seed": 5}, {}, {"transition": 
 
 def frames_of(video: Mapping[str, Any]) -> np.ndarray:
     """uint8 [F, H, W, 3] of the delivered file."""
-    with av.open(str(local_path(video["video_url"]))) as container:
+    return decoded(local_path(video["video_url"]))
+
+
+def decoded(file: Path) -> np.ndarray:
+    with av.open(str(file)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
@@ -181,16 +185,24 @@ def test_a_loop_ends_on_its_first_frame(run: Runner, watched: Watched) -> None:
 def test_a_video_of_the_callers_is_continued_and_its_own_frames_are_copied(
     run: Runner, watched: Watched, httpserver: HTTPServer, tmp_path: Path
 ) -> None:
-    given = [np.full((256, 272, 3), 40 + 4 * number, np.uint8) for number in range(6)]
+    ramp = np.linspace(40, 200, 272, dtype=np.uint8)
+    given = [np.tile(np.roll(ramp, 8 * number)[:, None], (256, 1, 3)) for number in range(6)]
     encode(given, path=tmp_path / "own.mp4", width=272, height=256, num_frames=6, fps=12, poster=None)
     httpserver.expect_request("/own.mp4").respond_with_data((tmp_path / "own.mp4").read_bytes())
 
-    request = small(extend_video_url=httpserver.url_for("/own.mp4"), num_frames=9)
+    request = small(extend_video_url=httpserver.url_for("/own.mp4"), num_frames=9, frames_zip=True)
     video = only_video(run({**request, "width": None, "height": None}))
 
     assert (video["num_frames"], video["fps"], video["resolution"]) == (14, 12, "272x256")
     assert [(each["first_frame"], each["num_frames"]) for each in video["segments"]] == [(6, 8)]
     assert max(step(one, other) for one, other in zip(given, frames_of(video), strict=False)) < 3
+    # Before they are encoded again they are the caller's to the last bit.
+    own = decoded(tmp_path / "own.mp4")
+    assert len(own) == len(given)
+    with ZipFile(local_path(video["frames_url"])) as frames:
+        for name, one in zip(sorted(frames.namelist()), own, strict=False):
+            with frames.open(name) as shown:
+                assert np.array_equal(np.asarray(Image.open(shown)), one)
     image = watched.made[0].conditioning.image
     assert image is not None
     assert step(np.asarray(image), given[-1]) < 3
